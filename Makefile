@@ -1,0 +1,76 @@
+# Needs python3 (3.11 or newer), a C++17 compiler and make; the rest goes into .venv, which need not be
+# activated. Another interpreter: make PYTHON=python3.12 (before .venv exists; `make distclean` removes it).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two stamps, so that a change in csrc rebuilds the extension without asking pip about every requirement
+# again.
+TOOLS := $(VENV)/.stamp-tools
+PACKAGE := $(VENV)/.stamp-package
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CSRC := $(wildcard csrc/*)
+FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
+# What is passed on to the program: make test ARGS="-k adamw -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench format clean distclean
+# A recipe that fails half-way must not leave a stamp behind.
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(PACKAGE) ## show what the package does, in the terminal
+	@$(BIN)/python -m regkernels demo $(ARGS)
+
+test: $(PACKAGE) ## run the tests, with coverage (ARGS="-k name" selects)
+	@$(BIN)/python -m pytest --cov=regkernels --cov-report=term $(ARGS)
+
+lint: $(TOOLS) ## check style and formatting of Python and C++
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(if $(FORMATTED),$(BIN)/clang-format --dry-run -Werror $(FORMATTED))
+
+types: $(TOOLS) ## check the types
+	@$(BIN)/mypy
+
+bench: $(PACKAGE) ## run the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+format: $(TOOLS) ## rewrite the sources the way `make lint` wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(if $(FORMATTED),$(BIN)/clang-format -i $(FORMATTED))
+
+clean: ## remove build products and caches, keep .venv
+	@rm -rf build dist *.egg-info regkernels/*.so regkernels/_build_failure.txt $(PACKAGE)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	@rm -rf $(VENV)
+
+$(BIN)/python:
+	@command -v '$(PYTHON)' > /dev/null || \
+	    { echo "'$(PYTHON)' not found: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "'$(PYTHON)' is $$('$(PYTHON)' -V 2>&1); 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	@echo "creating $(VENV) with $$('$(PYTHON)' -V 2>&1)"
+	@'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "no virtual environment could be made (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+$(TOOLS): requirements-dev.txt | $(BIN)/python
+	@echo "installing requirements-dev.txt into $(VENV) (torch is large; the first time takes minutes)"
+	@$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+# pip hides a successful build's output and with it the compiler's warnings, hence the log.
+$(PACKAGE): $(TOOLS) pyproject.toml setup.py CMakeLists.txt regkernels/_version.py $(CSRC)
+	@echo "building the extension"
+	@mkdir -p build
+	@REGKERNELS_REQUIRE_EXTENSION=1 $(PIP) install --verbose --no-build-isolation --no-deps -e . \
+	    > build/install.log 2>&1 || { cat build/install.log >&2; exit 1; }
+	@grep -A 3 'csrc/.*warning:' build/install.log || true
+	@touch $@

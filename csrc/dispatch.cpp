@@ -1,0 +1,52 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace regkernels {
+namespace {
+
+std::vector<const Kernels*> available() {
+    std::vector<const Kernels*> found = {&kernels_baseline()};
+#ifdef REGKERNELS_HAVE_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kernels_avx2());
+#endif
+#ifdef REGKERNELS_HAVE_AVX512
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        found.push_back(&kernels_avx512());
+#endif
+    return found;
+}
+
+const Kernels* find(const std::string& name) {
+    std::string known;
+    for (const Kernels* kernels : available()) {
+        if (name == kernels->name) return kernels;
+        known += std::string(known.empty() ? "" : ", ") + kernels->name;
+    }
+    throw std::invalid_argument("instruction set '" + name + "' is not available here; choose one of: " + known);
+}
+
+std::atomic<const Kernels*>& active() {
+    static std::atomic<const Kernels*> chosen = [] {
+        const char* name = std::getenv("REGKERNELS_ISA");
+        return name && *name ? find(name) : available().back();
+    }();
+    return chosen;
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : available()) names.emplace_back(kernels->name);
+    return names;
+}
+
+const Kernels& active_kernels() { return *active().load(); }
+
+void set_isa(const std::string& name) { active().store(find(name)); }
+
+}  // namespace regkernels

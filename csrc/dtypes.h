@@ -1,0 +1,79 @@
+// Loading and storing weights: storage type <-> compute type.
+//
+// float16 and bfloat16 are converted with integer arithmetic rather than F16C or AVX512-BF16 instructions, so that the
+// loops vectorise the same way on every instruction set and round to nearest even on each, as torch does.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace regkernels {
+namespace {
+
+inline float float_from_bits(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline uint32_t bits_from_float(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+struct Float64 {
+    using Storage = double;
+    using Compute = double;
+    static Compute load(Storage x) { return x; }
+    static Storage store(Compute x) { return x; }
+};
+
+struct Float32 {
+    using Storage = float;
+    using Compute = float;
+    static Compute load(Storage x) { return x; }
+    static Storage store(Compute x) { return x; }
+};
+
+struct BFloat16 {
+    using Storage = uint16_t;
+    using Compute = float;
+    static Compute load(Storage x) { return float_from_bits(static_cast<uint32_t>(x) << 16); }
+    static Storage store(Compute x) {
+        const uint32_t bits = bits_from_float(x);
+        const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        // Rounding a NaN up would turn it into an infinity or a zero.
+        return static_cast<Storage>(x != x ? 0x7fc0u : rounded);
+    }
+};
+
+struct Float16 {
+    using Storage = uint16_t;
+    using Compute = float;
+    static Compute load(Storage x) {
+        const uint32_t sign = (static_cast<uint32_t>(x) & 0x8000u) << 16;
+        const uint32_t magnitude = (static_cast<uint32_t>(x) & 0x7fffu) << 13;
+        const uint32_t normal = magnitude + (112u << 23);
+        const uint32_t special = magnitude + (224u << 23);  // infinity and NaN: the exponent field is full
+        // A subnormal's bits read as the fraction of 2^-14 (implicit one added), which is then taken away again.
+        const uint32_t subnormal = bits_from_float(float_from_bits(magnitude + (113u << 23)) - 0x1p-14f);
+        const uint32_t finite = magnitude < (1u << 23) ? subnormal : normal;
+        return float_from_bits(sign | (magnitude >= (31u << 23) ? special : finite));
+    }
+    static Storage store(Compute x) {
+        const uint32_t bits = bits_from_float(x);
+        const uint32_t sign = (bits >> 16) & 0x8000u;
+        const uint32_t magnitude = bits & 0x7fffffffu;
+        // Adding 0.5 aligns the last bit kept with float16's subnormal spacing 2^-24; the addition rounds to even.
+        const uint32_t subnormal = bits_from_float(float_from_bits(magnitude) + 0.5f) - 0x3f000000u;
+        // Rounding may carry into the exponent: 65520 and above become infinity by themselves.
+        const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+        const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+        const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+        return static_cast<Storage>(sign | (magnitude >= 0x47800000u ? special : finite));
+    }
+};
+
+}  // namespace
+}  // namespace regkernels

@@ -1,0 +1,145 @@
+// The kernels. This file is compiled once per instruction set, with REGKERNELS_TARGET naming it.
+//
+// Everything but the one accessor at the end has internal linkage, and nothing of the standard library's templates is
+// used: the linker merges equal functions of all copies, and one that came from the AVX-512 copy would crash elsewhere.
+#include "kernels.h"
+
+#include "dtypes.h"
+#include "rules.h"
+#include "shrink.h"
+#include "sums.h"
+
+namespace regkernels {
+namespace {
+
+// Elements per pass of the inner loop: 8 KiB of float32 weights and states stay in the first-level cache, where the
+// sums read them again.
+constexpr int64_t kBlock = 1024;
+
+// One element, steps 2 to 9 of the specification. InGradient: the penalty enters through the gradient.
+// AfterStep: it is a proximal step.
+template <class T, template <class> class RuleOf, bool InGradient, bool AfterStep>
+inline void update_element(typename T::Storage& weight, typename T::Storage gradient, typename T::Compute& state0,
+                           typename T::Compute& state1, typename T::Compute& state2, const Row<typename T::Compute>& h,
+                           bool writes_weight) {
+    using C = typename T::Compute;
+    C w = T::load(weight);
+    C g = T::load(gradient) * h.scale;
+    if (InGradient) {
+        g = h.coupled_decay != 0 ? g + h.coupled_decay * w : g;
+        g = h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
+    }
+    w = w * h.decay;
+    C u, s;
+    RuleOf<C>::apply(g, state0, state1, state2, h, u, s);
+    C z = w - s * u;
+    if (AfterStep) {
+        C t = h.threshold;
+        if (RuleOf<C>::kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
+        z = soft_threshold(z, t);
+        C divisor = h.shrink_divisor;
+        if (RuleOf<C>::kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
+        z = z / divisor;
+    }
+    weight = writes_weight ? T::store(z) : weight;
+}
+
+template <class T, template <class> class RuleOf, bool InGradient, bool AfterStep>
+void update_block(typename T::Storage* __restrict weight, const typename T::Storage* __restrict gradient,
+                  typename T::Compute* __restrict state0, typename T::Compute* __restrict state1,
+                  typename T::Compute* __restrict state2, int64_t numel, const Row<typename T::Compute>& row) {
+    using C = typename T::Compute;
+    constexpr int kStates = RuleOf<C>::kStates;
+    const Row<C> h = row;
+    const bool writes_weight = h.lr != 0;
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) {
+        C a = kStates > 0 ? state0[i] : C(0);
+        C b = kStates > 1 ? state1[i] : C(0);
+        C c = kStates > 2 ? state2[i] : C(0);
+        update_element<T, RuleOf, InGradient, AfterStep>(weight[i], gradient[i], a, b, c, h, writes_weight);
+        if (kStates > 0) state0[i] = a;
+        if (kStates > 1) state1[i] = b;
+        if (kStates > 2) state2[i] = c;
+    }
+}
+
+template <class T, template <class> class RuleOf>
+void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyper, Sums* sums) {
+    using C = typename T::Compute;
+    using Storage = typename T::Storage;
+    constexpr int kStates = RuleOf<C>::kStates;
+    auto* weight = reinterpret_cast<Storage*>(segment.weight);
+    const auto* gradient = reinterpret_cast<const Storage*>(segment.gradient);
+    C* state[3];
+    for (int k = 0; k < 3; ++k) state[k] = reinterpret_cast<C*>(segment.state[k]);
+
+    const Row<C> row(hyper);
+    const bool in_gradient = row.coupled_decay != 0 || row.subgradient != 0;
+    const bool after_step =
+        row.threshold != 0 || row.threshold_per_step != 0 || row.shrink_divisor != 1 || row.shrink_per_step != 0;
+    auto* block = in_gradient
+                      ? (after_step ? update_block<T, RuleOf, true, true> : update_block<T, RuleOf, true, false>)
+                      : (after_step ? update_block<T, RuleOf, false, true> : update_block<T, RuleOf, false, false>);
+    Lanes lanes;
+    for (int64_t i = begin; i < end; i += kBlock) {
+        const int64_t numel = end - i < kBlock ? end - i : kBlock;
+        if (sums) add_gradients<T>(lanes, gradient + i, numel);
+        block(weight + i, gradient + i, kStates > 0 ? state[0] + i : nullptr, kStates > 1 ? state[1] + i : nullptr,
+              kStates > 2 ? state[2] + i : nullptr, numel, row);
+        if (sums) add_weights<T>(lanes, weight + i, numel);
+    }
+    if (sums) finish(lanes, sums);
+}
+
+template <class T>
+void reduce(const void* weight, int64_t numel, Sums* sums) {
+    Lanes lanes;
+    add_weights<T>(lanes, static_cast<const typename T::Storage*>(weight), numel);
+    finish(lanes, sums);
+}
+
+template <class T>
+void penalty_gradient(const void* weight, void* out, int64_t numel, double absolute, double square) {
+    using C = typename T::Compute;
+    const auto* __restrict w = static_cast<const typename T::Storage*>(weight);
+    auto* __restrict o = static_cast<typename T::Storage*>(out);
+    const C a = C(absolute), b = C(square);
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) {
+        const C x = T::load(w[i]);
+        o[i] = T::store(a * sign(x) + b * x);
+    }
+}
+
+template <class T>
+void shrink(const void* in, void* out, int64_t numel, double threshold) {
+    using C = typename T::Compute;
+    const auto* x = static_cast<const typename T::Storage*>(in);
+    auto* o = static_cast<typename T::Storage*>(out);
+    const C t = C(threshold);
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) o[i] = T::store(soft_threshold(T::load(x[i]), t));
+}
+
+#define REGKERNELS_RULE(RULE) \
+    update<Float64, RULE>, update<Float32, RULE>, update<Float16, RULE>, update<BFloat16, RULE>
+#define REGKERNELS_DTYPES(KERNEL) KERNEL<Float64>, KERNEL<Float32>, KERNEL<Float16>, KERNEL<BFloat16>
+#define REGKERNELS_STRING(X) #X
+#define REGKERNELS_NAME(X) REGKERNELS_STRING(X)
+#define REGKERNELS_JOIN(A, B) A##B
+#define REGKERNELS_ACCESSOR(TARGET) REGKERNELS_JOIN(kernels_, TARGET)
+
+constexpr Kernels kTable = {
+    REGKERNELS_NAME(REGKERNELS_TARGET),
+    {REGKERNELS_RULE(SGD), REGKERNELS_RULE(Momentum), REGKERNELS_RULE(Adam), REGKERNELS_RULE(AMSGrad)},
+    {REGKERNELS_DTYPES(reduce)},
+    {REGKERNELS_DTYPES(penalty_gradient)},
+    {REGKERNELS_DTYPES(shrink)},
+};
+
+}  // namespace
+
+const Kernels& REGKERNELS_ACCESSOR(REGKERNELS_TARGET)() { return kTable; }
+
+}  // namespace regkernels

@@ -1,0 +1,32 @@
+// What each instruction set offers: one table of function pointers per copy of kernels.cpp.
+#pragma once
+
+#include "table.h"
+
+namespace regkernels {
+
+struct Kernels {
+    const char* name;
+    // Elements [begin, end) of one segment; adds to `sums` where it is not null.
+    using Update = void (*)(const Segment&, int64_t begin, int64_t end, const Hyper&, Sums* sums);
+    Update update[kRules * kDtypes];
+    // Sums of |w|, w^2 and nonzeros of a contiguous run.
+    using Reduce = void (*)(const void* weight, int64_t numel, Sums* sums);
+    Reduce reduce[kDtypes];
+    // out = absolute * sign(w) + square * w
+    using Gradient = void (*)(const void* weight, void* out, int64_t numel, double absolute, double square);
+    Gradient penalty_gradient[kDtypes];
+    // out = soft_threshold(in, threshold); in and out may be the same memory.
+    using Shrink = void (*)(const void* in, void* out, int64_t numel, double threshold);
+    Shrink soft_threshold[kDtypes];
+};
+
+const Kernels& kernels_baseline();
+#ifdef REGKERNELS_HAVE_AVX2
+const Kernels& kernels_avx2();
+#endif
+#ifdef REGKERNELS_HAVE_AVX512
+const Kernels& kernels_avx512();
+#endif
+
+}  // namespace regkernels

@@ -1,0 +1,57 @@
+// Answers, once per step: are the parameters and gradients still what the table of segments was built from?
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "dlpack_abi.h"
+
+namespace regkernels {
+
+// A step must notice every change of memory behind its back: gradients that backward allocated anew or set to None,
+// `p.data = ...`, entries of param_groups that were exchanged. In Python these checks cost several times what the
+// update of a small tensor costs, so they are made here, through torch's published DLPack table and without linking
+// to torch.
+class Roster {
+  public:
+    enum Answer { kSame = 0, kGradientsMoved = 1, kRebuild = 2 };
+    enum Mode { kInPlace = 0, kStaged = 1, kWithoutState = 2 };
+
+    // parameters: flat list in the order of param_groups. modes: one Mode each. slots: for kInPlace and kStaged, the
+    // index into the column of gradient addresses. Parameters are recorded as they are now.
+    Roster(pybind11::capsule exchange_api, pybind11::list parameters, const std::vector<int>& modes,
+           const std::vector<int64_t>& slots);
+
+    // Walks all parameters and writes the address of each gradient (0 for None) to column[slot * stride]. The column
+    // of a staged parameter is left alone unless its gradient is None. After kRebuild the column is unspecified.
+    int refresh(const pybind11::list& groups, int64_t column, int64_t stride) const;
+
+  private:
+    struct Entry {
+        PyObject* parameter;
+        Mode mode;
+        int64_t slot;
+        void* data;
+        DLDevice device;
+        DLDataType dtype;
+        int32_t ndim;
+        int64_t numel;
+        size_t layout;  // shape, then strides, in layouts_
+    };
+
+    bool view(PyObject* tensor, DLTensor* out) const;
+    bool matches(const Entry& entry, const DLTensor& tensor) const;
+    PyObject* gradient(PyObject* parameter) const;
+
+    pybind11::list parameters_;  // keeps them alive: an address that was freed could come back as another tensor's
+    DLPackExchangeAPI* api_;
+    std::vector<Entry> entries_;
+    std::vector<int64_t> layouts_;
+    PyTypeObject* getter_type_ = nullptr;
+    getter getter_ = nullptr;
+    void* getter_closure_ = nullptr;
+};
+
+}  // namespace regkernels

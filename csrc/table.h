@@ -1,0 +1,87 @@
+// The memory layout that Python (regkernels/segments.py) and the kernels agree on.
+//
+// Python lays these tables out as int64 and float64 tensors and passes their addresses; regkernels._C.layout()
+// reports the field names, and regkernels.segments refuses to load when they differ from its own.
+#pragma once
+
+#include <cstdint>
+
+namespace regkernels {
+
+// One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
+struct Segment {
+    int64_t weight;
+    int64_t gradient;
+    int64_t state[3];
+    int64_t numel;
+    int64_t row;    // index into the hyper-parameter table
+    int64_t total;  // index into the table of sums (the param group)
+    int64_t kind;   // rule * kDtypes + dtype
+};
+
+constexpr const char* kSegmentFields[] = {"weight", "gradient", "state0", "state1", "state2",
+                                          "numel",  "row",      "total",  "kind"};
+
+// One row of hyper-parameters, computed on the host in double. Zero (one, where it multiplies) means "not asked for".
+struct Hyper {
+    double scale;                // of the gradient: clipping, and -1 to maximize
+    double lr;                   // 0: no weight is written
+    double coupled_decay;        // g += coupled_decay * w
+    double subgradient;          // g += subgradient * sign(w)
+    double decay;                // w *= decay, before the step
+    double threshold;            // soft-threshold, the same for every element
+    double threshold_per_step;   // soft-threshold as a multiple of the element's step
+    double shrink_divisor;       // w /= shrink_divisor, after the step
+    double shrink_per_step;      // w /= 1 + shrink_per_step * the element's step
+    double momentum;             // SGD
+    double one_minus_dampening;  // SGD
+    double nesterov;             // SGD, 0 or 1
+    double beta1;                // Adam
+    double one_minus_beta1;      // Adam
+    double beta2;                // Adam
+    double one_minus_beta2;      // Adam
+    double inverse_bias1;        // Adam, 1 / (1 - beta1^step)
+    double inverse_sqrt_bias2;   // Adam, 1 / sqrt(1 - beta2^step)
+    double eps;                  // Adam
+};
+
+constexpr const char* kHyperFields[] = {"scale",
+                                        "lr",
+                                        "coupled_decay",
+                                        "subgradient",
+                                        "decay",
+                                        "threshold",
+                                        "threshold_per_step",
+                                        "shrink_divisor",
+                                        "shrink_per_step",
+                                        "momentum",
+                                        "one_minus_dampening",
+                                        "nesterov",
+                                        "beta1",
+                                        "one_minus_beta1",
+                                        "beta2",
+                                        "one_minus_beta2",
+                                        "inverse_bias1",
+                                        "inverse_sqrt_bias2",
+                                        "eps"};
+static_assert(sizeof(Hyper) == sizeof(kHyperFields) / sizeof(kHyperFields[0]) * sizeof(double), "one name per field");
+static_assert(sizeof(Segment) == sizeof(kSegmentFields) / sizeof(kSegmentFields[0]) * sizeof(int64_t),
+              "one name per field");
+
+// Sums over elements. Kept in double: exact enough at every length, and the same for every instruction set.
+struct Sums {
+    double absolute;  // sum |w|
+    double square;    // sum w^2
+    double nonzeros;  // number of w != 0
+    double gradient;  // sum g^2, before scaling
+};
+constexpr int kSums = 4;
+
+enum Dtype : int64_t { kFloat64, kFloat32, kFloat16, kBFloat16, kDtypes };
+enum Rule : int64_t { kSGD, kMomentum, kAdam, kAMSGrad, kRules };
+
+// Elements per unit of work. Partial sums are formed per chunk and added in order, so this number is part of what
+// makes a sum reproducible: changing it changes the last bits of every penalty.
+constexpr int64_t kChunk = 16384;
+
+}  // namespace regkernels

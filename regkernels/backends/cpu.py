@@ -1,0 +1,66 @@
+"""The C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from regkernels import extension, segments
+from regkernels.hyper import Hyper
+
+if TYPE_CHECKING:
+    from regkernels.optim.plan import Plan
+
+
+def update(plan: Plan, rows: Sequence[Hyper], totals: Tensor | None) -> None:
+    """One step of all active entries; adds to ``totals`` (float64, (groups, 4)) where it is not None."""
+    table, hyper = plan.segments, segments.hyper_table(rows)
+    _adopt_thread_count()
+    extension.C.update(table.data_ptr(), len(table), hyper.data_ptr(), 0 if totals is None else totals.data_ptr())
+
+
+def gradient_square_sum(plan: Plan) -> float:
+    """Sum of the squares of all gradients."""
+    table = plan.segments
+    gradient, numel = table[:, segments.GRADIENT], table[:, segments.NUMEL]
+    dtype = table[:, segments.KIND] % len(segments.DTYPES)
+    runs = torch.stack([gradient, torch.zeros_like(gradient), numel, dtype], dim=1).contiguous()
+    _adopt_thread_count()
+    return extension.C.reduce(runs.data_ptr(), len(runs))[1]
+
+
+def sums(tensors: Sequence[Tensor]) -> tuple[float, float, float]:
+    """``(sum |w|, sum w^2, nonzeros)`` of dense tensors."""
+    runs = _runs(tensors, tensors)
+    _adopt_thread_count()
+    return extension.C.reduce(runs.data_ptr(), len(runs))
+
+
+def penalty_gradient(tensors: Sequence[Tensor], out: Sequence[Tensor], absolute: float, square: float) -> None:
+    """``out = absolute * sign(w) + square * w`` for dense tensors of equal layout."""
+    runs = _runs(tensors, out)
+    _adopt_thread_count()
+    extension.C.penalty_gradient(runs.data_ptr(), len(runs), absolute, square)
+
+
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
+    runs = _runs([x], [out])
+    _adopt_thread_count()
+    extension.C.soft_threshold(runs.data_ptr(), len(runs), threshold)
+
+
+def _runs(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Tensor:
+    rows = [
+        (w.data_ptr(), o.data_ptr(), w.numel(), segments.DTYPES.index(w.dtype))
+        for w, o in zip(tensors, out, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), 4)
+
+
+def _adopt_thread_count() -> None:
+    # A Python thread that has not asked torch yet still has OpenMP's own number of threads.
+    torch.get_num_threads()

@@ -1,0 +1,45 @@
+"""The eager reference behind the calls of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from regkernels import reference
+from regkernels.hyper import Hyper
+
+if TYPE_CHECKING:
+    from regkernels.optim.plan import Plan
+
+
+def update(plan: Plan, rows: Sequence[Hyper], totals: Tensor | None) -> None:
+    """One step of all active entries; adds to ``totals`` (float64, (groups, 4)) where it is not None."""
+    for entry, row in plan.active_entries():
+        gradient = entry.gradient_to_read()
+        reference.update_(entry.rule, entry.weight, gradient, entry.tensors, rows[row])
+        if totals is not None:
+            absolute, square, nonzeros = reference.sums([entry.weight])
+            totals[entry.group] += totals.new_tensor([absolute, square, nonzeros, reference.sums([gradient])[1]])
+
+
+def gradient_square_sum(plan: Plan) -> float:
+    """Sum of the squares of all gradients."""
+    return reference.sums([entry.gradient_to_read() for entry, _ in plan.active_entries()])[1]
+
+
+def sums(tensors: Sequence[Tensor]) -> tuple[float, float, float]:
+    """``(sum |w|, sum w^2, nonzeros)`` of dense tensors."""
+    return reference.sums(tensors)
+
+
+def penalty_gradient(tensors: Sequence[Tensor], out: Sequence[Tensor], absolute: float, square: float) -> None:
+    """``out = absolute * sign(w) + square * w`` for dense tensors of equal layout."""
+    for w, o in zip(tensors, out, strict=True):
+        o.copy_(reference.penalty_gradient(w, absolute, square))
+
+
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
+    out.copy_(reference.soft_threshold(x.to(reference.compute_dtype(x.dtype)), threshold))

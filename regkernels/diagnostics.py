@@ -1,0 +1,34 @@
+"""What this installation runs on."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from regkernels import backends, extension
+from regkernels._version import __version__
+
+
+def info() -> dict[str, Any]:
+    """Backend, instruction set, threads, devices and versions, as plain strings, numbers and lists.
+
+    ``python -m regkernels info`` prints it; please add that to a bug report.
+    """
+    torch.get_num_threads()  # makes OpenMP adopt torch's number in this thread
+    c = extension.C
+    return {
+        "version": __version__,
+        "backend": backends.name(),
+        "backends": [name for name in backends.NAMES if name == "reference" or c is not None],
+        "extension": "loaded" if c is not None else f"missing: {extension.missing_because}",
+        "instruction_set": c.isa() if c is not None else None,
+        "instruction_sets": c.available_isas() if c is not None else [],
+        "threads": c.num_threads() if c is not None else torch.get_num_threads(),
+        "fast_address_check": c is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
+        "devices": ["cpu"],
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,57 @@
+"""The compiled extension `regkernels._C`, or why there is none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the extension then binds to it
+from torch import Tensor
+
+from regkernels import segments
+from regkernels.hyper import Hyper
+
+IN_PLACE, STAGED, WITHOUT_STATE = range(3)
+SAME, MOVED, REBUILD = range(3)
+
+C: ModuleType | None = None
+missing_because: str | None = None
+
+try:
+    from regkernels import _C as C  # type: ignore[no-redef]
+
+    if (
+        tuple(C.layout()["segment"]) != segments.FIELDS
+        or tuple(C.layout()["hyper"]) != Hyper._fields
+        or tuple(C.layout()["sums"]) != segments.SUMS
+    ):
+        missing_because = "it was built from other sources than the Python files beside it"
+        C = None
+except ImportError as error:
+    # Where the installation could not build it, it left the compiler's words here.
+    failure = Path(__file__).with_name("_build_failure.txt")
+    missing_because = failure.read_text().strip() if failure.exists() else str(error)
+
+HOW_TO_BUILD = (
+    "To build it, install a C++17 compiler (Debian: apt-get install g++; macOS: xcode-select --install) and run "
+    "`pip install --force-reinstall --no-deps regkernels`, in a checkout `pip install -e .`"
+)
+
+if C is None:
+    warnings.warn(
+        f"regkernels runs without its compiled kernels: {missing_because}. Results are the same, but every step runs "
+        f"the eager reference, which is many times slower. {HOW_TO_BUILD}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int]) -> Any | None:
+    """The fast check of addresses; None where this torch publishes no DLPack table (then each step rebuilds its plan)."""
+    api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    if C is None or api is None:
+        return None
+    return C.Roster(api, list(parameters), list(modes), list(slots))

@@ -1,0 +1,152 @@
+"""Parameters and gradients in contiguous buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary, TensorWeakRef
+
+from regkernels import validation
+from regkernels.optim.states import is_dense
+
+_ALIGNMENT = 64
+"""Bytes. A tensor whose size is a multiple leaves its successor aligned, so odd-sized tensors are placed last."""
+
+
+class FlatParameters:
+    """Moves parameters and their gradients into contiguous buffers, one pair per dtype and device.
+
+    The parameters stay the user's objects: only the memory behind them moves, ``param.data`` and ``param.grad`` become views
+    of the buffers. A step then works on one segment per param group instead of one per tensor, which pays for models of
+    many small tensors.
+
+    Args:
+        module_or_params: a module, an iterable of tensors or (name, tensor) pairs, or an iterable of param groups (dicts,
+            as `regkernels.param_groups` makes them). Only trainable parameters are moved. Parameters of one group are
+            placed side by side; without groups, those with two and more dimensions come before the others.
+
+    Attributes:
+        weights: the buffers of the parameters, 1-D.
+        gradients: the buffers of the gradients, 1-D, as long as `weights`.
+
+    After construction every parameter has a gradient: zeros where it was None, so a parameter that takes no part in
+    the loss is stepped with a zero gradient instead of being skipped. ``optimizer.zero_grad()`` of a regkernels optimizer,
+    like `zero_grad` here, zeroes the buffers in place. ``module.zero_grad()`` and optimizers of torch set gradients to
+    None; backward then allocates them one by one and the step, still right, takes them one by one.
+
+    Do this before the optimizer is made or at any time between steps; again after ``module.to(...)``, which moves every
+    parameter to memory of its own.
+
+    Raises:
+        TypeError, ValueError: for what is no parameter, for parameters that share memory, for an empty list; nothing is
+            moved then.
+    """
+
+    created = 0  # number of instances so far; tells optimizers when to look for owners again
+
+    def __init__(self, module_or_params: nn.Module | Iterable[Any]) -> None:
+        ranked = _ranked(module_or_params)
+        _check([param for _, param in ranked])
+        kinds: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+        for rank, param in ranked:
+            kinds.setdefault((param.device, param.dtype), []).append((rank, param))
+        self.weights: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+        self._views: list[tuple[TensorWeakRef, Tensor]] = []
+        for (device, dtype), members in kinds.items():
+            members.sort(key=lambda member: (member[1].nbytes % _ALIGNMENT != 0, member[0]))
+            size = sum(param.numel() for _, param in members)
+            self.weights.append(torch.empty(size, dtype=dtype, device=device))
+            self.gradients.append(torch.zeros(size, dtype=dtype, device=device))
+            self._move([param for _, param in members])
+        FlatParameters.created += 1
+
+    def _move(self, params: list[Tensor]) -> None:
+        weights, gradients = self.weights[-1], self.gradients[-1]
+        offset = 0
+        for param in params:
+            strides = param.stride() if is_dense(param) else torch.empty(param.shape, device="meta").stride()
+            weight = weights.as_strided(param.shape, strides, offset)
+            gradient = gradients.as_strided(param.shape, strides, offset)
+            with torch.no_grad():
+                weight.copy_(param)
+                if param.grad is not None:
+                    gradient.copy_(param.grad)
+            param.data = weight
+            param.grad = gradient
+            self._views.append((TensorWeakRef(param), gradient))
+            _owners[param] = self
+            offset += param.numel()
+
+    def zero_grad(self) -> None:
+        """Zeroes all gradients in place and makes them views of the buffers again, where something replaced them."""
+        for gradient in self.gradients:
+            gradient.zero_()
+        for reference, view in self._views:
+            param = reference()
+            if param is not None and param.grad is not view:
+                if param.dtype != view.dtype or param.device != view.device or param.shape != view.shape:
+                    raise RuntimeError(
+                        f"a parameter of shape {tuple(view.shape)}, {view.dtype}, {view.device} is now "
+                        f"{tuple(param.shape)}, {param.dtype}, {param.device}: make a new FlatParameters after "
+                        "module.to(...)"
+                    )
+                param.grad = view
+
+    @staticmethod
+    def owner(param: Tensor) -> FlatParameters | None:
+        """The latest instance that moved ``param``, or None."""
+        return _owners.get(param)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        buffers = ", ".join(f"{len(w):,} x {str(w.dtype).removeprefix('torch.')} on {w.device}" for w in self.weights)
+        return f"FlatParameters({len(self._views)} parameters: {buffers})"
+
+
+# Weak in the parameters, and instances know theirs weakly: a model that is dropped frees its buffers.
+_owners = WeakIdKeyDictionary()
+
+
+def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
+    """Trainable parameters, each once, with the rank of the group they should be placed in."""
+    if isinstance(module_or_params, nn.Module):
+        listed = [(int(param.dim() < 2), param) for param in module_or_params.parameters()]
+    else:
+        if isinstance(module_or_params, (str, bytes, Tensor)) or not isinstance(module_or_params, Iterable):
+            raise TypeError(
+                f"module_or_params must be a module, an iterable of tensors or of param groups, got "
+                f"{type(module_or_params).__name__}; put a single tensor into a list"
+            )
+        listed = []
+        for index, item in enumerate(module_or_params):
+            if isinstance(item, Mapping):
+                params = item["params"]
+                listed += [(index, _tensor(param)) for param in ([params] if isinstance(params, Tensor) else params)]
+            else:
+                param = _tensor(item)
+                listed.append((int(param.dim() < 2), param))
+    unique = {id(param): (rank, param) for rank, param in listed if param.requires_grad}
+    return list(unique.values())
+
+
+def _tensor(item: Any) -> Tensor:
+    tensor = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"module_or_params must contain tensors or param groups, got {type(tensor).__name__}: {item!r}")
+    return tensor
+
+
+def _check(params: list[Tensor]) -> None:
+    if not params:
+        raise ValueError("module_or_params has no trainable parameter (requires_grad=True)")
+    for index, param in enumerate(params):
+        name = f"tensor {index} of shape {tuple(param.shape)}"
+        validation.parameter(param, name)
+        if not param.is_leaf:
+            raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass model.parameters()")
+        if param.grad is not None:
+            validation.gradient(param, param.grad, name)
+    validation.no_shared_memory((param, f"tensor {index}") for index, param in enumerate(params))

@@ -1,0 +1,134 @@
+"""torch.library registrations, so that autograd and ``torch.compile(fullgraph=True)`` know the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import backends, reference
+from regkernels.optim.states import is_dense
+
+_library = torch.library.Library("regkernels", "DEF")
+_library.define("penalty(Tensor[] params, float l1, float l2) -> Tensor")
+_library.define("penalty_gradient(Tensor upstream, Tensor[] params, float l1, float l2) -> Tensor[]")
+_library.define("soft_threshold(Tensor x, float threshold) -> Tensor")
+_library.define("soft_threshold_(Tensor(a!) x, float threshold) -> ()")
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if is_dense(tensor) and not tensor.is_neg() else tensor.resolve_neg().contiguous()
+
+
+def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    absolute, square, _ = backends.backend_for(params[0].device).sums([_dense(w) for w in params])
+    # A strength of 0 switches its term off, also where the sum is infinite.
+    total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
+    return torch.tensor(total, dtype=reference.penalty_dtype(params))
+
+
+def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2: float) -> list[Tensor]:
+    scale = upstream.item()
+    weights = [_dense(w) for w in params]
+    out = [torch.empty_like(w) for w in weights]
+    backends.backend_for(upstream.device).penalty_gradient(weights, out, scale * l1, scale * 2.0 * l2)
+    return out
+
+
+def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    x = _dense(x)
+    out = torch.empty_like(x)
+    backends.backend_for(x.device).soft_threshold(x, out, threshold)
+    return out
+
+
+def _soft_threshold_in_place(x: Tensor, threshold: float) -> None:
+    dense = _dense(x)
+    backends.backend_for(x.device).soft_threshold(dense, dense, threshold)
+    if dense is not x:
+        x.copy_(dense)
+
+
+_library.impl("penalty", _penalty, "CPU")
+_library.impl("penalty_gradient", _penalty_gradient, "CPU")
+_library.impl("soft_threshold", _soft_threshold, "CPU")
+_library.impl("soft_threshold_", _soft_threshold_in_place, "CPU")
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x) if is_dense(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("regkernels::penalty", lib=_library)
+def _(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    return params[0].new_empty((), dtype=reference.penalty_dtype(params))
+
+
+@torch.library.register_fake("regkernels::penalty_gradient", lib=_library)
+def _(upstream: Tensor, params: Sequence[Tensor], l1: float, l2: float) -> list[Tensor]:
+    return [_like(w) for w in params]
+
+
+@torch.library.register_fake("regkernels::soft_threshold", lib=_library)
+def _(x: Tensor, threshold: float) -> Tensor:
+    return _like(x)
+
+
+@torch.library.register_fake("regkernels::soft_threshold_", lib=_library)
+def _(x: Tensor, threshold: float) -> None:
+    return None
+
+
+def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    params, ctx.l1, ctx.l2 = inputs
+    ctx.save_for_backward(*params)
+
+
+def _penalty_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    wanted = [w for w, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[0], strict=True) if needed]
+    gradients = iter(torch.ops.regkernels.penalty_gradient(upstream, wanted, ctx.l1, ctx.l2))
+    return [next(gradients) if needed else None for needed in ctx.needs_input_grad[0]], None, None
+
+
+def _save_penalty_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    upstream, params, ctx.l1, ctx.l2 = inputs
+    ctx.save_for_backward(upstream, *params)
+
+
+def _penalty_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """Of ``upstream * (l1 * sign(w) + 2 * l2 * w)``: in eager operations, differentiable once more."""
+    upstream, *params = ctx.saved_tensors
+    of_upstream = torch.zeros_like(upstream)
+    of_params: list[Tensor | None] = []
+    for w, g in zip(params, gradients, strict=True):
+        if g is None:
+            of_params.append(None)
+            continue
+        of_upstream = of_upstream + (g * (ctx.l1 * w.sign() + 2.0 * ctx.l2 * w)).sum().to(upstream.dtype)
+        of_params.append((g * (2.0 * ctx.l2 * upstream)).to(w.dtype))
+    return of_upstream, of_params, None, None
+
+
+torch.library.register_autograd("regkernels::penalty", _penalty_backward, setup_context=_save_penalty, lib=_library)
+torch.library.register_autograd(
+    "regkernels::penalty_gradient", _penalty_gradient_backward, setup_context=_save_penalty_gradient, lib=_library
+)
+
+
+def _save_threshold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, threshold = inputs
+    ctx.save_for_backward(x)
+    ctx.threshold = threshold
+
+
+def _threshold_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    """1 where ``|x| > threshold``, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
+    (x,) = ctx.saved_tensors
+    return (upstream * (x.abs() > ctx.threshold) if ctx.threshold else upstream.clone()), None
+
+
+torch.library.register_autograd(
+    "regkernels::soft_threshold", _threshold_backward, setup_context=_save_threshold, lib=_library
+)

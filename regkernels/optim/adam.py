@@ -1,0 +1,122 @@
+"""Adam and AdamW with exact L1 and L2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from regkernels import validation
+from regkernels.hyper import Hyper, as_float, regularisation
+from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.plan import Row
+
+
+class Adam(Optimizer):
+    """torch.optim.Adam with L1 and L2 regularisation in the same pass over memory.
+
+    Adam divides each element's step by the root of its second moment: element i moves by ``s_i * m_hat_i`` with
+    ``s_i = lr / (sqrt(v_hat_i) + eps)``. The proximal operator in that metric has the threshold ``l1 * s_i``. With it
+    (``l1_mode="prox"``) and ``weight_decay_mode`` "coupled" or "prox", the fixed point minimises
+    ``f(w) + l1 * sum |w| + weight_decay / 2 * sum w**2``, and the zeros of that minimiser are exact zeros.
+
+    Args:
+        params: parameters, or dicts of parameters and options, or (name, parameter) pairs, as in torch. They are updated
+            in place: float64, float32, float16 or bfloat16, any shape and strides; complex where ``l1`` is 0.
+        lr: step size, >= 0; a float or a tensor of one element.
+        betas: decay rates of the first and second moment, each in [0, 1). The states ``exp_avg`` and ``exp_avg_sq`` have
+            the parameter's shape and are float32 for half-precision parameters; ``step`` is a 0-dim CPU tensor.
+        eps: added to the root of the second moment, >= 0.
+        weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``, so ``weight_decay = 2 * l2`` of
+            `regkernels.l2_penalty`.
+        amsgrad: divides by the root of the running maximum (state ``max_exp_avg_sq``).
+        maximize: maximises the objective; the penalties are never flipped.
+        foreach, fused: accepted for torch's sake and ignored; there is one implementation.
+        capturable: needs parameters on an accelerator.
+        differentiable: True is refused.
+        decoupled_weight_decay: True is ``weight_decay_mode="decoupled"``.
+        l1: strength of the L1 penalty, >= 0, in units of the loss.
+        l1_mode: "prox" as above; "decoupled" thresholds every element by ``lr * l1``, which shrinks elements alike but
+            is no lasso; "subgradient" adds ``l1 * sign(w)`` to the gradient, as a penalty in the loss does, without zeros.
+        weight_decay_mode: "coupled" adds ``weight_decay * w`` to the gradient; "decoupled" multiplies ``w`` by
+            ``1 - lr * weight_decay`` before the step, as AdamW does (no fixed objective); "prox" divides by
+            ``1 + s_i * weight_decay`` after it. None: torch's own, coupled for Adam and decoupled for AdamW.
+        max_grad_norm: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
+            the gradients; None: no clipping.
+        stats: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
+
+    Raises:
+        ValueError, TypeError: for a value outside of what is allowed, naming it, before anything is changed.
+
+    Sources: torch.optim.Adam; Kingma and Ba (2015); Reddi et al. (2018) for amsgrad; Loshchilov and Hutter (2019) for
+    decoupled decay; Duchi, Hazan and Singer (2011), section 5, for the proximal step in an adaptive metric.
+    """
+
+    _counts_steps = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Tensor = 0.0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        l1: float | Tensor = 0.0,
+        l1_mode: str = "prox",
+        weight_decay_mode: str | None = None,
+        max_grad_norm: float | None = None,
+        stats: bool = False,
+    ) -> None:
+        if weight_decay_mode is None:
+            weight_decay_mode = "decoupled" if decoupled_weight_decay else "coupled"
+        elif decoupled_weight_decay and weight_decay_mode != "decoupled":
+            raise ValueError(
+                f"decoupled_weight_decay=True contradicts weight_decay_mode={weight_decay_mode!r}; leave one of them out"
+            )
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": weight_decay_mode == "decoupled",
+            "l1": l1,
+            "l1_mode": l1_mode,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        super().__init__(params, defaults, stats=stats, max_grad_norm=max_grad_norm)
+
+    def _validate(self, group: Mapping[str, Any], where: str) -> None:
+        validation.nonnegative("eps", group["eps"], where)
+        validation.betas(group["betas"], where)
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "amsgrad" if group["amsgrad"] else "adam"
+
+    def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
+        beta1, beta2 = (as_float(beta) for beta in group["betas"])
+        return Hyper(
+            **regularisation(group, gain=1.0, step_per_element=True),
+            beta1=beta1,
+            one_minus_beta1=1.0 - beta1,
+            beta2=beta2,
+            one_minus_beta2=1.0 - beta2,
+            inverse_bias1=1.0 / (1.0 - beta1**row.step),
+            inverse_sqrt_bias2=1.0 / math.sqrt(1.0 - beta2**row.step),
+            eps=float(group["eps"]),
+        )

@@ -1,0 +1,36 @@
+"""What torch's load_state_dict leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from regkernels.optim.states import state_dtype
+
+
+def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Saved param groups, with ``own`` values for keys they lack. Groups are matched by position."""
+    filled = []
+    for index, group in enumerate(saved):
+        known = own[index] if index < len(own) else {}
+        options = {key: value for key, value in known.items() if key not in ("params", "param_names")}
+        filled.append({**options, **group})
+    return filled
+
+
+def restore_wide_states(
+    state: MutableMapping[Tensor, Any], incoming: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Takes states from ``incoming`` where torch has rounded them to the type of half-precision parameters."""
+    params = (param for group in groups for param in group["params"])
+    keys = (key for group in incoming["param_groups"] for key in group["params"])
+    for key, param in zip(keys, params, strict=True):
+        if key not in incoming["state"]:
+            continue
+        for name, value in incoming["state"][key].items():
+            if name == "step" or not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            if param.is_floating_point() and param.dtype.itemsize < state_dtype(param).itemsize:
+                state[param][name] = value.to(device=param.device, dtype=state_dtype(param), copy=True)

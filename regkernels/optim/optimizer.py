@@ -1,0 +1,248 @@
+"""The step, once for all optimizers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from regkernels import backends, validation
+from regkernels.flat import FlatParameters
+from regkernels.hyper import Hyper
+from regkernels.optim.plan import Plan, Row
+from regkernels.optim.loading import fill_missing_options, restore_wide_states
+from regkernels.segments import SUMS
+
+
+class Stats(NamedTuple):
+    """Sums formed during a step, on the parameters' device.
+
+    Over the weights that the step updated (parameters whose gradient was None are not among them), after the update:
+
+    - ``l1_norm``: sum of ``|w|``, float64, shape (param groups,)
+    - ``squared_norm``: sum of ``w**2``, float64, shape (param groups,)
+    - ``nonzeros``: number of ``w != 0``, int64, shape (param groups,)
+
+    and ``grad_norm``: Euclidean norm of all gradients before clipping, float64, 0-dim; NaN and Inf are visible in it.
+    A complex weight counts as two real ones.
+    """
+
+    l1_norm: Tensor
+    squared_norm: Tensor
+    nonzeros: Tensor
+    grad_norm: Tensor
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What SGD, Adam and AdamW share: one pass over memory for gradient, decay, rule, shrinkage and sums.
+
+    A subclass names its rule per param group and computes a row of hyper-parameters; see `regkernels.optim.SGD` for the
+    arguments.
+    """
+
+    _counts_steps: ClassVar[bool]
+
+    stats: Stats | None
+    """The sums of the last step; None before the first one and with ``stats=False``."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any], *, stats: bool, max_grad_norm: float | None) -> None:
+        validation.parameters_argument(params)
+        self._options = {
+            "stats": bool(stats),
+            "max_grad_norm": None if max_grad_norm is None else validation.nonnegative("max_grad_norm", max_grad_norm),
+        }
+        self._forget_plan()
+        validation.regularised_group(defaults, "")
+        self._validate(defaults, "")
+        super().__init__(params, defaults)
+
+    # --- what a subclass says ---
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        """The rule (a key of `regkernels.reference.RULES`) that ``group`` is updated by."""
+        raise NotImplementedError
+
+    def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
+        """The hyper-parameters of a step."""
+        raise NotImplementedError
+
+    def _validate(self, group: Mapping[str, Any], where: str) -> None:
+        """Raises where a key of ``group`` beyond the common ones has a value that is not allowed."""
+        raise NotImplementedError
+
+    # --- torch's contract ---
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Updates every parameter that has a gradient, in one call of a kernel.
+
+        Mutates the parameters and their states; gradients are read only. ``closure`` is evaluated first, with gradients
+        enabled, and what it returns is returned. Raises before anything is changed where a hyper-parameter or a gradient
+        is not allowed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        for index, group in enumerate(groups):
+            self._check_group(group, index)
+        plan = self._current_plan()
+        rows = [self._hyper(groups[row.group], row) for row in plan.rows]
+        plan.load_staged()
+        if not rows:
+            return loss
+        backend = backends.backend_for(plan.entries[0].weight.device)
+        clip = self._clip(backend.gradient_square_sum(plan)) if self._options["max_grad_norm"] is not None else 1.0
+        rows = [
+            hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
+            for hyper, row in zip(rows, plan.rows, strict=True)
+        ]
+        totals = torch.zeros(len(groups), len(SUMS), dtype=torch.float64) if self._options["stats"] else None
+        backend.update(plan, rows, totals)
+        plan.advance()
+        if totals is not None:
+            absolute, square, nonzeros, gradient = totals.unbind(1)
+            self.stats = Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Resets the gradients as torch does, except that parameters of a `FlatParameters` keep theirs, zeroed.
+
+        Setting those to None would make backward allocate each anew, and the step could not take them in one piece.
+        """
+        flats, others = self._flat_owners()
+        if not flats:
+            super().zero_grad(set_to_none=set_to_none)
+            return
+        for flat in flats:
+            flat.zero_grad()
+        for param in others:
+            if param.grad is not None:
+                if set_to_none:
+                    param.grad = None
+                else:
+                    param.grad = param.grad.detach().zero_()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        index = len(self.param_groups)
+        self._check_group({**self.defaults, **param_group}, index)
+        super().add_param_group(param_group)
+        try:
+            validation.unique_parameters(self.param_groups)
+            for position, param in enumerate(self.param_groups[index]["params"]):
+                validation.parameter(param, f"parameter {position} of param group {index}")
+        except Exception:
+            del self.param_groups[index]
+            raise
+
+    # --- state: handed out, saved, loaded ---
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+        """torch's state dictionary, by parameter.
+
+        Whoever reads it may exchange tensors in it, now or later; from then on every step checks that it did not happen.
+        """
+        self._trust["state"] = False
+        return self.__dict__["state"]  # type: ignore[no-any-return]
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"] = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
+        trusted = self._trust["state"]
+        packed = super().state_dict()
+        packed["state"] = {
+            key: dict(value) if isinstance(value, dict) else value for key, value in packed["state"].items()
+        }
+        self._trust["state"] = trusted
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this optimizer or of the torch.optim one of the same name.
+
+        Keys of a param group that are missing there (torch has no ``l1``) keep this optimizer's values. float32 states of
+        half-precision weights are taken as they are, where torch would round them to the weights' type.
+        """
+        incoming: dict[str, Any] = {}
+
+        def prepare(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            incoming.update(state_dict)
+            return {**state_dict, "param_groups": fill_missing_options(state_dict["param_groups"], self.param_groups)}
+
+        self._incoming = incoming
+        hook = self.register_load_state_dict_pre_hook(prepare)  # the last to run: it sees what the user's hooks made
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+            del self._incoming
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_options": dict(self._options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_options" not in self.__dict__:
+            self._options = {"stats": False, "max_grad_norm": None}
+        self._forget_plan()
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        incoming = self.__dict__.get("_incoming")
+        if incoming is not None:
+            restore_wide_states(self.__dict__["state"], incoming, self.param_groups)
+
+    # --- within a step ---
+
+    def _forget_plan(self) -> None:
+        self._plan: Plan | None = None
+        self._owners: tuple[Any, list[FlatParameters], list[Tensor]] | None = None
+        self._move_states = True
+        # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
+        self._trust = {"state": True}
+        self.stats = None
+
+    def _current_plan(self) -> Plan:
+        groups, state = self.param_groups, self.__dict__["state"]
+        rules = [self._rule(group) for group in groups]
+        plan = self._plan
+        if plan is None or not plan.refresh(groups, rules, state, check_states=not self._trust["state"]):
+            self._plan = None
+            plan = Plan(groups, rules, state, counts_steps=self._counts_steps, move_states=self._move_states)
+            self._plan, self._move_states = plan, False
+        return plan
+
+    def _flat_owners(self) -> tuple[list[FlatParameters], list[Tensor]]:
+        """The `FlatParameters` that own some of the parameters, and the parameters that none owns."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        key = (FlatParameters.created, list(map(id, params)))
+        if self._owners is None or self._owners[0] != key:
+            owners = [FlatParameters.owner(param) for param in params]
+            flats = {id(flat): flat for flat in owners if flat is not None}
+            others = [param for param, flat in zip(params, owners, strict=True) if flat is None]
+            self._owners = (key, list(flats.values()), others)
+        return self._owners[1], self._owners[2]
+
+    def _check_group(self, group: Mapping[str, Any], index: int) -> None:
+        where = f" (param group {index})"
+        validation.regularised_group(group, where)
+        self._validate(group, where)
+
+    def _clip(self, square_sum: float) -> float:
+        """torch.nn.utils.clip_grad_norm_'s factor; a norm that is NaN makes everything NaN, there and here."""
+        clip = self._options["max_grad_norm"] / (square_sum**0.5 + 1e-6)
+        return min(clip, 1.0) if clip == clip else clip

@@ -1,0 +1,293 @@
+"""What a step works on: which parameters have gradients, where their memory is, which segments that makes.
+
+A plan is built from the param groups and the state dictionary, and kept as long as `Plan.refresh` finds every parameter,
+gradient and state where it was. Nothing is cached by the identity of a gradient or of a wrapper; what counts is the
+address, type, shape and strides that the kernels are going to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import backends, extension, reference, segments, validation
+from regkernels.optim import states as flat_states
+
+State = MutableMapping[Any, Any]
+
+
+@dataclass
+class Entry:
+    """One parameter that is updated, as real, dense tensors.
+
+    A parameter that is not dense, is complex, or has a gradient of another layout is *staged*: the kernels work on
+    contiguous copies, and the weight is copied back after the step.
+    """
+
+    param: Tensor
+    group: int
+    rule: str
+    name: str  # for messages
+    state: dict[str, Any]  # the optimizer's dictionary of this parameter
+    staged: bool
+    first: bool = False  # the momentum buffer was created for this step
+    weight: Tensor = field(init=False)
+    gradient: Tensor | None = None  # the staging buffer
+    states: list[Tensor] = field(default_factory=list)  # as they stand in `state`, in the order of the rule
+
+    def __post_init__(self) -> None:
+        self.shape, self.dtype = self.param.shape, self.param.dtype
+        self.weight = real(self.param.detach())
+        if self.staged:
+            self.weight = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
+            self.gradient = torch.empty_like(self.weight)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The states as the kernels see them."""
+        return [real(tensor) for tensor in self.states]
+
+    def gradient_to_read(self) -> Tensor:
+        grad = self.gradient if self.staged else self.param.grad
+        assert grad is not None
+        return grad
+
+    def load(self) -> None:
+        assert self.gradient is not None and self.param.grad is not None
+        self.weight.copy_(real(self.param.detach()))
+        self.gradient.copy_(real(self.param.grad.detach()))
+
+    def save(self) -> None:
+        real(self.param.detach()).copy_(self.weight)
+
+    def changed(self) -> bool:
+        return self.param.shape != self.shape or self.param.dtype != self.dtype
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the hyper-parameters of a segment depend on, beyond its group."""
+
+    group: int
+    step: int  # of the step to come, from 1; 0 for rules that do not count
+    first: bool
+
+
+class Plan:
+    """Entries, the table of segments made of them, and the rows of hyper-parameters that these need.
+
+    Attributes:
+        entries: parameters with states, whether or not they have a gradient at present.
+        rows: the distinct rows that the next step needs, in the order of `segments`' row column.
+        segments: int64 table (see `regkernels.segments`) of what the next step updates.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        rules: Sequence[str],
+        state: State,
+        *,
+        counts_steps: bool,
+        move_states: bool,
+    ) -> None:
+        """Validates everything before it creates a state. ``move_states`` copies all states into fresh flat buffers."""
+        self._rules = list(rules)
+        self._counts_steps = counts_steps
+        self._state = state
+        listed = [(g, i, param) for g, group in enumerate(groups) for i, param in enumerate(group["params"])]
+        names = [reference.RULES[rule].state_names for rule in rules]
+        self.entries = [
+            self._entry(param, g, i, groups[g], rules[g])
+            for g, i, param in listed
+            if param.grad is not None or _has_states(state.get(param), names[g])
+        ]
+        # By address within a storage, so that neighbours can be merged; storages in the order given.
+        storages: dict[int, int] = {}
+        for entry in self.entries:
+            storages.setdefault(_storage(entry), len(storages))
+        self.entries.sort(key=lambda e: (e.group, storages[_storage(e)], e.weight.data_ptr()))
+        validation.no_shared_memory((entry.weight, entry.name) for entry in self.entries if not entry.staged)
+        self._fill_states(move_states)
+        self._staged = [entry for entry in self.entries if entry.staged]
+        self._table = self._make_table()
+        same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
+        self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool)
+        self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool)
+        self._roster = self._make_roster([param for _, _, param in listed])
+        self._activate()
+
+    # --- every step ---
+
+    def refresh(
+        self, groups: Sequence[Mapping[str, Any]], rules: Sequence[str], state: State, *, check_states: bool
+    ) -> bool:
+        """Brings the addresses of gradients up to date; False where only a new plan will do."""
+        if self._roster is None or rules != self._rules or state is not self._state:
+            return False
+        if any(entry.changed() for entry in self._staged) or (check_states and not self._states_are_ours()):
+            return False
+        answer = self._roster.refresh(
+            [group["params"] for group in groups],
+            self._table.data_ptr() + segments.GRADIENT * self._table.element_size(),
+            self._table.size(1),
+        )
+        if answer == extension.MOVED:
+            self._activate()
+        return bool(answer != extension.REBUILD)
+
+    def load_staged(self) -> None:
+        active = [entry for entry in self._staged if entry.param.grad is not None]
+        for entry in active:
+            validation.gradient(entry.param, entry.param.grad, entry.name)
+        for entry in active:
+            entry.load()
+
+    def advance(self) -> None:
+        """After the kernels: copies staged weights back and counts the step."""
+        for entry in self._staged:
+            if entry.param.grad is not None:
+                entry.save()
+        if self._counts_steps:
+            if self._all_active:
+                self._steps += 1
+            else:
+                self._steps[self._active] += 1
+        if any(row.first for row in self.rows):
+            self._first[self._active] = False
+        self.rows = [Row(row.group, row.step + self._counts_steps, False) for row in self.rows]
+
+    def active_entries(self) -> Iterator[tuple[Entry, int]]:
+        """Entries of the next step, each with the index of its row."""
+        for index in self._active.nonzero().flatten().tolist():
+            yield self.entries[index], int(self._table[index, segments.ROW])
+
+    # --- building ---
+
+    def _entry(self, param: Tensor, group: int, position: int, options: Mapping[str, Any], rule: str) -> Entry:
+        name = f"parameter {position} of param group {group}"
+        if options.get("param_names"):
+            name += f" ({options['param_names'][position]})"
+        validation.parameter(param, name)
+        validation.complex_parameter(param, options["l1"], name)
+        validation.capturable(param, bool(options.get("capturable")), name)
+        backends.backend_for(param.device)
+        staged = param.is_complex() or not flat_states.is_dense(param)
+        if param.grad is not None:
+            validation.gradient(param, param.grad, name)
+            staged = staged or not flat_states.has_layout(param.grad, param) or param.grad.is_neg()
+        return Entry(param, group, rule, name, self._state.get(param, {}), staged)
+
+    def _fill_states(self, move: bool) -> None:
+        """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is."""
+        wanted: list[tuple[int, Entry, str]] = []
+        for entry in self.entries:
+            for order, name in enumerate(reference.RULES[entry.rule].state_names):
+                if move or not _usable(entry, entry.state.get(name)):
+                    wanted.append((order, entry, name))
+        wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
+        tensors = flat_states.allocate([entry.param for _, entry, _ in wanted])
+        for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
+            old = entry.state.get(name)
+            if old is None:
+                entry.first = True
+            else:
+                tensor.copy_(old)
+            entry.state[name] = tensor
+        if self._counts_steps:
+            # One buffer of counts, viewed per parameter: counting is one operation, however many there are.
+            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+            self._steps = torch.tensor([float(entry.state.get("step", 0)) for entry in self.entries], dtype=dtype)
+            for entry, step in zip(self.entries, self._steps.unbind(), strict=True):
+                entry.state["step"] = step
+        for entry in self.entries:
+            if entry.state:
+                self._state[entry.param] = entry.state
+            entry.states = [entry.state[name] for name in reference.RULES[entry.rule].state_names]
+
+    def _make_table(self) -> Tensor:
+        rows = []
+        for entry in self.entries:
+            gradient = 0
+            if entry.param.grad is not None:
+                gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
+            addresses = [tensor.data_ptr() for tensor in entry.tensors]
+            addresses += [0] * (segments.NUMEL - segments.STATE0 - len(addresses))
+            kind = segments.kind(entry.rule, entry.weight.dtype)
+            rows.append([entry.weight.data_ptr(), gradient, *addresses, entry.weight.numel(), 0, entry.group, kind])
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(segments.FIELDS))
+
+    def _make_roster(self, params: Sequence[Tensor]) -> Any:
+        slots = {id(entry.param): slot for slot, entry in enumerate(self.entries)}
+        modes = [
+            extension.WITHOUT_STATE
+            if id(param) not in slots
+            else extension.STAGED
+            if self.entries[slots[id(param)]].staged
+            else extension.IN_PLACE
+            for param in params
+        ]
+        return extension.roster(params, modes, [slots.get(id(param), 0) for param in params])
+
+    def _activate(self) -> None:
+        """Finds which entries take part, the rows they need, and the segments they make."""
+        self._active = self._table[:, segments.GRADIENT] != 0
+        self._all_active = bool(self._active.all())
+        # One number per (group, step, first), so that equal rows can be found without a loop over parameters.
+        key = self._table[:, segments.TOTAL] << 40
+        if self._counts_steps:
+            key += (self._steps.to(torch.int64) + 1) << 1
+        key += self._first
+        keys, row = key[self._active].unique(return_inverse=True)
+        self.rows = [Row(key >> 40, (key >> 1) & ((1 << 39) - 1), bool(key & 1)) for key in keys.tolist()]
+        self._table[self._active, segments.ROW] = row
+        if self._all_active:
+            self.segments = segments.merge(self._table, self._may_follow)
+        else:
+            self.segments = segments.merge(self._table[self._active], self._may_follow[self._active])
+
+    def _states_are_ours(self) -> bool:
+        """Whether the state dictionary still holds this plan's tensors and step counts."""
+        for entry in self.entries:
+            names = reference.RULES[entry.rule].state_names
+            if entry.state and self._state.get(entry.param) is not entry.state:
+                return False
+            for name, tensor in zip(names, entry.states, strict=True):
+                if entry.state.get(name) is not tensor or not _usable(entry, tensor):
+                    return False
+        if self._counts_steps:
+            for entry, step in zip(self.entries, self._steps, strict=True):
+                ours = entry.state.get("step")
+                if not isinstance(ours, Tensor) or ours.data_ptr() != step.data_ptr():
+                    return False
+            expected = torch.tensor([row.step - 1 for row in self.rows], dtype=self._steps.dtype)
+            row = self._table[self._active, segments.ROW]
+            return torch.equal(self._steps[self._active], expected[row])
+        return True
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
+    return all(state is not None and state.get(name) is not None for name in names)
+
+
+def _usable(entry: Entry, state: Tensor | None) -> bool:
+    """Whether the kernels can use this state where it lies."""
+    param = entry.param
+    if state is None or state.dtype != flat_states.state_dtype(param) or state.device != param.device:
+        return False
+    if entry.staged and not flat_states.is_dense(param):
+        return state.shape == param.shape and state.is_contiguous()
+    return flat_states.has_layout(state, param)
+
+
+def _storage(entry: Entry) -> int:
+    return entry.weight.untyped_storage().data_ptr()

@@ -1,0 +1,65 @@
+"""Optimizer states: allocated flat, viewed per parameter under torch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regkernels.reference import compute_dtype
+
+
+def has_layout(tensor: Tensor, like: Tensor) -> bool:
+    """Whether element i of the one lies at the same offset as element i of the other."""
+    if tensor.shape != like.shape:
+        return False
+    if tensor.numel() == 0:
+        return True
+    sizes = zip(like.shape, tensor.stride(), like.stride(), strict=True)
+    return all(ours == theirs for size, ours, theirs in sizes if size > 1)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one run of memory, in any order of dimensions, each element once."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(
+        (stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1
+    ):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def state_dtype(weight: Tensor) -> torch.dtype:
+    """The type of a parameter's state tensors: the compute type, complex for complex parameters."""
+    if weight.is_complex():
+        return torch.complex128 if weight.dtype == torch.complex128 else torch.complex64
+    return compute_dtype(weight.dtype)
+
+
+def allocate(params: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros in the layout of each of ``params``, one after the other in one buffer per device and dtype.
+
+    In the order given, so that states of parameters which are adjacent in memory are adjacent, too. A parameter that is
+    not dense gets a contiguous state.
+    """
+    sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+    offsets = []
+    for param in params:
+        key = (param.device, state_dtype(param))
+        offsets.append(sizes.get(key, 0))
+        sizes[key] = offsets[-1] + param.numel()
+    buffers = {key: torch.zeros(size, dtype=key[1], device=key[0]) for key, size in sizes.items()}
+    return [
+        torch.as_strided(
+            buffers[param.device, state_dtype(param)],
+            param.shape,
+            param.stride() if is_dense(param) else torch.empty(param.shape, device="meta").stride(),
+            offset,
+        )
+        for param, offset in zip(params, offsets, strict=True)
+    ]

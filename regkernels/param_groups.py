@@ -1,0 +1,62 @@
+"""Which weights are penalised: decay and no-decay groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from regkernels import validation
+
+
+def _has_two_dimensions(name: str, param: Tensor) -> bool:
+    return param.dim() >= 2
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    regularise: Callable[[str, Tensor], bool] = _has_two_dimensions,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Two param groups for an optimizer: the weights to penalise, and the rest with ``l1 = weight_decay = 0``.
+
+    Biases, the scales and shifts of normalisations, and other 1-D or 0-D tensors are not regularised: shrinking them
+    changes a layer's output range instead of its complexity. Each trainable parameter is in one of the groups, once,
+    also when it is tied; frozen ones are in neither.
+
+    Args:
+        model: any module; not changed.
+        weight_decay: for the first group, >= 0; with the factor 1/2 (``weight_decay = 2 * l2``).
+        l1: for the first group, >= 0, in units of the loss.
+        regularise: which parameters go into the first group, by name and tensor; the default takes those with two
+            dimensions or more. To leave embeddings out: ``lambda name, p: p.dim() >= 2 and "embed" not in name``.
+        options: further keys for both groups (``lr``, ``betas``, ...).
+
+    Returns:
+        ``[{"params": [...], "weight_decay": ..., "l1": ..., **options}, {..., "weight_decay": 0.0, "l1": 0.0}]``; a list
+        may be empty. Suits every optimizer of regkernels; torch.optim ignores ``l1``.
+
+    Raises:
+        TypeError, ValueError: for a model that is none or has no trainable parameter, a negative or non-finite number.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    validation.nonnegative("weight_decay", weight_decay)
+    validation.nonnegative("l1", l1)
+    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    if not named:
+        raise ValueError("model has no trainable parameter (requires_grad=True)")
+    chosen = [bool(regularise(name, param)) for name, param in named]
+    return [
+        {
+            "params": [param for (_, param), c in zip(named, chosen, strict=True) if c is wanted],
+            "weight_decay": weight_decay if wanted else 0.0,
+            "l1": l1 if wanted else 0.0,
+            **options,
+        }
+        for wanted in (True, False)
+    ]

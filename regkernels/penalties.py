@@ -1,0 +1,102 @@
+"""Penalties for the loss: one fused pass over all parameters forward, one backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
+from regkernels import validation
+
+Params = Tensor | Iterable[Tensor] | nn.Module
+
+
+def l1_penalty(params: Params, strength: float | Tensor) -> Tensor:
+    """``strength * sum |w|`` over all elements of all parameters. The gradient is ``strength * sign(w)``, sign(0) = 0.
+
+    Args:
+        params: a tensor, an iterable of tensors, or a module (its trainable parameters). float64, float32, float16 or
+            bfloat16, any shapes and strides, mixed as you like; memory that appears twice counts once. Not changed.
+        strength: >= 0, in units of the loss; a float, or a 0-dim tensor, which gets a gradient, too.
+
+    Returns:
+        0-dim tensor on the autograd graph; float64 where a parameter is, else float32. Twice differentiable.
+
+    Raises:
+        TypeError, ValueError: naming what is not allowed (integer, complex or sparse tensors, no tensors, a strength that
+            is negative, infinite or NaN).
+
+    To let weights become exactly zero use ``l1=`` of `regkernels.optim`; a penalty in the loss only makes them small.
+    """
+    return _penalty(params, strength, None)
+
+
+def l2_penalty(params: Params, strength: float | Tensor) -> Tensor:
+    """``strength * sum w**2`` over all elements of all parameters, without 1/2: the gradient is ``2 * strength * w``.
+
+    ``weight_decay`` of an optimizer has the 1/2: ``weight_decay = 2 * strength``. Arguments, result and errors as in
+    `l1_penalty`.
+    """
+    return _penalty(params, None, strength)
+
+
+def elastic_net_penalty(params: Params, l1: float | Tensor, l2: float | Tensor) -> Tensor:
+    """``l1 * sum |w| + l2 * sum w**2`` in one pass; no 1/2 before ``l2``. Arguments, result and errors as in `l1_penalty`.
+
+    scikit-learn's ElasticNet(alpha, l1_ratio) has ``l1 = alpha * l1_ratio`` and ``l2 = alpha * (1 - l1_ratio) / 2``.
+    Source: Zou and Hastie (2005).
+    """
+    return _penalty(params, l1, l2)
+
+
+def _penalty(params: Params, l1: float | Tensor | None, l2: float | Tensor | None) -> Tensor:
+    tensors = _tensors(params)
+    strengths = {"l1" if l2 is not None else "strength": l1, "l2" if l1 is not None else "strength": l2}
+    for name, strength in strengths.items():
+        if strength is not None and not (isinstance(strength, Tensor) and torch.compiler.is_compiling()):
+            validation.nonnegative(name, strength)
+    if not isinstance(l1, Tensor) and not isinstance(l2, Tensor):
+        return torch.ops.regkernels.penalty(tensors, float(l1 or 0.0), float(l2 or 0.0))  # type: ignore[no-any-return]
+    terms = []
+    if l1 is not None:
+        terms.append(l1 * torch.ops.regkernels.penalty(tensors, 1.0, 0.0))
+    if l2 is not None:
+        terms.append(l2 * torch.ops.regkernels.penalty(tensors, 0.0, 1.0))
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+
+def _tensors(params: Any) -> list[Tensor]:
+    """The tensors to penalise, each memory once."""
+    if isinstance(params, nn.Module):
+        listed: list[Any] = [param for param in params.parameters() if param.requires_grad]
+        if not listed:
+            raise ValueError("params: the module has no trainable parameter (requires_grad=True)")
+    elif isinstance(params, Tensor):
+        listed = [params]
+    elif isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be a tensor, an iterable of tensors or a module, got {type(params).__name__}")
+    else:
+        listed = list(params)
+        if not listed:
+            raise ValueError("params is empty: pass at least one tensor (an exhausted generator looks like this)")
+    for index, tensor in enumerate(listed):
+        _check(tensor, index, listed[0])
+    if torch.compiler.is_compiling():
+        return listed  # addresses are not known while tracing; a module's parameters are unique already
+    return list({(t.data_ptr() or id(t), t.dtype, t.shape, t.stride()): t for t in reversed(listed)}.values())[::-1]
+
+
+def _check(tensor: Any, index: int, first: Any) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"params[{index}] must be a tensor, got {type(tensor).__name__}: {tensor!r}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"params[{index}] has layout {tensor.layout}; penalties take dense tensors only")
+    if tensor.dtype not in validation.WEIGHT_DTYPES:
+        raise TypeError(f"params[{index}] has dtype {tensor.dtype}; allowed are float64, float32, float16, bfloat16")
+    if tensor.device != first.device:
+        raise ValueError(
+            f"params[{index}] is on {tensor.device}, params[0] on {first.device}; sum the penalties of each device"
+        )

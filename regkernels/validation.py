@@ -1,0 +1,148 @@
+"""Checks of user input. Each raises before anything is changed and names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from regkernels.hyper import as_float
+
+L1_MODES = ("prox", "decoupled", "subgradient")
+WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox")
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def finite(name: str, value: Any, where: str = "") -> float:
+    """``value`` as a float, where it is a finite number or a tensor of one."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be a number or a tensor of one element, got shape {tuple(value.shape)}{where}")
+    if not isinstance(value, (numbers.Real, Tensor)):
+        raise TypeError(f"{name} must be a number, got {value!r}{where}")
+    number = as_float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}{where}")
+    return number
+
+
+def nonnegative(name: str, value: Any, where: str = "") -> float:
+    """``value`` as a float, where it is finite and not negative."""
+    number = finite(name, value, where)
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {number}{where}")
+    return number
+
+
+def betas(value: Any, where: str = "") -> None:
+    """Two numbers in [0, 1)."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"betas must be a pair of numbers, got {value!r}{where}")
+    for index, beta in enumerate(value):
+        if not 0 <= finite(f"betas[{index}]", beta, where) < 1:
+            raise ValueError(f"betas[{index}] must be in [0, 1), got {as_float(beta)}{where}")
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...], where: str = "") -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{where}")
+
+
+def regularised_group(group: Mapping[str, Any], where: str) -> None:
+    """The keys of a param group that every optimizer has."""
+    for name in ("lr", "l1", "weight_decay"):
+        nonnegative(name, group[name], where)
+    one_of("l1_mode", group["l1_mode"], L1_MODES, where)
+    one_of("weight_decay_mode", group["weight_decay_mode"], WEIGHT_DECAY_MODES, where)
+    if group.get("differentiable"):
+        raise ValueError(
+            f"differentiable=True is not supported{where}: the step is one kernel that autograd cannot see into; "
+            "use torch.optim for differentiating through an optimizer step"
+        )
+
+
+def parameters_argument(params: Any) -> None:
+    """What torch lets pass or refuses without saying what it got."""
+    if isinstance(params, (str, bytes)):
+        raise TypeError(
+            f"params must be an iterable of tensors or of dicts, got the string {params!r}; pass model.parameters()"
+        )
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(
+            f"params must be an iterable of tensors or of dicts, got a {type(params).__name__}; "
+            "pass model.parameters(), or regkernels.param_groups(model, ...)"
+        )
+
+
+def parameter(param: Tensor, name: str) -> None:
+    """A tensor that an optimizer can update in place."""
+    if is_traceable_wrapper_subclass(param):
+        raise TypeError(
+            f"{name} is a {type(param).__name__}, which has no memory of its own to update; pass its local tensor"
+        )
+    if param.is_sparse or param.layout != torch.strided:
+        raise TypeError(f"{name} has layout {param.layout}; only dense (torch.strided) parameters can be updated")
+    if any(stride == 0 and size > 1 for size, stride in zip(param.shape, param.stride(), strict=True)):
+        raise ValueError(f"{name} is expanded: several of its elements are one place in memory; pass a clone() of it")
+    dtype = param.dtype.to_real() if param.is_complex() else param.dtype
+    if dtype not in WEIGHT_DTYPES:
+        raise TypeError(f"{name} has dtype {param.dtype}; allowed are float64, float32, float16, bfloat16 and complex")
+
+
+def complex_parameter(param: Tensor, l1: float | Tensor, name: str) -> None:
+    if param.is_complex() and as_float(l1) != 0:
+        raise ValueError(
+            f"{name} is complex and its l1 is {as_float(l1)}: an L1 penalty is defined for real parameters only; "
+            "put complex parameters into a group with l1=0"
+        )
+
+
+def capturable(param: Tensor, asked: bool, name: str) -> None:
+    if asked and param.device.type == "cpu":
+        raise ValueError(f"capturable=True needs parameters on an accelerator, but {name} is on the CPU")
+
+
+def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
+    seen: dict[int, tuple[int, int]] = {}
+    for index, group in enumerate(groups):
+        for position, param in enumerate(group["params"]):
+            first = seen.setdefault(id(param), (index, position))
+            if first != (index, position):
+                raise ValueError(
+                    f"parameter {position} of param group {index} is also parameter {first[1]} of param group {first[0]}: "
+                    "each parameter may be passed once; it would be updated twice per step"
+                )
+
+
+def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
+    """Dense tensors that are going to be written must not overlap."""
+    runs = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for t, name in named if t.numel())
+    for (_, end, one), (begin, _, other) in zip(runs, runs[1:], strict=False):
+        if begin < end:
+            raise ValueError(
+                f"{one} and {other} share memory, so a step would update it twice; "
+                "tie weights by using one Parameter object in both places"
+            )
+
+
+def gradient(param: Tensor, grad: Tensor, name: str) -> None:
+    """A gradient that fits its parameter."""
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"the gradient of {name} has layout {grad.layout}; only dense gradients are supported "
+            "(for nn.Embedding, pass sparse=False)"
+        )
+    for what, of_grad, of_param in (
+        ("device", grad.device, param.device),
+        ("dtype", grad.dtype, param.dtype),
+        ("shape", tuple(grad.shape), tuple(param.shape)),
+    ):
+        if of_grad != of_param:
+            raise RuntimeError(
+                f"the gradient of {name} has {what} {of_grad}, the parameter has {of_param}; "
+                f"they must agree (was the parameter's data exchanged after backward?)"
+            )
