@@ -81,21 +81,25 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
     auto* block = in_gradient
                       ? (after_step ? update_block<T, RuleOf, true, true> : update_block<T, RuleOf, true, false>)
                       : (after_step ? update_block<T, RuleOf, false, true> : update_block<T, RuleOf, false, false>);
-    Lanes lanes;
+    WeightLanes weights;
+    GradientLanes gradients;
     for (int64_t i = begin; i < end; i += kBlock) {
         const int64_t numel = end - i < kBlock ? end - i : kBlock;
-        if (sums) add_gradients<T>(lanes, gradient + i, numel);
+        if (sums) add<T>(gradients, gradient + i, numel);
         block(weight + i, gradient + i, kStates > 0 ? state[0] + i : nullptr, kStates > 1 ? state[1] + i : nullptr,
               kStates > 2 ? state[2] + i : nullptr, numel, row);
-        if (sums) add_weights<T>(lanes, weight + i, numel);
+        if (sums) add<T>(weights, weight + i, numel);
     }
-    if (sums) finish(lanes, sums);
+    if (sums) {
+        finish(weights, sums);
+        finish(gradients, sums);
+    }
 }
 
 template <class T>
 void reduce(const void* weight, int64_t numel, Sums* sums) {
-    Lanes lanes;
-    add_weights<T>(lanes, static_cast<const typename T::Storage*>(weight), numel);
+    WeightLanes lanes;
+    add<T>(lanes, static_cast<const typename T::Storage*>(weight), numel);
     finish(lanes, sums);
 }
 

@@ -1,6 +1,7 @@
 // Sums over a run of weights, bit for bit the same at every vector width.
 //
-// Element i goes to lane i mod kLanes, whatever the width of a register; the lanes are then added in index order.
+// Element i goes to lane i mod kLanes, whatever the width of a register; the lanes are then added in index order. All
+// lanes are doubles: exact enough at every length, and wide enough that no square of a float32 overflows.
 #pragma once
 
 #include "dtypes.h"
@@ -9,62 +10,116 @@
 namespace regkernels {
 namespace {
 
+#if defined(__AVX512F__)
+constexpr int kWidth = 8;
+#elif defined(__AVX2__)
+constexpr int kWidth = 4;
+#else
+constexpr int kWidth = 2;
+#endif
 constexpr int kLanes = 16;
+constexpr int kVectors = kLanes / kWidth;
 
-// Carried across the blocks of a chunk, so blocks must be multiples of kLanes except for the last.
-struct Lanes {
-    double absolute[kLanes] = {};
-    double square[kLanes] = {};
-    double nonzeros[kLanes] = {};
-    double gradient[kLanes] = {};
+typedef double Doubles __attribute__((vector_size(kWidth * sizeof(double))));
+typedef int64_t Integers __attribute__((vector_size(kWidth * sizeof(int64_t))));
+typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
+
+inline Doubles load_doubles(const float* from) {
+    Floats narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, Doubles);
+}
+
+inline Doubles load_doubles(const double* from) {
+    Doubles wide;
+    std::memcpy(&wide, from, sizeof wide);
+    return wide;
+}
+
+inline Doubles absolute_value(Doubles x) {
+    Integers bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits &= INT64_MAX;
+    std::memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+// Carried across the blocks of a chunk, whose lengths must be multiples of kLanes except for the last.
+struct WeightLanes {
+    Doubles absolute[kVectors] = {};
+    Doubles square[kVectors] = {};
+    Integers nonzeros[kVectors] = {};
+
+    template <class C>
+    void add16(const C* w) {
+        for (int v = 0; v < kVectors; ++v) {
+            const Doubles x = load_doubles(w + v * kWidth);
+            absolute[v] += absolute_value(x);
+            square[v] += x * x;
+            nonzeros[v] -= x != 0;  // a true comparison is -1
+        }
+    }
 };
 
-inline double add_lanes(const double (&lanes)[kLanes]) {
+struct GradientLanes {
+    Doubles square[kVectors] = {};
+
+    template <class C>
+    void add16(const C* g) {
+        for (int v = 0; v < kVectors; ++v) {
+            const Doubles x = load_doubles(g + v * kWidth);
+            square[v] += x * x;
+        }
+    }
+};
+
+// The last elements are padded with zeros, which add nothing to any sum.
+template <class C, class Lanes>
+inline void add_run(Lanes& total, const C* values, int64_t numel) {
+    Lanes lanes = total;  // a local copy, for the compiler to keep in registers
+    int64_t i = 0;
+    for (; i + kLanes <= numel; i += kLanes) lanes.add16(values + i);
+    if (i < numel) {
+        C tail[kLanes] = {};
+        std::memcpy(tail, values + i, static_cast<size_t>(numel - i) * sizeof(C));
+        lanes.add16(tail);
+    }
+    total = lanes;
+}
+
+// Half-precision weights are widened first, a piece at a time that stays in the first-level cache.
+constexpr int64_t kPiece = 256;
+static_assert(kPiece % kLanes == 0, "a piece must not end within the lanes");
+
+template <class T, class Lanes>
+inline void add(Lanes& lanes, const typename T::Storage* stored, int64_t numel) {
+    if constexpr (sizeof(typename T::Storage) == sizeof(typename T::Compute)) {
+        add_run(lanes, stored, numel);
+    } else {
+        typename T::Compute wide[kPiece];
+        for (int64_t begin = 0; begin < numel; begin += kPiece) {
+            const int64_t count = numel - begin < kPiece ? numel - begin : kPiece;
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) wide[i] = T::load(stored[begin + i]);
+            add_run(lanes, wide, count);
+        }
+    }
+}
+
+template <class Vector>
+inline double add_lanes(const Vector (&lanes)[kVectors]) {
     double sum = 0;
-    for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+    for (int lane = 0; lane < kLanes; ++lane) sum += static_cast<double>(lanes[lane / kWidth][lane % kWidth]);
     return sum;
 }
 
-template <class T>
-inline void add_element(Lanes& lanes, int lane, typename T::Storage stored) {
-    const double x = static_cast<double>(T::load(stored));
-    lanes.absolute[lane] += __builtin_fabs(x);
-    lanes.square[lane] += x * x;
-    lanes.nonzeros[lane] += x != 0 ? 1.0 : 0.0;
-}
-
-template <class T>
-inline void add_weights(Lanes& total, const typename T::Storage* weight, int64_t numel) {
-    Lanes lanes = total;  // a local copy: the compiler can keep it in registers
-    int64_t i = 0;
-    for (; i + kLanes <= numel; i += kLanes)
-        for (int lane = 0; lane < kLanes; ++lane) add_element<T>(lanes, lane, weight[i + lane]);
-    for (int lane = 0; i + lane < numel; ++lane) add_element<T>(lanes, lane, weight[i + lane]);
-    total = lanes;
-}
-
-template <class T>
-inline void add_gradient_element(Lanes& lanes, int lane, typename T::Storage stored) {
-    const double x = static_cast<double>(T::load(stored));
-    lanes.gradient[lane] += x * x;
-}
-
-template <class T>
-inline void add_gradients(Lanes& total, const typename T::Storage* gradient, int64_t numel) {
-    Lanes lanes = total;
-    int64_t i = 0;
-    for (; i + kLanes <= numel; i += kLanes)
-        for (int lane = 0; lane < kLanes; ++lane) add_gradient_element<T>(lanes, lane, gradient[i + lane]);
-    for (int lane = 0; i + lane < numel; ++lane) add_gradient_element<T>(lanes, lane, gradient[i + lane]);
-    total = lanes;
-}
-
-inline void finish(const Lanes& lanes, Sums* sums) {
+inline void finish(const WeightLanes& lanes, Sums* sums) {
     sums->absolute += add_lanes(lanes.absolute);
     sums->square += add_lanes(lanes.square);
     sums->nonzeros += add_lanes(lanes.nonzeros);
-    sums->gradient += add_lanes(lanes.gradient);
 }
+
+inline void finish(const GradientLanes& lanes, Sums* sums) { sums->gradient += add_lanes(lanes.square); }
 
 }  // namespace
 }  // namespace regkernels

@@ -152,6 +152,8 @@ class Plan:
         for entry in self._staged:
             if entry.param.grad is not None:
                 entry.save()
+        # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
+        torch.autograd.graph.increment_version(self._updated)
         if self._counts_steps:
             if self._all_active:
                 self._steps += 1
@@ -237,6 +239,9 @@ class Plan:
         """Finds which entries take part, the rows they need, and the segments they make."""
         self._active = self._table[:, segments.GRADIENT] != 0
         self._all_active = bool(self._active.all())
+        self._updated = [
+            entry.param for entry, active in zip(self.entries, self._active.tolist(), strict=True) if active
+        ]
         # One number per (group, step, first), so that equal rows can be found without a loop over parameters.
         key = self._table[:, segments.TOTAL] << 40
         if self._counts_steps:
