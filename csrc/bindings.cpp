@@ -16,6 +16,19 @@ T* pointer(int64_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+std::vector<Hyper> hyper_table(const py::list& rows) {
+    constexpr Py_ssize_t kFields = sizeof(Hyper) / sizeof(double);
+    std::vector<Hyper> table(rows.size());
+    for (size_t i = 0; i < table.size(); ++i) {
+        PyObject* row = PyList_GET_ITEM(rows.ptr(), static_cast<Py_ssize_t>(i));
+        if (!PyTuple_Check(row) || PyTuple_GET_SIZE(row) != kFields) throw py::type_error("a row must be a Hyper");
+        auto* fields = reinterpret_cast<double*>(&table[i]);
+        for (Py_ssize_t k = 0; k < kFields; ++k) fields[k] = PyFloat_AsDouble(PyTuple_GET_ITEM(row, k));
+    }
+    if (PyErr_Occurred()) throw py::error_already_set();
+    return table;
+}
+
 py::dict layout() {
     py::dict layout;
     layout["segment"] = py::cast(std::vector<std::string>(std::begin(kSegmentFields), std::end(kSegmentFields)));
@@ -34,12 +47,20 @@ PYBIND11_MODULE(_C, m) {
 
     m.def(
         "update",
-        [](int64_t segments, int64_t count, int64_t rows, int64_t totals) {
-            py::gil_scoped_release release;
-            update(active_kernels(), pointer<const Segment>(segments), count, pointer<const Hyper>(rows),
-                   pointer<Sums>(totals));
+        [](int64_t segments, int64_t count, const py::list& rows, int64_t groups) {
+            const std::vector<Hyper> table = hyper_table(rows);
+            std::vector<Sums> totals(static_cast<size_t>(groups));
+            {
+                py::gil_scoped_release release;
+                update(active_kernels(), pointer<const Segment>(segments), count, table.data(),
+                       groups ? totals.data() : nullptr);
+            }
+            py::list result;
+            for (const Sums& sums : totals)
+                result.append(py::make_tuple(sums.absolute, sums.square, sums.nonzeros, sums.gradient));
+            return result;
         },
-        py::arg("segments"), py::arg("count"), py::arg("rows"), py::arg("totals"));
+        py::arg("segments"), py::arg("count"), py::arg("rows"), py::arg("groups"));
     m.def(
         "reduce",
         [](int64_t runs, int64_t count) {
@@ -67,8 +88,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("runs"), py::arg("count"), py::arg("threshold"));
 
     py::class_<Roster>(m, "Roster")
-        .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&>(),
-             py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"))
+        .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&,
+                      std::vector<int64_t>>(),
+             py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"), py::arg("hints"))
         .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"));
 
     m.def("layout", &layout);

@@ -21,8 +21,9 @@ class Roster {
 
     // parameters: flat list in the order of param_groups. modes: one Mode each. slots: for kInPlace and kStaged, the
     // index into the column of gradient addresses. Parameters are recorded as they are now.
+    // hints: addresses of the objects behind each parameter, the same number for each, for prefetching.
     Roster(pybind11::capsule exchange_api, pybind11::list parameters, const std::vector<int>& modes,
-           const std::vector<int64_t>& slots);
+           const std::vector<int64_t>& slots, std::vector<int64_t> hints);
 
     // Walks all parameters and writes the address of each gradient (0 for None) to column[slot * stride]. The column
     // of a staged parameter is left alone unless its gradient is None. After kRebuild the column is unspecified.
@@ -49,6 +50,8 @@ class Roster {
     DLPackExchangeAPI* api_;
     std::vector<Entry> entries_;
     std::vector<int64_t> layouts_;
+    std::vector<int64_t> hints_;
+    size_t hints_per_entry_;
     PyTypeObject* getter_type_ = nullptr;
     getter getter_ = nullptr;
     void* getter_closure_ = nullptr;

@@ -54,4 +54,15 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
     api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if C is None or api is None:
         return None
-    return C.Roster(api, list(parameters), list(modes), list(slots))
+    hints = [address for param in parameters for address in _objects_behind(param)]
+    return C.Roster(api, list(parameters), list(modes), list(slots), hints)
+
+
+def _objects_behind(param: Tensor) -> list[int]:
+    """Addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
+    grad = param if param.grad is None else param.grad
+    return [
+        address
+        for tensor in (param, grad)
+        for address in (id(tensor), getattr(tensor, "_cdata", 0), getattr(tensor.untyped_storage(), "_cdata", 0))
+    ]

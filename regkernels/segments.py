@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regkernels.hyper import Hyper
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weight types, in the order of csrc/table.h."""
@@ -62,8 +61,3 @@ def merge(table: Tensor, may_follow: Tensor) -> Tensor:
     merged = table[starts].clone()
     merged[:, NUMEL] = torch.zeros(len(merged), dtype=torch.int64).index_add_(0, starts.cumsum(0) - 1, table[:, NUMEL])
     return merged
-
-
-def hyper_table(rows: list[Hyper]) -> Tensor:
-    """float64, (rows, len(Hyper._fields))."""
-    return torch.tensor(rows, dtype=torch.float64)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from regkernels.optim.plan import Plan
 
 
-def update(plan: Plan, rows: Sequence[Hyper], totals: Tensor | None) -> None:
-    """One step of all active entries; adds to ``totals`` (float64, (groups, 4)) where it is not None."""
-    table, hyper = plan.segments, segments.hyper_table(rows)
+def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
+    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group; none for ``groups`` 0."""
+    table = plan.segments
     _adopt_thread_count()
-    extension.C.update(table.data_ptr(), len(table), hyper.data_ptr(), 0 if totals is None else totals.data_ptr())
+    return extension.C.update(table.data_ptr(), len(table), rows, groups)
 
 
 def gradient_square_sum(plan: Plan) -> float:

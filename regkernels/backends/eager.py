@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from regkernels.optim.plan import Plan
 
 
-def update(plan: Plan, rows: Sequence[Hyper], totals: Tensor | None) -> None:
-    """One step of all active entries; adds to ``totals`` (float64, (groups, 4)) where it is not None."""
+def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
+    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group; none for ``groups`` 0."""
+    totals = [[0.0] * 4 for _ in range(groups)]
     for entry, row in plan.active_entries():
         gradient = entry.gradient_to_read()
         reference.update_(entry.rule, entry.weight, gradient, entry.tensors, rows[row])
-        if totals is not None:
-            absolute, square, nonzeros = reference.sums([entry.weight])
-            totals[entry.group] += totals.new_tensor([absolute, square, nonzeros, reference.sums([gradient])[1]])
+        if groups:
+            found = (*reference.sums([entry.weight]), reference.sums([gradient])[1])
+            totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]
+    return [tuple(total) for total in totals]
 
 
 def gradient_square_sum(plan: Plan) -> float:

@@ -14,7 +14,6 @@ from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper
 from regkernels.optim.plan import Plan, Row
 from regkernels.optim.loading import fill_missing_options, restore_wide_states
-from regkernels.segments import SUMS
 
 
 class Stats(NamedTuple):
@@ -44,9 +43,6 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _counts_steps: ClassVar[bool]
-
-    stats: Stats | None
-    """The sums of the last step; None before the first one and with ``stats=False``."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, stats: bool, max_grad_norm: float | None) -> None:
         validation.parameters_argument(params)
@@ -107,13 +103,17 @@ class Optimizer(torch.optim.Optimizer):
             hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
             for hyper, row in zip(rows, plan.rows, strict=True)
         ]
-        totals = torch.zeros(len(groups), len(SUMS), dtype=torch.float64) if self._options["stats"] else None
-        backend.update(plan, rows, totals)
+        self._totals = backend.update(plan, rows, len(groups) if self._options["stats"] else 0)
         plan.advance()
-        if totals is not None:
-            absolute, square, nonzeros, gradient = totals.unbind(1)
-            self.stats = Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
         return loss
+
+    @property
+    def stats(self) -> Stats | None:
+        """The sums of the last step; None before the first one and with ``stats=False``."""
+        if not self._totals:
+            return None
+        absolute, square, nonzeros, gradient = torch.tensor(self._totals, dtype=torch.float64).unbind(1)
+        return Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients as torch does, except that parameters of a `FlatParameters` keep theirs, zeroed.
@@ -214,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
         self._move_states = True
         # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
         self._trust = {"state": True}
-        self.stats = None
+        self._totals: list[tuple[float, ...]] = []
 
     def _current_plan(self) -> Plan:
         groups, state = self.param_groups, self.__dict__["state"]
