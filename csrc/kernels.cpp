@@ -14,18 +14,20 @@ namespace {
 
 // Elements per pass of the inner loop: 8 KiB of float32 weights and states stay in the first-level cache, where the
 // sums read them again.
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kBlock = 512;
 
-// One element, steps 2 to 9 of the specification. InGradient: the penalty enters through the gradient.
-// AfterStep: it is a proximal step.
-template <class T, template <class> class RuleOf, bool InGradient, bool AfterStep>
+// Which of the regularisation steps a row asks for. Chosen outside of the loop: each costs as much as a rule.
+enum Steps : int { kInGradient = 1, kThreshold = 2, kShrink = 4, kAllSteps = 8 };
+
+// One element, steps 2 to 9 of the specification.
+template <class T, template <class> class RuleOf, int kSteps>
 inline void update_element(typename T::Storage& weight, typename T::Storage gradient, typename T::Compute& state0,
                            typename T::Compute& state1, typename T::Compute& state2, const Row<typename T::Compute>& h,
                            bool writes_weight) {
     using C = typename T::Compute;
     C w = T::load(weight);
     C g = T::load(gradient) * h.scale;
-    if (InGradient) {
+    if (kSteps & kInGradient) {
         g = h.coupled_decay != 0 ? g + h.coupled_decay * w : g;
         g = h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
     }
@@ -33,10 +35,12 @@ inline void update_element(typename T::Storage& weight, typename T::Storage grad
     C u, s;
     RuleOf<C>::apply(g, state0, state1, state2, h, u, s);
     C z = w - s * u;
-    if (AfterStep) {
+    if (kSteps & kThreshold) {
         C t = h.threshold;
         if (RuleOf<C>::kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
         z = soft_threshold(z, t);
+    }
+    if (kSteps & kShrink) {
         C divisor = h.shrink_divisor;
         if (RuleOf<C>::kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
         z = z / divisor;
@@ -44,7 +48,7 @@ inline void update_element(typename T::Storage& weight, typename T::Storage grad
     weight = writes_weight ? T::store(z) : weight;
 }
 
-template <class T, template <class> class RuleOf, bool InGradient, bool AfterStep>
+template <class T, template <class> class RuleOf, int kSteps>
 void update_block(typename T::Storage* __restrict weight, const typename T::Storage* __restrict gradient,
                   typename T::Compute* __restrict state0, typename T::Compute* __restrict state1,
                   typename T::Compute* __restrict state2, int64_t numel, const Row<typename T::Compute>& row) {
@@ -57,7 +61,7 @@ void update_block(typename T::Storage* __restrict weight, const typename T::Stor
         C a = kStates > 0 ? state0[i] : C(0);
         C b = kStates > 1 ? state1[i] : C(0);
         C c = kStates > 2 ? state2[i] : C(0);
-        update_element<T, RuleOf, InGradient, AfterStep>(weight[i], gradient[i], a, b, c, h, writes_weight);
+        update_element<T, RuleOf, kSteps>(weight[i], gradient[i], a, b, c, h, writes_weight);
         if (kStates > 0) state0[i] = a;
         if (kStates > 1) state1[i] = b;
         if (kStates > 2) state2[i] = c;
@@ -75,12 +79,13 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
     for (int k = 0; k < 3; ++k) state[k] = reinterpret_cast<C*>(segment.state[k]);
 
     const Row<C> row(hyper);
-    const bool in_gradient = row.coupled_decay != 0 || row.subgradient != 0;
-    const bool after_step =
-        row.threshold != 0 || row.threshold_per_step != 0 || row.shrink_divisor != 1 || row.shrink_per_step != 0;
-    auto* block = in_gradient
-                      ? (after_step ? update_block<T, RuleOf, true, true> : update_block<T, RuleOf, true, false>)
-                      : (after_step ? update_block<T, RuleOf, false, true> : update_block<T, RuleOf, false, false>);
+    const int steps = (row.coupled_decay != 0 || row.subgradient != 0 ? kInGradient : 0) |
+                      (row.threshold != 0 || row.threshold_per_step != 0 ? kThreshold : 0) |
+                      (row.shrink_divisor != 1 || row.shrink_per_step != 0 ? kShrink : 0);
+    constexpr decltype(&update_block<T, RuleOf, 0>) kBlocks[kAllSteps] = {
+        update_block<T, RuleOf, 0>, update_block<T, RuleOf, 1>, update_block<T, RuleOf, 2>, update_block<T, RuleOf, 3>,
+        update_block<T, RuleOf, 4>, update_block<T, RuleOf, 5>, update_block<T, RuleOf, 6>, update_block<T, RuleOf, 7>};
+    const auto block = kBlocks[steps];
     WeightLanes weights;
     GradientLanes gradients;
     for (int64_t i = begin; i < end; i += kBlock) {

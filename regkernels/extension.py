@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the extension then binds to it
@@ -17,11 +16,11 @@ from regkernels.hyper import Hyper
 IN_PLACE, STAGED, WITHOUT_STATE = range(3)
 SAME, MOVED, REBUILD = range(3)
 
-C: ModuleType | None = None
+C: Any = None
 missing_because: str | None = None
 
 try:
-    from regkernels import _C as C  # type: ignore[no-redef]
+    from regkernels import _C as C
 
     if (
         tuple(C.layout()["segment"]) != segments.FIELDS

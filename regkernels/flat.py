@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary, TensorWeakRef
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
 from regkernels.optim.states import is_dense
@@ -113,7 +113,7 @@ _owners = WeakIdKeyDictionary()
 def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
     """Trainable parameters, each once, with the rank of the group they should be placed in."""
     if isinstance(module_or_params, nn.Module):
-        listed = [(int(param.dim() < 2), param) for param in module_or_params.parameters()]
+        listed: list[tuple[int, Tensor]] = [(int(p.dim() < 2), p) for p in module_or_params.parameters()]
     else:
         if isinstance(module_or_params, (str, bytes, Tensor)) or not isinstance(module_or_params, Iterable):
             raise TypeError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weight types, in the order of csrc/table.h."""
 

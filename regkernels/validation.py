@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,7 +122,7 @@ def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
 def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
     """Dense tensors that are going to be written must not overlap."""
     runs = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for t, name in named if t.numel())
-    for (_, end, one), (begin, _, other) in zip(runs, runs[1:], strict=False):
+    for (_, end, one), (begin, _, other) in itertools.pairwise(runs):
         if begin < end:
             raise ValueError(
                 f"{one} and {other} share memory, so a step would update it twice; "

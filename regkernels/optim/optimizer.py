@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, overload
@@ -12,8 +13,9 @@ from torch import Tensor
 from regkernels import backends, validation
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper
-from regkernels.optim.plan import Plan, Row
 from regkernels.optim.loading import fill_missing_options, restore_wide_states
+from regkernels.optim.plan import Plan, Row
+
 
 
 class Stats(NamedTuple):
@@ -43,6 +45,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _counts_steps: ClassVar[bool]
+    _totals: list[tuple[float, ...]]
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, stats: bool, max_grad_norm: float | None) -> None:
         validation.parameters_argument(params)
@@ -90,8 +93,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
-        for index, group in enumerate(groups):
-            self._check_group(group, index)
+        self._check_groups()
         plan = self._current_plan()
         rows = [self._hyper(groups[row.group], row) for row in plan.rows]
         plan.load_staged()
@@ -103,8 +105,9 @@ class Optimizer(torch.optim.Optimizer):
             hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
             for hyper, row in zip(rows, plan.rows, strict=True)
         ]
-        self._totals = backend.update(plan, rows, len(groups) if self._options["stats"] else 0)
+        totals: list[tuple[float, ...]] = backend.update(plan, rows, len(groups) if self._options["stats"] else 0)
         plan.advance()
+        self._totals = totals
         return loss
 
     @property
@@ -214,7 +217,8 @@ class Optimizer(torch.optim.Optimizer):
         self._move_states = True
         # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
         self._trust = {"state": True}
-        self._totals: list[tuple[float, ...]] = []
+        self._checked: dict[int, list[Any]] = {}
+        self._totals = []
 
     def _current_plan(self) -> Plan:
         groups, state = self.param_groups, self.__dict__["state"]
@@ -242,7 +246,24 @@ class Optimizer(torch.optim.Optimizer):
         validation.regularised_group(group, where)
         self._validate(group, where)
 
+    def _check_groups(self) -> None:
+        for index, group in enumerate(self.param_groups):
+            values = list(group.values())
+            checked = self._checked.get(index, [])
+            # Objects that cannot change need no second look; that is most of a step's Python for a small model.
+            if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
+                self._check_group(group, index)
+                options = [value for key, value in group.items() if key != "params"]
+                if all(map(_cannot_change, options)):
+                    self._checked[index] = values
+
     def _clip(self, square_sum: float) -> float:
         """torch.nn.utils.clip_grad_norm_'s factor; a norm that is NaN makes everything NaN, there and here."""
         clip = self._options["max_grad_norm"] / (square_sum**0.5 + 1e-6)
         return min(clip, 1.0) if clip == clip else clip
+
+
+def _cannot_change(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_cannot_change, value))
+    return value is None or isinstance(value, (float, int, bool, str))

@@ -118,6 +118,8 @@ class Plan:
         same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
         self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool)
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool)
+        self.rows: list[Row] = []
+        self._active = torch.zeros(0, dtype=torch.bool)
         self._roster = self._make_roster([param for _, _, param in listed])
         self._activate()
 
@@ -143,6 +145,7 @@ class Plan:
     def load_staged(self) -> None:
         active = [entry for entry in self._staged if entry.param.grad is not None]
         for entry in active:
+            assert entry.param.grad is not None
             validation.gradient(entry.param, entry.param.grad, entry.name)
         for entry in active:
             entry.load()
@@ -237,11 +240,18 @@ class Plan:
 
     def _activate(self) -> None:
         """Finds which entries take part, the rows they need, and the segments they make."""
-        self._active = self._table[:, segments.GRADIENT] != 0
-        self._all_active = bool(self._active.all())
-        self._updated = [
-            entry.param for entry, active in zip(self.entries, self._active.tolist(), strict=True) if active
-        ]
+        active = self._table[:, segments.GRADIENT] != 0
+        if not torch.equal(active, self._active):
+            self._active, self._all_active = active, bool(active.all())
+            pairs = zip(self.entries, active.tolist(), strict=True)
+            self._updated = [entry.param for entry, is_active in pairs if is_active]
+            self._find_rows()
+        if self._all_active:
+            self.segments = segments.merge(self._table, self._may_follow)
+        else:
+            self.segments = segments.merge(self._table[active], self._may_follow[active])
+
+    def _find_rows(self) -> None:
         # One number per (group, step, first), so that equal rows can be found without a loop over parameters.
         key = self._table[:, segments.TOTAL] << 40
         if self._counts_steps:
@@ -250,10 +260,6 @@ class Plan:
         keys, row = key[self._active].unique(return_inverse=True)
         self.rows = [Row(key >> 40, (key >> 1) & ((1 << 39) - 1), bool(key & 1)) for key in keys.tolist()]
         self._table[self._active, segments.ROW] = row
-        if self._all_active:
-            self.segments = segments.merge(self._table, self._may_follow)
-        else:
-            self.segments = segments.merge(self._table[self._active], self._may_follow[self._active])
 
     def _states_are_ours(self) -> bool:
         """Whether the state dictionary still holds this plan's tensors and step counts."""
