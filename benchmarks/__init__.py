@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks: one file per question, one kind of record."""
