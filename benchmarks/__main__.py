@@ -35,7 +35,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    console = Console()
+    # A pipe has no width of its own, and the table needs some.
+    console = Console(width=max(130, Console().width))
     record = Record(limits_gb_per_s=machine_limits())
     console.print(
         f"{record.machine}, {record.threads} threads, {record.instruction_set}; "

@@ -17,7 +17,6 @@ from regkernels.optim.loading import fill_missing_options, restore_wide_states
 from regkernels.optim.plan import Plan, Row
 
 
-
 class Stats(NamedTuple):
     """Sums formed during a step, on the parameters' device.
 

@@ -8,7 +8,7 @@ address, type, shape and strides that the kernels are going to use.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,56 +16,9 @@ from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.optim import states as flat_states
+from regkernels.optim.entry import Entry
 
 State = MutableMapping[Any, Any]
-
-
-@dataclass
-class Entry:
-    """One parameter that is updated, as real, dense tensors.
-
-    A parameter that is not dense, is complex, or has a gradient of another layout is *staged*: the kernels work on
-    contiguous copies, and the weight is copied back after the step.
-    """
-
-    param: Tensor
-    group: int
-    rule: str
-    name: str  # for messages
-    state: dict[str, Any]  # the optimizer's dictionary of this parameter
-    staged: bool
-    first: bool = False  # the momentum buffer was created for this step
-    weight: Tensor = field(init=False)
-    gradient: Tensor | None = None  # the staging buffer
-    states: list[Tensor] = field(default_factory=list)  # as they stand in `state`, in the order of the rule
-
-    def __post_init__(self) -> None:
-        self.shape, self.dtype = self.param.shape, self.param.dtype
-        self.weight = real(self.param.detach())
-        if self.staged:
-            self.weight = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
-            self.gradient = torch.empty_like(self.weight)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The states as the kernels see them."""
-        return [real(tensor) for tensor in self.states]
-
-    def gradient_to_read(self) -> Tensor:
-        grad = self.gradient if self.staged else self.param.grad
-        assert grad is not None
-        return grad
-
-    def load(self) -> None:
-        assert self.gradient is not None and self.param.grad is not None
-        self.weight.copy_(real(self.param.detach()))
-        self.gradient.copy_(real(self.param.grad.detach()))
-
-    def save(self) -> None:
-        real(self.param.detach()).copy_(self.weight)
-
-    def changed(self) -> bool:
-        return self.param.shape != self.shape or self.param.dtype != self.dtype
 
 
 @dataclass(frozen=True)
@@ -192,7 +145,7 @@ class Plan:
         wanted: list[tuple[int, Entry, str]] = []
         for entry in self.entries:
             for order, name in enumerate(reference.RULES[entry.rule].state_names):
-                if move or not _usable(entry, entry.state.get(name)):
+                if move or not entry.can_use(entry.state.get(name)):
                     wanted.append((order, entry, name))
         wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
         tensors = flat_states.allocate([entry.param for _, entry, _ in wanted])
@@ -268,7 +221,7 @@ class Plan:
             if entry.state and self._state.get(entry.param) is not entry.state:
                 return False
             for name, tensor in zip(names, entry.states, strict=True):
-                if entry.state.get(name) is not tensor or not _usable(entry, tensor):
+                if entry.state.get(name) is not tensor or not entry.can_use(tensor):
                     return False
         if self._counts_steps:
             for entry, step in zip(self.entries, self._steps, strict=True):
@@ -281,23 +234,8 @@ class Plan:
         return True
 
 
-def real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
     return all(state is not None and state.get(name) is not None for name in names)
-
-
-def _usable(entry: Entry, state: Tensor | None) -> bool:
-    """Whether the kernels can use this state where it lies."""
-    param = entry.param
-    if state is None or state.dtype != flat_states.state_dtype(param) or state.device != param.device:
-        return False
-    if entry.staged and not flat_states.is_dense(param):
-        return state.shape == param.shape and state.is_contiguous()
-    return flat_states.has_layout(state, param)
 
 
 def _storage(entry: Entry) -> int:
