@@ -194,7 +194,10 @@ class Optimizer(torch.optim.Optimizer):
             del self._incoming
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_options": dict(self._options)}
+        trusted = self._trust["state"]
+        packed = {**super().__getstate__(), "_options": dict(self._options)}
+        self._trust["state"] = trusted
+        return packed
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_options" not in self.__dict__:

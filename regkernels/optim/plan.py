@@ -160,7 +160,8 @@ class Plan:
             # One buffer of counts, viewed per parameter: counting is one operation, however many there are.
             dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
             self._steps = torch.tensor([float(entry.state.get("step", 0)) for entry in self.entries], dtype=dtype)
-            for entry, step in zip(self.entries, self._steps.unbind(), strict=True):
+            self._step_views = self._steps.unbind()
+            for entry, step in zip(self.entries, self._step_views, strict=True):
                 entry.state["step"] = step
         for entry in self.entries:
             if entry.state:
@@ -215,23 +216,22 @@ class Plan:
         self._table[self._active, segments.ROW] = row
 
     def _states_are_ours(self) -> bool:
-        """Whether the state dictionary still holds this plan's tensors and step counts."""
-        for entry in self.entries:
-            names = reference.RULES[entry.rule].state_names
+        """Whether the state dictionary still holds this plan's tensors, where they were, and the step counts it expects."""
+        for entry, addresses in zip(
+            self.entries, self._table[:, segments.STATE0 : segments.NUMEL].tolist(), strict=True
+        ):
             if entry.state and self._state.get(entry.param) is not entry.state:
                 return False
-            for name, tensor in zip(names, entry.states, strict=True):
-                if entry.state.get(name) is not tensor or not entry.can_use(tensor):
+            names = reference.RULES[entry.rule].state_names
+            for name, tensor, address in zip(names, entry.states, addresses, strict=False):
+                if entry.state.get(name) is not tensor or tensor.data_ptr() != address:
                     return False
-        if self._counts_steps:
-            for entry, step in zip(self.entries, self._steps, strict=True):
-                ours = entry.state.get("step")
-                if not isinstance(ours, Tensor) or ours.data_ptr() != step.data_ptr():
-                    return False
-            expected = torch.tensor([row.step - 1 for row in self.rows], dtype=self._steps.dtype)
-            row = self._table[self._active, segments.ROW]
-            return torch.equal(self._steps[self._active], expected[row])
-        return True
+        if not self._counts_steps:
+            return True
+        if any(entry.state.get("step") is not step for entry, step in zip(self.entries, self._step_views, strict=True)):
+            return False
+        expected = torch.tensor([row.step - 1 for row in self.rows], dtype=self._steps.dtype)
+        return torch.equal(self._steps[self._active], expected[self._table[self._active, segments.ROW]])
 
 
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
