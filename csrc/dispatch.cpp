@@ -20,19 +20,20 @@ std::vector<const Kernels*> available() {
     return found;
 }
 
-const Kernels* find(const std::string& name) {
+const Kernels* find(const std::string& name, const std::string& source) {
     std::string known;
     for (const Kernels* kernels : available()) {
         if (name == kernels->name) return kernels;
         known += std::string(known.empty() ? "" : ", ") + kernels->name;
     }
-    throw std::invalid_argument("instruction set '" + name + "' is not available here; choose one of: " + known);
+    throw std::invalid_argument(source + ": instruction set '" + name +
+                                "' is not available here; choose one of: " + known);
 }
 
 std::atomic<const Kernels*>& active() {
     static std::atomic<const Kernels*> chosen = [] {
         const char* name = std::getenv("REGKERNELS_ISA");
-        return name && *name ? find(name) : available().back();
+        return name && *name ? find(name, "REGKERNELS_ISA") : available().back();
     }();
     return chosen;
 }
@@ -47,6 +48,6 @@ std::vector<std::string> available_isas() {
 
 const Kernels& active_kernels() { return *active().load(); }
 
-void set_isa(const std::string& name) { active().store(find(name)); }
+void set_isa(const std::string& name) { active().store(find(name, "set_isa")); }
 
 }  // namespace regkernels

@@ -117,7 +117,9 @@ void penalty_gradient(const void* weight, void* out, int64_t numel, double absol
 #pragma omp simd
     for (int64_t i = 0; i < numel; ++i) {
         const C x = T::load(w[i]);
-        o[i] = T::store(a * sign(x) + b * x);
+        C gradient = a * sign(x);
+        gradient = b != 0 ? gradient + b * x : gradient;  // 0 * inf would be NaN
+        o[i] = T::store(gradient);
     }
 }
 

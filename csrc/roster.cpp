@@ -1,6 +1,5 @@
 #include "roster.h"
 
-#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -24,8 +23,7 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
 }  // namespace
 
 Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
-               const std::vector<int64_t>& slots, py::list handles, const std::vector<int64_t>& functions,
-               std::vector<int64_t> hints)
+               const std::vector<int64_t>& slots, std::vector<int64_t> hints)
     : parameters_(parameters),
       hints_(std::move(hints)),
       api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))) {
@@ -36,31 +34,11 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
         hints_.size() % (parameters.size() ? parameters.size() : 1))
         throw std::invalid_argument("modes, slots and hints: one per parameter");
 
-    if (!functions.empty()) {
-        if (functions.size() != 6 || handles.size() != parameters.size())
-            throw std::invalid_argument("functions: six; handles: one per parameter");
-        // An address becomes a function by copying its bits; the field's type says which.
-        const int64_t* function = functions.data();
-        const auto resolve = [&function](auto& field) { std::memcpy(&field, function++, sizeof field); };
-        resolve(abi_.get_data_ptr);
-        resolve(abi_.get_dim);
-        resolve(abi_.get_sizes);
-        resolve(abi_.get_strides);
-        resolve(abi_.get_dtype);
-        resolve(abi_.delete_tensor_object);
-    }
-
     hints_per_entry_ = parameters.size() ? hints_.size() / parameters.size() : 0;
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
         PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
-        Entry entry{parameter,      static_cast<Mode>(modes[i]), slots[i], nullptr, nullptr, {}, {}, 0, 1, 0,
-                    layouts_.size()};
-        if (!functions.empty()) {
-            entry.handle = PyCapsule_GetPointer(PyList_GET_ITEM(handles.ptr(), static_cast<Py_ssize_t>(i)), nullptr);
-            if (!entry.handle) throw py::error_already_set();
-            abi_.get_dtype(entry.handle, &entry.torch_dtype);
-        }
+        Entry entry{parameter, static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0, 1, layouts_.size()};
         if (entry.mode == kInPlace) {
             DLTensor tensor;
             if (!view(parameter, &tensor)) throw py::error_already_set();
@@ -90,44 +68,21 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     }
 }
 
-Roster::~Roster() {
-    for (const Entry& entry : entries_)
-        if (entry.handle) abi_.delete_tensor_object(entry.handle);
-}
-
 bool Roster::view(PyObject* tensor, DLTensor* out) const { return api_->tensor_from_py_object(tensor, out) == 0; }
 
-bool Roster::has_layout(const Entry& entry, const int64_t* shape, const int64_t* strides) const {
-    const int64_t* expected_shape = layouts_.data() + entry.layout;
-    const int64_t* expected_strides = expected_shape + entry.ndim;
+bool Roster::matches(const Entry& entry, const DLTensor& tensor) const {
+    if (tensor.ndim != entry.ndim || tensor.device.type != entry.device.type || tensor.device.id != entry.device.id ||
+        tensor.dtype.code != entry.dtype.code || tensor.dtype.bits != entry.dtype.bits ||
+        tensor.dtype.lanes != entry.dtype.lanes || tensor.byte_offset != 0)
+        return false;
+    const int64_t* shape = layouts_.data() + entry.layout;
+    const int64_t* strides = shape + entry.ndim;
     for (int d = 0; d < entry.ndim; ++d) {
-        if (shape[d] != expected_shape[d]) return false;
+        if (tensor.shape[d] != shape[d]) return false;
         // The stride of a dimension of one element says nothing about memory, and torch sets it as it likes.
-        if (shape[d] > 1 && entry.numel > 0 && strides[d] != expected_strides[d]) return false;
+        if (shape[d] > 1 && entry.numel > 0 && tensor.strides[d] != strides[d]) return false;
     }
     return true;
-}
-
-bool Roster::matches(const Entry& entry, const DLTensor& tensor) const {
-    return tensor.ndim == entry.ndim && tensor.device.type == entry.device.type &&
-           tensor.device.id == entry.device.id && tensor.dtype.code == entry.dtype.code &&
-           tensor.dtype.bits == entry.dtype.bits && tensor.dtype.lanes == entry.dtype.lanes &&
-           tensor.byte_offset == 0 && has_layout(entry, tensor.shape, tensor.strides);
-}
-
-bool Roster::parameter_is_there(const Entry& entry) const {
-    if (!entry.handle) {
-        DLTensor tensor;
-        if (!view(entry.parameter, &tensor)) throw py::error_already_set();
-        return tensor.data == entry.data && matches(entry, tensor);
-    }
-    void* data;
-    int64_t dim, *shape, *strides;
-    int32_t dtype;
-    return abi_.get_data_ptr(entry.handle, &data) == 0 && data == entry.data && abi_.get_dim(entry.handle, &dim) == 0 &&
-           dim == entry.ndim && abi_.get_sizes(entry.handle, &shape) == 0 &&
-           abi_.get_strides(entry.handle, &strides) == 0 && has_layout(entry, shape, strides) &&
-           abi_.get_dtype(entry.handle, &dtype) == 0 && dtype == entry.torch_dtype;
 }
 
 PyObject* Roster::gradient(PyObject* parameter) const {
@@ -165,8 +120,9 @@ int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) cons
                 if (address == 0) return kRebuild;  // the address of its staging buffer was dropped with the gradient
                 continue;
             }
-            if (!parameter_is_there(entry)) return kRebuild;
             DLTensor tensor;
+            if (!view(entry.parameter, &tensor)) throw py::error_already_set();
+            if (tensor.data != entry.data || !matches(entry, tensor)) return kRebuild;
             if (!view(grad.ptr(), &tensor)) {
                 PyErr_Clear();  // sparse or otherwise without an address: Python says what is wrong with it
                 return kRebuild;

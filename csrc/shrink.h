@@ -6,7 +6,7 @@ namespace {
 
 template <class C>
 inline C sign(C x) {
-    return x > 0 ? C(1) : (x < 0 ? C(-1) : C(0));
+    return x > 0 ? C(1) : (x < 0 ? C(-1) : (x == 0 ? C(0) : x));
 }
 
 // Proximal operator of t * |x|. A comparison with NaN is false, so NaN falls through and stays; x - x is +0.

@@ -6,16 +6,7 @@ def penalty_gradient(runs: int, count: int, absolute: float, square: float) -> N
 def soft_threshold(runs: int, count: int, threshold: float) -> None: ...
 
 class Roster:
-    def __init__(
-        self,
-        exchange_api: object,
-        parameters: list[object],
-        modes: list[int],
-        slots: list[int],
-        handles: list[object],
-        functions: list[int],
-        hints: list[int],
-    ) -> None: ...
+    def __init__(self, exchange_api: object, parameters: list[object], modes: list[int], slots: list[int]) -> None: ...
     def refresh(self, groups: list[list[object]], column: int, stride: int) -> int: ...
 
 def layout() -> dict[str, list[str] | int]: ...

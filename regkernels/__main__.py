@@ -46,15 +46,26 @@ def _parser() -> argparse.ArgumentParser:
         "recipe (a penalty in the loss) and with regkernels, and compares accuracy, exact zeros and speed in a table "
         "and a picture. Nothing is downloaded. Needs the extra: pip install regkernels[demo]",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument(
-        "--output", type=_png, default=Path("regkernels-demo.png"), metavar="FILE", help="the picture, a .png file"
+        "--output",
+        type=_png,
+        default=Path("regkernels-demo.png"),
+        metavar="FILE.png",
+        help="where the picture goes (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=_seed, default=0, help="of the first weights, the split and the batches")
-    demo.add_argument("--epochs", type=_epochs, default=argparse.SUPPRESS, help="passes over the images (default: 50)")
     demo.add_argument(
-        "--quick", action="store_true", help="a few epochs and fewer runs: shows that it works, not what it is good for"
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="of the first weights, the split and the batches (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--epochs", type=_epochs, metavar="N", help="passes over the images (default: 50; with --quick 3)"
+    )
+    demo.add_argument(
+        "--quick", action="store_true", help="seconds instead of a minute: shows that it works, not what it is good for"
     )
     return parser
 
@@ -133,7 +144,7 @@ def _demo(options: argparse.Namespace) -> int:
         )
         return 1
     try:
-        demo.run(options.output, seed=options.seed, epochs=getattr(options, "epochs", None), quick=options.quick)
+        demo.run(options.output, seed=options.seed, epochs=options.epochs, quick=options.quick)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -30,5 +30,5 @@ def info() -> dict[str, Any]:
         "devices": ["cpu"],
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
+import importlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +21,20 @@ C: Any = None
 missing_because: str | None = None
 
 try:
-    from regkernels import _C as C
-
-    if (
-        tuple(C.layout()["segment"]) != segments.FIELDS
-        or tuple(C.layout()["hyper"]) != Hyper._fields
-        or tuple(C.layout()["sums"]) != segments.SUMS
-    ):
+    C = importlib.import_module("regkernels._C")
+    _layout = C.layout()
+    if [tuple(_layout.get(name, ())) for name in ("segment", "hyper", "sums")] != [
+        segments.FIELDS,
+        Hyper._fields,
+        segments.SUMS,
+    ]:
         missing_because = "it was built from other sources than the Python files beside it"
         C = None
-except ImportError as error:
+except (ImportError, AttributeError) as error:
     # Where the installation could not build it, it left the compiler's words here.
     failure = Path(__file__).with_name("_build_failure.txt")
     missing_because = failure.read_text().strip() if failure.exists() else str(error)
+    C = None
 
 HOW_TO_BUILD = (
     "To build it, install a C++17 compiler (Debian: apt-get install g++; macOS: xcode-select --install) and run "
@@ -56,24 +55,8 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
     api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if C is None or api is None:
         return None
-    functions = _stable_abi()
-    handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(list(parameters)) if functions else []
     hints = [address for param in parameters for address in _objects_behind(param)]
-    return C.Roster(api, list(parameters), list(modes), list(slots), handles, functions, hints)
-
-
-@functools.cache
-def _stable_abi() -> list[int]:
-    """Addresses of the functions of torch's stable C ABI that the roster uses, in its order; empty where one is missing."""
-    names = ("get_data_ptr", "get_dim", "get_sizes", "get_strides", "get_dtype", "delete_tensor_object")
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        loaded = ctypes.CDLL(str(library), mode=getattr(os, "RTLD_NOLOAD", 0) | ctypes.DEFAULT_MODE)
-        found = [ctypes.cast(getattr(loaded, f"aoti_torch_{name}"), ctypes.c_void_p).value for name in names]
-    except (OSError, AttributeError):
-        return []
-    usable = hasattr(getattr(torch._C, "_aoti", None), "unsafe_alloc_void_ptrs_from_tensors")
-    return [address for address in found if address is not None] if usable else []
+    return C.Roster(api, list(parameters), list(modes), list(slots), hints)
 
 
 def _objects_behind(param: Tensor) -> list[int]:

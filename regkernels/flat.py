@@ -55,7 +55,7 @@ class FlatParameters:
             kinds.setdefault((param.device, param.dtype), []).append((rank, param))
         self.weights: list[Tensor] = []
         self.gradients: list[Tensor] = []
-        self._views: list[tuple[TensorWeakRef, Tensor]] = []
+        self._views: list[tuple[TensorWeakRef, Tensor, int, int]] = []
         for (device, dtype), members in kinds.items():
             members.sort(key=lambda member: (member[1].nbytes % _ALIGNMENT != 0, member[0]))
             size = sum(param.numel() for _, param in members)
@@ -77,23 +77,39 @@ class FlatParameters:
                     gradient.copy_(param.grad)
             param.data = weight
             param.grad = gradient
-            self._views.append((TensorWeakRef(param), gradient))
+            self._views.append((TensorWeakRef(param), gradient, weight.data_ptr(), gradient.data_ptr()))
             _owners[param] = self
             offset += param.numel()
 
-    def zero_grad(self) -> None:
-        """Zeroes all gradients in place and makes them views of the buffers again, where something replaced them."""
-        for gradient in self.gradients:
-            gradient.zero_()
-        for reference, view in self._views:
+    def zero_grad(self, params: Iterable[Tensor] | None = None) -> None:
+        """Zeroes gradients in place and makes them views of the buffers again, where something replaced them.
+
+        Args:
+            params: only those of these; default: all.
+
+        Raises:
+            RuntimeError: where the memory of a parameter or gradient has been exchanged since, as ``module.to`` does.
+        """
+        chosen = None if params is None else set(map(id, params))
+        views = []
+        for reference, view, weight, gradient in self._views:
             param = reference()
-            if param is not None and param.grad is not view:
-                if param.dtype != view.dtype or param.device != view.device or param.shape != view.shape:
-                    raise RuntimeError(
-                        f"a parameter of shape {tuple(view.shape)}, {view.dtype}, {view.device} is now "
-                        f"{tuple(param.shape)}, {param.dtype}, {param.device}: make a new FlatParameters after "
-                        "module.to(...)"
-                    )
+            if param is None or (chosen is not None and id(param) not in chosen):
+                continue
+            if param.data_ptr() != weight or view.data_ptr() != gradient or param.shape != view.shape:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(param.shape)}, {param.dtype}, {param.device} is no longer in the buffers "
+                    "of its FlatParameters: make a new one after module.to(...) or an assignment to param.data"
+                )
+            views.append((param, view))
+        if len(views) == len(self._views):
+            for buffer in self.gradients:
+                buffer.zero_()
+        else:
+            for _, view in views:
+                view.zero_()
+        for param, view in views:
+            if param.grad is not view:
                 param.grad = view
 
     @staticmethod
@@ -123,6 +139,8 @@ def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
         listed = []
         for index, item in enumerate(module_or_params):
             if isinstance(item, Mapping):
+                if "params" not in item:
+                    raise ValueError(f"param group {index} has no key 'params', only {sorted(item)}")
                 params = item["params"]
                 listed += [(index, _tensor(param)) for param in ([params] if isinstance(params, Tensor) else params)]
             else:

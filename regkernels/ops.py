@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import backends, reference
+from regkernels import backends, reference, validation
 from regkernels.optim.states import is_dense
 
 _library = torch.library.Library("regkernels", "DEF")
@@ -23,6 +23,9 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    # Again here: while torch.compile traces, strengths have no values yet.
+    validation.nonnegative("l1", l1)
+    validation.nonnegative("l2", l2)
     absolute, square, _ = backends.backend_for(params[0].device).sums([_dense(w) for w in params])
     # A strength of 0 switches its term off, also where the sum is infinite.
     total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
@@ -38,6 +41,7 @@ def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2:
 
 
 def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    validation.nonnegative("threshold", threshold)
     x = _dense(x)
     out = torch.empty_like(x)
     backends.backend_for(x.device).soft_threshold(x, out, threshold)
@@ -45,9 +49,12 @@ def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
 
 
 def _soft_threshold_in_place(x: Tensor, threshold: float) -> None:
+    validation.nonnegative("threshold", threshold)
     dense = _dense(x)
     backends.backend_for(x.device).soft_threshold(dense, dense, threshold)
-    if dense is not x:
+    if dense is x:
+        torch.autograd.graph.increment_version(x)  # a backward that saved x must notice
+    else:
         x.copy_(dense)
 
 
@@ -118,15 +125,14 @@ torch.library.register_autograd(
 
 
 def _save_threshold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, threshold = inputs
-    ctx.save_for_backward(x)
-    ctx.threshold = threshold
+    _, ctx.threshold = inputs
+    ctx.save_for_backward(output)
 
 
 def _threshold_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    """1 where ``|x| > threshold``, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
-    (x,) = ctx.saved_tensors
-    return (upstream * (x.abs() > ctx.threshold) if ctx.threshold else upstream.clone()), None
+    """1 where the result is not zero, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
+    (output,) = ctx.saved_tensors
+    return (upstream * (output != 0) if ctx.threshold else upstream.clone()), None
 
 
 torch.library.register_autograd(

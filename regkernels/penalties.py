@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import validation
+from regkernels.optim.states import is_dense
 
 Params = Tensor | Iterable[Tensor] | nn.Module
 
@@ -56,15 +57,15 @@ def _penalty(params: Params, l1: float | Tensor | None, l2: float | Tensor | Non
     tensors = _tensors(params)
     strengths = {"l1" if l2 is not None else "strength": l1, "l2" if l1 is not None else "strength": l2}
     for name, strength in strengths.items():
-        if strength is not None and not (isinstance(strength, Tensor) and torch.compiler.is_compiling()):
+        if strength is not None and not torch.compiler.is_compiling():
             validation.nonnegative(name, strength)
     if not isinstance(l1, Tensor) and not isinstance(l2, Tensor):
         return torch.ops.regkernels.penalty(tensors, float(l1 or 0.0), float(l2 or 0.0))  # type: ignore[no-any-return]
     terms = []
-    if l1 is not None:
-        terms.append(l1 * torch.ops.regkernels.penalty(tensors, 1.0, 0.0))
-    if l2 is not None:
-        terms.append(l2 * torch.ops.regkernels.penalty(tensors, 0.0, 1.0))
+    for strength, unit in ((l1, (1.0, 0.0)), (l2, (0.0, 1.0))):
+        if strength is not None:
+            value = torch.ops.regkernels.penalty(tensors, *unit)
+            terms.append((strength.to(value.dtype) if isinstance(strength, Tensor) else strength) * value)
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
@@ -85,8 +86,21 @@ def _tensors(params: Any) -> list[Tensor]:
     for index, tensor in enumerate(listed):
         _check(tensor, index, listed[0])
     if torch.compiler.is_compiling():
-        return listed  # addresses are not known while tracing; a module's parameters are unique already
-    return list({(t.data_ptr() or id(t), t.dtype, t.shape, t.stride()): t for t in reversed(listed)}.values())[::-1]
+        return list({id(tensor): tensor for tensor in listed}.values())  # addresses are not known while tracing
+    unique: dict[Any, Tensor] = {}
+    for tensor in listed:
+        known = unique.setdefault(_memory(tensor), tensor)
+        if tensor.requires_grad and not known.requires_grad:
+            unique[_memory(tensor)] = tensor
+    return list(unique.values())
+
+
+def _memory(tensor: Tensor) -> Any:
+    """Equal for tensors that consist of the same elements in memory, in whatever order."""
+    if tensor.numel() == 0:
+        return id(tensor)
+    order = tensor.numel() if is_dense(tensor) else (tensor.shape, tensor.stride())
+    return tensor.data_ptr(), tensor.dtype, order
 
 
 def _check(tensor: Any, index: int, first: Any) -> None:

@@ -40,8 +40,9 @@ def square_root(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1; 0 for NaN. The subgradient of ``|x|`` that is taken at 0 is 0."""
-    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+    """-1, 0 or 1; NaN stays. The subgradient of ``|x|`` that is taken at 0 is 0."""
+    zero = torch.zeros_like(x)
+    return torch.where(x > 0, zero + 1, torch.where(x < 0, zero - 1, torch.where(x == 0, zero, x)))
 
 
 def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
@@ -178,7 +179,10 @@ def penalty_gradient(weight: Tensor, absolute: float, square: float) -> Tensor:
     and square = upstream * 2 * l2, each rounded once to the compute type."""
     w = weight.to(compute_dtype(weight.dtype))
     absolute, square = torch.tensor([absolute, square], dtype=w.dtype).tolist()
-    return (absolute * sign(w) + square * w).to(weight.dtype)
+    gradient = absolute * sign(w)
+    if square:  # 0 * inf would be NaN
+        gradient = gradient + square * w
+    return gradient.to(weight.dtype)
 
 
 def l1_penalty(params: Sequence[Tensor], strength: float) -> Tensor:

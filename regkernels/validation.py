@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels.hyper import as_float
@@ -23,6 +23,8 @@ def finite(name: str, value: Any, where: str = "") -> float:
     """``value`` as a float, where it is a finite number or a tensor of one."""
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"{name} must be a number or a tensor of one element, got shape {tuple(value.shape)}{where}")
+    if isinstance(value, Tensor) and (value.is_complex() or value.is_meta):
+        raise TypeError(f"{name} must be a real number, got a {value.dtype} tensor on {value.device}{where}")
     if not isinstance(value, (numbers.Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r}{where}")
     number = as_float(value)  # type: ignore[arg-type]
@@ -81,6 +83,10 @@ def parameters_argument(params: Any) -> None:
 
 def parameter(param: Tensor, name: str) -> None:
     """A tensor that an optimizer can update in place."""
+    if is_lazy(param):
+        return  # checked once a forward pass has given it a shape
+    if param.is_meta:
+        raise TypeError(f"{name} is on the meta device and has no memory; materialise the model first (to_empty)")
     if is_traceable_wrapper_subclass(param):
         raise TypeError(
             f"{name} is a {type(param).__name__}, which has no memory of its own to update; pass its local tensor"
@@ -120,14 +126,48 @@ def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
-    """Dense tensors that are going to be written must not overlap."""
-    runs = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for t, name in named if t.numel())
-    for (_, end, one), (begin, _, other) in itertools.pairwise(runs):
-        if begin < end:
-            raise ValueError(
-                f"{one} and {other} share memory, so a step would update it twice; "
-                "tie weights by using one Parameter object in both places"
-            )
+    """Tensors that are going to be written must not overlap."""
+    runs = sorted(
+        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
+    )
+    open_runs: list[tuple[int, int, int, Tensor, str]] = []
+    for run in runs:
+        open_runs = [other for other in open_runs if other[1] > run[0]]
+        for other in open_runs:
+            if _share_an_element(other[3], run[3]):
+                raise ValueError(
+                    f"{other[4]} and {run[4]} share memory, so a step would update it twice; "
+                    "tie weights by using one Parameter object in both places"
+                )
+        open_runs.append(run)
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """First address, and the one after the last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _share_an_element(a: Tensor, b: Tensor) -> bool:
+    if all((end - begin) == t.nbytes for t in (a, b) for begin, end in [_extent(t)]):
+        return True  # both without gaps, and their extents overlap
+    return bool(torch.isin(_addresses(a), _addresses(b)).any())
+
+
+def _addresses(tensor: Tensor) -> Tensor:
+    offsets = torch.zeros(tensor.shape, dtype=torch.int64)
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        shape = [1] * dim + [size] + [1] * (tensor.dim() - dim - 1)
+        offsets = offsets + stride * torch.arange(size).reshape(shape)
+    return tensor.data_ptr() + tensor.element_size() * offsets
+
+
+def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
+    if value is not None and value.shape != param.shape:
+        raise RuntimeError(
+            f"the state {key!r} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; "
+            "load a state dict of the same model"
+        )
 
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from regkernels.demo.data import Digits
 from regkernels.demo.training import Recipe, Settings, network, optimizer_for, penalised, textbook_penalty
 
-_WARM_UP = 10
+_WARM_UP = 3  # rounds
 
 
 class Variant(NamedTuple):
@@ -23,37 +23,48 @@ class Variant(NamedTuple):
     fused: bool = False
 
 
-VARIANTS = (*map(Variant, Recipe), Variant(Recipe.NONE, fused=True), Variant(Recipe.TEXTBOOK, fused=True))
+TEXTBOOK = Variant(Recipe.TEXTBOOK)
+NONE_FUSED, TEXTBOOK_FUSED = Variant(Recipe.NONE, fused=True), Variant(Recipe.TEXTBOOK, fused=True)
+VARIANTS = (*map(Variant, Recipe), NONE_FUSED, TEXTBOOK_FUSED)
 
 
-def milliseconds_per_step(digits: Digits, settings: Settings, after_round: Callable[[], None]) -> dict[Variant, float]:
-    """Medians of measurements in turns, so that what else the machine does meets all variants alike.
+class Stopwatch:
+    """Measures all variants in turns, in several blocks spread over the demo.
 
-    The loss's own forward and backward are left out, since they are the same for all: every step starts from the same
-    gradients. Timed are, for the textbook recipe, the penalty's forward, its backward and the step; for the others the
-    step, which has the penalty in it.
+    Whatever else the machine does then meets all variants alike. The loss's own forward and backward are left out, since
+    they are the same for all: every step starts from the same gradients. Timed are, for the textbook recipe, the
+    penalty's forward, its backward and the step; for the others the step, which has the penalty in it.
     """
-    prepared = {variant: _prepare(variant, digits, settings) for variant in VARIANTS}
-    times: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for turn in range(-_WARM_UP, settings.timing_rounds):
-            first = turn % len(VARIANTS)
-            for variant in VARIANTS[first:] + VARIANTS[:first]:
-                reset, step = prepared[variant]
-                reset()
-                start = perf_counter()
-                step()
-                elapsed = perf_counter() - start
-                if turn >= 0:
-                    times[variant].append(elapsed)
-            if turn >= 0:
-                after_round()
-    finally:
-        if collecting:
-            gc.enable()
-    return {variant: 1e3 * median(measured) for variant, measured in times.items()}
+
+    def __init__(self, digits: Digits, settings: Settings) -> None:
+        self._prepared = {variant: _prepare(variant, digits, settings) for variant in VARIANTS}
+        self._seconds: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
+
+    def measure(self, rounds: int) -> None:
+        """One block."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for turn in range(-_WARM_UP, rounds):
+                first = turn % len(VARIANTS)  # nobody always comes after the same one
+                for variant in VARIANTS[first:] + VARIANTS[:first]:
+                    seconds = self._once(variant)
+                    if turn >= 0:
+                        self._seconds[variant].append(seconds)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def milliseconds(self) -> dict[Variant, float]:
+        """Medians over all blocks."""
+        return {variant: 1e3 * median(seconds) for variant, seconds in self._seconds.items()}
+
+    def _once(self, variant: Variant) -> float:
+        reset, step = self._prepared[variant]
+        reset()
+        start = perf_counter()
+        step()
+        return perf_counter() - start
 
 
 def _prepare(variant: Variant, digits: Digits, settings: Settings) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -15,8 +15,8 @@ from regkernels.optim import states as flat_states
 class Entry:
     """One parameter that is updated, as real, dense tensors.
 
-    A parameter that is not dense, is complex, or has a gradient of another layout is *staged*: the kernels work on
-    contiguous copies, and the weight is copied back after the step.
+    A parameter that is not dense, is complex or a negated view, or has a gradient of another layout is *staged*: the
+    kernels work on dense copies of weight and gradient, and the weight is copied back after the step.
     """
 
     param: Tensor
@@ -26,16 +26,19 @@ class Entry:
     state: dict[str, Any]  # the optimizer's dictionary of this parameter
     staged: bool
     first: bool = False  # the momentum buffer was created for this step
-    weight: Tensor = field(init=False)
-    gradient: Tensor | None = None  # the staging buffer
+    weight: Tensor = field(init=False)  # what the kernels work on
+    gradient: Tensor | None = None  # the same for a staged gradient
     states: list[Tensor] = field(default_factory=list)  # as they stand in `state`, in the order of the rule
 
     def __post_init__(self) -> None:
         self.shape, self.dtype = self.param.shape, self.param.dtype
-        self.weight = real(self.param.detach())
         if self.staged:
-            self.weight = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
-            self.gradient = torch.empty_like(self.weight)
+            keep = torch.preserve_format if flat_states.is_dense(self.param) else torch.contiguous_format
+            self._weight = torch.empty_like(self.param.detach(), memory_format=keep)
+            self._gradient = torch.empty_like(self._weight)
+            self.weight, self.gradient = real(self._weight), real(self._gradient)
+        else:
+            self.weight = self.param.detach()
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -48,12 +51,12 @@ class Entry:
         return grad
 
     def load(self) -> None:
-        assert self.gradient is not None and self.param.grad is not None
-        self.weight.copy_(real(self.param.detach()))
-        self.gradient.copy_(real(self.param.grad.detach()))
+        assert self.param.grad is not None
+        self._weight.copy_(self.param.detach())
+        self._gradient.copy_(self.param.grad.detach())
 
     def save(self) -> None:
-        real(self.param.detach()).copy_(self.weight)
+        self.param.detach().copy_(self._weight)
 
     def changed(self) -> bool:
         return self.param.shape != self.shape or self.param.dtype != self.dtype
@@ -70,4 +73,4 @@ class Entry:
 
 def real(tensor: Tensor) -> Tensor:
     """A complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -15,6 +15,7 @@ from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper
 from regkernels.optim.loading import fill_missing_options, restore_wide_states
 from regkernels.optim.plan import Plan, Row
+from regkernels.segments import SUMS
 
 
 class Stats(NamedTuple):
@@ -52,6 +53,8 @@ class Optimizer(torch.optim.Optimizer):
             "stats": bool(stats),
             "max_grad_norm": None if max_grad_norm is None else validation.nonnegative("max_grad_norm", max_grad_norm),
         }
+        # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
+        self._trust = {"state": True}
         self._forget_plan()
         validation.regularised_group(defaults, "")
         self._validate(defaults, "")
@@ -97,6 +100,7 @@ class Optimizer(torch.optim.Optimizer):
         rows = [self._hyper(groups[row.group], row) for row in plan.rows]
         plan.load_staged()
         if not rows:
+            self._totals = [(0.0,) * len(SUMS)] * len(groups) if self._options["stats"] else []
             return loss
         backend = backends.backend_for(plan.entries[0].weight.device)
         clip = self._clip(backend.gradient_square_sum(plan)) if self._options["max_grad_norm"] is not None else 1.0
@@ -126,8 +130,9 @@ class Optimizer(torch.optim.Optimizer):
         if not flats:
             super().zero_grad(set_to_none=set_to_none)
             return
+        params = [param for group in self.param_groups for param in group["params"]]
         for flat in flats:
-            flat.zero_grad()
+            flat.zero_grad(params)
         for param in others:
             if param.grad is not None:
                 if set_to_none:
@@ -138,6 +143,8 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
         self._check_group({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
         try:
@@ -156,6 +163,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Whoever reads it may exchange tensors in it, now or later; from then on every step checks that it did not happen.
         """
+        if "state" not in self.__dict__:  # a wrapper that passes attributes on
+            raise AttributeError("state")
         self._trust["state"] = False
         return self.__dict__["state"]  # type: ignore[no-any-return]
 
@@ -167,10 +176,9 @@ class Optimizer(torch.optim.Optimizer):
         """torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
         trusted = self._trust["state"]
         packed = super().state_dict()
-        packed["state"] = {
-            key: dict(value) if isinstance(value, dict) else value for key, value in packed["state"].items()
-        }
-        self._trust["state"] = trusted
+        if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
+            packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
+            self._trust["state"] = trusted
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -194,10 +202,8 @@ class Optimizer(torch.optim.Optimizer):
             del self._incoming
 
     def __getstate__(self) -> dict[str, Any]:
-        trusted = self._trust["state"]
-        packed = {**super().__getstate__(), "_options": dict(self._options)}
-        self._trust["state"] = trusted
-        return packed
+        # Reading the state ends the trust in it, here and in the copy: a shallow copy works on the same dictionaries.
+        return {**super().__getstate__(), "_options": dict(self._options), "_trust": {"state": False}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_options" not in self.__dict__:
@@ -217,8 +223,6 @@ class Optimizer(torch.optim.Optimizer):
         self._plan: Plan | None = None
         self._owners: tuple[Any, list[FlatParameters], list[Tensor]] | None = None
         self._move_states = True
-        # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
-        self._trust = {"state": True}
         self._checked: dict[int, list[Any]] = {}
         self._totals = []
 
@@ -255,6 +259,8 @@ class Optimizer(torch.optim.Optimizer):
             # Objects that cannot change need no second look; that is most of a step's Python for a small model.
             if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
                 self._check_group(group, index)
+                if self._plan is not None:
+                    self._plan.check_options(index, group)
                 options = [value for key, value in group.items() if key != "params"]
                 if all(map(_cannot_change, options)):
                     self._checked[index] = values

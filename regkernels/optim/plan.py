@@ -64,7 +64,7 @@ class Plan:
         for entry in self.entries:
             storages.setdefault(_storage(entry), len(storages))
         self.entries.sort(key=lambda e: (e.group, storages[_storage(e)], e.weight.data_ptr()))
-        validation.no_shared_memory((entry.weight, entry.name) for entry in self.entries if not entry.staged)
+        validation.no_shared_memory((entry.param.detach(), entry.name) for entry in self.entries)
         self._fill_states(move_states)
         self._staged = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
@@ -73,6 +73,7 @@ class Plan:
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool)
         self.rows: list[Row] = []
         self._active = torch.zeros(0, dtype=torch.bool)
+        self._all_active, self._updated = True, list[Tensor]()
         self._roster = self._make_roster([param for _, _, param in listed])
         self._activate()
 
@@ -86,6 +87,8 @@ class Plan:
             return False
         if any(entry.changed() for entry in self._staged) or (check_states and not self._states_are_ours()):
             return False
+        if self._counts_steps and not torch.equal(self._steps, self._expected_steps):
+            return False  # somebody set a step count
         answer = self._roster.refresh(
             [group["params"] for group in groups],
             self._table.data_ptr() + segments.GRADIENT * self._table.element_size(),
@@ -111,10 +114,9 @@ class Plan:
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
         torch.autograd.graph.increment_version(self._updated)
         if self._counts_steps:
-            if self._all_active:
-                self._steps += 1
-            else:
-                self._steps[self._active] += 1
+            increment = 1 if self._all_active else self._active.to(self._steps.dtype)
+            self._steps += increment
+            self._expected_steps += increment
         if any(row.first for row in self.rows):
             self._first[self._active] = False
         self.rows = [Row(row.group, row.step + self._counts_steps, False) for row in self.rows]
@@ -134,11 +136,14 @@ class Plan:
         validation.complex_parameter(param, options["l1"], name)
         validation.capturable(param, bool(options.get("capturable")), name)
         backends.backend_for(param.device)
-        staged = param.is_complex() or not flat_states.is_dense(param)
+        staged = param.is_complex() or param.is_neg() or not flat_states.is_dense(param)
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
             staged = staged or not flat_states.has_layout(param.grad, param) or param.grad.is_neg()
-        return Entry(param, group, rule, name, self._state.get(param, {}), staged)
+        state = self._state.get(param, {})
+        for key in reference.RULES[rule].state_names:
+            validation.state(key, state.get(key), param, name)
+        return Entry(param, group, rule, name, state, staged)
 
     def _fill_states(self, move: bool) -> None:
         """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is."""
@@ -160,9 +165,15 @@ class Plan:
             # One buffer of counts, viewed per parameter: counting is one operation, however many there are.
             dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
             self._steps = torch.tensor([float(entry.state.get("step", 0)) for entry in self.entries], dtype=dtype)
-            self._step_views = self._steps.unbind()
-            for entry, step in zip(self.entries, self._step_views, strict=True):
-                entry.state["step"] = step
+            self._expected_steps = self._steps.clone()
+            for entry, step in zip(self.entries, self._steps.unbind(), strict=True):
+                old = entry.state.get("step")
+                if not move and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.is_cpu:
+                    old.set_(
+                        step.untyped_storage(), step.storage_offset(), (), ()
+                    )  # whoever keeps the tensor keeps the count
+                else:
+                    entry.state["step"] = step
         for entry in self.entries:
             if entry.state:
                 self._state[entry.param] = entry.state
@@ -228,10 +239,16 @@ class Plan:
                     return False
         if not self._counts_steps:
             return True
-        if any(entry.state.get("step") is not step for entry, step in zip(self.entries, self._step_views, strict=True)):
-            return False
-        expected = torch.tensor([row.step - 1 for row in self.rows], dtype=self._steps.dtype)
-        return torch.equal(self._steps[self._active], expected[self._table[self._active, segments.ROW]])
+        steps = [entry.state.get("step") for entry in self.entries]
+        first, size = self._steps.data_ptr(), self._steps.element_size()
+        return all(isinstance(s, Tensor) and s.data_ptr() == first + i * size for i, s in enumerate(steps))
+
+    def check_options(self, index: int, group: Mapping[str, Any]) -> None:
+        """Raises where options of a group that have changed do not fit its parameters."""
+        for entry in self.entries:
+            if entry.group == index:
+                validation.complex_parameter(entry.param, group["l1"], entry.name)
+                validation.capturable(entry.param, bool(group.get("capturable")), entry.name)
 
 
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:

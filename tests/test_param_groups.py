@@ -1,0 +1,303 @@
+"""Param groups: `regkernels.param_groups`, and what an optimizer does with the groups it is given."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import regkernels
+from regkernels import optim
+from tests.training import OPTIMIZERS, assert_near, network, ours, theirs, train, twins, weights
+
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Model(nn.Module):
+    """One of everything: embedding tied to the head, convolution, normalisation, a scalar, a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 6)
+        self.conv = nn.Conv1d(6, 6, 3)
+        self.norm = nn.LayerNorm(6)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+        self.head = nn.Linear(6, 10)
+        self.head.weight = self.embed.weight
+
+
+def names(model: nn.Module, group: dict[str, Any]) -> list[str]:
+    name_of = {id(param): name for name, param in model.named_parameters()}
+    return [name_of[id(param)] for param in group["params"]]
+
+
+# --- the helper ---
+
+
+def test_matrices_are_regularised_and_the_rest_is_not() -> None:
+    model = Model()
+    decay, rest = regkernels.param_groups(model, weight_decay=0.1, l1=0.01, lr=0.5, betas=(0.8, 0.9))
+    assert names(model, decay) == ["embed.weight", "conv.weight"]
+    assert names(model, rest) == ["scale", "conv.bias", "norm.weight", "norm.bias", "head.bias"]
+    assert {k: v for k, v in decay.items() if k != "params"} == {
+        "weight_decay": 0.1,
+        "l1": 0.01,
+        "lr": 0.5,
+        "betas": (0.8, 0.9),
+    }
+    assert {k: v for k, v in rest.items() if k != "params"} == {
+        "weight_decay": 0.0,
+        "l1": 0.0,
+        "lr": 0.5,
+        "betas": (0.8, 0.9),
+    }
+    assert decay["params"][0] is model.embed.weight is model.head.weight
+
+
+def test_regularise_chooses_by_name_and_tensor() -> None:
+    model = Model()
+    asked = []
+
+    def regularise(name: str, param: nn.Parameter) -> bool:
+        asked.append((name, param))
+        return "bias" in name
+
+    chosen, rest = regkernels.param_groups(model, l1=1.0, regularise=regularise)
+    assert asked == [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    assert names(model, chosen) == ["conv.bias", "norm.bias", "head.bias"]
+    assert len(chosen["params"]) + len(rest["params"]) == 7
+
+
+def test_regularise_may_answer_with_any_truth_value() -> None:
+    chosen, rest = regkernels.param_groups(nn.Linear(2, 2), regularise=lambda name, param: param.dim() - 1)
+    assert [param.dim() for param in chosen["params"]] == [2] and [param.dim() for param in rest["params"]] == [1]
+
+
+@pytest.mark.parametrize("regularise", [lambda name, param: True, lambda name, param: False])
+@each_optimizer
+def test_an_empty_group_is_no_obstacle(name: str, regularise: Any) -> None:
+    model = network()
+    optimizer = ours(name, regkernels.param_groups(model, l1=0.1, regularise=regularise), stats=True)
+    train(optimizer, model, range(2))
+    assert sorted(optimizer.stats.nonzeros.tolist())[0] == 0 and optimizer.stats.l1_norm.shape == (2,)
+
+
+@each_optimizer
+def test_biases_do_not_shrink(name: str) -> None:
+    model = network()
+    optimizer = ours(name, regkernels.param_groups(model, l1=10.0, weight_decay=0.1))
+    before = weights(model)
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
+    for _ in range(3):
+        optimizer.step()
+    for param, old in zip(model.parameters(), before, strict=True):
+        assert (param == 0).all() if param.dim() == 2 else torch.equal(param, old)
+
+
+def test_torchs_optimizers_take_the_groups() -> None:
+    model, other = twins(network())
+    a = optim.AdamW(regkernels.param_groups(model, weight_decay=0.5, lr=0.1))
+    b = torch.optim.AdamW(regkernels.param_groups(other, weight_decay=0.5, lr=0.1))
+    train(a, model, range(4))
+    train(b, other, range(4))
+    assert_near(model, other)
+
+
+# --- groups of an optimizer ---
+
+
+def test_the_defaults_are_torchs() -> None:
+    for kind in ("SGD", "Adam", "AdamW"):
+        parameters = [nn.Parameter(torch.zeros(2))]
+        mine, other = getattr(optim, kind)(parameters), getattr(torch.optim, kind)(parameters)
+        group = mine.param_groups[0]
+        assert {key: group.get(key) for key in other.param_groups[0]} == other.param_groups[0]
+        assert mine.defaults.keys() - other.defaults.keys() == {"l1", "l1_mode", "weight_decay_mode"}
+        decoupled = "decoupled" if kind == "AdamW" else "coupled"
+        assert (group["l1"], group["l1_mode"], group["weight_decay_mode"]) == (0.0, "prox", decoupled)
+        assert ("momentum" in mine.defaults) or ("betas" in mine.defaults)  # OneCycleLR looks there
+
+
+@each_optimizer
+def test_lr_may_stand_in_the_groups_only(name: str) -> None:
+    model, other = twins(network())
+    for kind, net in ((optim, model), (torch.optim, other)):
+        groups = [{"params": layer.parameters(), "lr": lr} for layer, lr in ((net[0], 0.1), (net[2], 0.01))]
+        train(getattr(kind, OPTIMIZERS[name][0])(groups), net, range(4))
+    assert_near(model, other)
+
+
+@each_optimizer
+def test_unknown_keys_are_carried_along(name: str) -> None:
+    model = network()
+    extra = {"layer": "first", "lr_scale": 0.3, "swap": None, "fused": True, "foreach": True, "list": [1, 2]}
+    optimizer = ours(name, [{"params": model[0].parameters(), **extra}])
+    optimizer.add_param_group({"params": model[2].parameters(), "layer": "second"})
+    train(optimizer, model, range(2))
+    loaded = ours(name, [{"params": model[0].parameters()}, {"params": model[2].parameters()}])
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in (optimizer, loaded):
+        assert {key: each.param_groups[0][key] for key in extra} == extra
+        assert each.param_groups[1]["layer"] == "second" and "lr_scale" not in each.param_groups[1]
+
+
+@each_optimizer
+def test_named_parameters(name: str) -> None:
+    model, other = twins(network())
+    optimizer = ours(name, model.named_parameters())
+    assert optimizer.param_groups[0]["param_names"] == [n for n, _ in model.named_parameters()]
+    train(optimizer, model, range(3))
+    train(theirs(name, other.named_parameters()), other, range(3))
+    assert_near(model, other)
+    packed = optimizer.state_dict()
+    assert packed["param_groups"][0]["param_names"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    unnamed = ours(name, model.parameters())
+    unnamed.load_state_dict(packed)
+    train(unnamed, model, range(3, 5))
+    model[2].bias.grad = torch.ones(3, dtype=torch.float32).double()
+    model[2].bias.data = model[2].bias.data.float()
+    with pytest.raises(RuntimeError, match=r"gradient of parameter 3 of param group 0 \(2\.bias\) has dtype"):
+        optimizer.step()
+
+
+@each_optimizer
+def test_a_single_tensor_and_a_generator_make_groups(name: str) -> None:
+    model, other = twins(network())
+    for make, net in ((ours, model), (theirs, other)):
+        groups = [{"params": net[0].weight}, {"params": (p for p in net[2].parameters())}]
+        train(make(name, groups), net, range(3))
+    assert_near(model, other)
+
+
+@each_optimizer
+def test_a_tuple_of_parameters(name: str) -> None:
+    model, other = twins(network())
+    for make, net in ((ours, model), (theirs, other)):
+        optimizer = make(name, net.parameters())
+        optimizer.param_groups[0]["params"] = tuple(optimizer.param_groups[0]["params"])
+        train(optimizer, net, range(4))
+    assert_near(model, other)
+
+
+@each_optimizer
+def test_lazy_modules_may_be_given_before_they_know_their_shape(name: str) -> None:
+    results = []
+    for make in (ours, theirs):
+        torch.manual_seed(0)
+        model = nn.LazyLinear(3).double()
+        optimizer = make(name, model.parameters())
+        train(optimizer, model, range(3))
+        results.append(model)
+    assert_near(*results)
+
+
+@each_optimizer
+def test_groups_added_during_training(name: str) -> None:
+    model, other = twins(network())
+    for make, net in ((ours, model), (theirs, other)):
+        optimizer = make(name, net[0].parameters())
+        train(optimizer, net, range(2))
+        optimizer.add_param_group({"params": net[2].parameters(), "lr": 0.001})
+        train(optimizer, net, range(2, 5))
+    assert_near(model, other)
+
+
+@each_optimizer
+def test_parameters_exchanged_in_the_groups(name: str) -> None:
+    """FSDP2 does so after construction, Accelerate after training has begun: new objects start anew, old ones rest."""
+    model, other = twins(network())
+    optimizers = []
+    for make, net in ((ours, model), (theirs, other)):
+        fresh = copy.deepcopy(net)
+        optimizer = make(name, fresh.parameters())
+        optimizer.param_groups[0]["params"] = list(net.parameters())
+        train(optimizer, net, range(3))
+        old = net[0].weight
+        net[0].weight = nn.Parameter(old.detach() * 0.5)
+        optimizer.param_groups[0]["params"][0] = net[0].weight
+        kept = old.detach().clone()
+        train(optimizer, net, range(3, 6))
+        assert torch.equal(old, kept)
+        optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+        optimizer.param_groups[0]["params"] = optimizer.param_groups[0]["params"][:2]
+        train(optimizer, net, range(6, 8))
+        optimizers.append(optimizer)
+    assert_near(model, other)
+    assert len(optimizers[0].state) == len(optimizers[1].state)
+
+
+@pytest.mark.parametrize("change", ["data", "set_", "in place", "copy of the gradient"])
+@each_optimizer
+def test_memory_exchanged_under_a_parameter(name: str, change: str) -> None:
+    """`p.data = ...` by an adapter, an offloader or a quantiser: the step goes where the parameter is now."""
+    model, other = twins(network())
+    for make, net in ((ours, model), (theirs, other)):
+        optimizer = make(name, net.parameters())
+        keep = []
+        for step in range(4):
+            train(optimizer, net, [step])
+            weight = net[0].weight
+            keep.append(weight.data)  # so that the old memory is not given out again
+            with torch.no_grad():
+                if change == "data":
+                    weight.data = weight.data * 1.5
+                elif change == "set_":
+                    weight.set_(weight.data.clone() * 1.5)
+                elif change == "in place":
+                    weight.mul_(1.5)
+                else:
+                    keep.append(weight.grad)
+                    weight.grad = weight.grad.clone()
+                    optimizer.step()
+    assert_near(model, other)
+
+
+@each_optimizer
+def test_states_exchanged_by_the_user(name: str) -> None:
+    model, other = twins(network())
+    a, b = ours(name, model.parameters()), theirs(name, other.parameters())
+    for step in range(10):
+        for optimizer, net in ((a, model), (b, other)):
+            train(optimizer, net, [step])
+            state = optimizer.state.get(net[0].weight, {})
+            tensors = {key: value for key, value in state.items() if key != "step"}
+            if step == 1:
+                state.update({key: value.clone() * 2 for key, value in tensors.items()})
+            elif step == 2:
+                for value in tensors.values():
+                    value.mul_(0.5)
+            elif step == 3 and "step" in state:
+                state["step"] = torch.tensor(1.0)
+            elif step == 4 and "step" in state:
+                state["step"].fill_(7.0)
+            elif step == 5:
+                optimizer.state.pop(net[2].weight, None)
+            elif step == 6:
+                optimizer.state.clear()
+            elif step == 8:
+                optimizer.state = defaultdict(dict)
+        assert_near(model, other)
+
+
+def test_a_step_count_changed_through_the_state_dict() -> None:
+    """Its tensors are the optimizer's own, as in torch."""
+    model, other = twins(network())
+    a, b = ours("adam", model.parameters()), theirs("adam", other.parameters())
+    for step in range(5):
+        for optimizer, net in ((a, model), (b, other)):
+            train(optimizer, net, [step])
+            if step == 2:
+                for state in optimizer.state_dict()["state"].values():
+                    state["step"].zero_()
+    assert_near(model, other)

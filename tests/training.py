@@ -1,0 +1,68 @@
+"""A small model trained by one of the optimizers, or by torch's, for tests of everything around the arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regkernels import optim
+
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("SGD", {"lr": 0.05}),
+    "momentum": ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.25, "weight_decay": 0.1}),
+    "adam": ("Adam", {"lr": 0.02, "weight_decay": 0.1}),
+    "adamw": ("AdamW", {"lr": 0.02, "weight_decay": 0.1, "amsgrad": True}),
+}
+
+
+def ours(name: str, params: Any, **more: Any) -> optim.Optimizer:
+    kind, options = OPTIMIZERS[name]
+    return getattr(optim, kind)(params, **{**options, **more})
+
+
+def theirs(name: str, params: Any, **more: Any) -> torch.optim.Optimizer:
+    kind, options = OPTIMIZERS[name]
+    return getattr(torch.optim, kind)(params, foreach=False, **{**options, **more})
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+def twins(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    return model, copy.deepcopy(model)
+
+
+def backward(model: nn.Module, step: int = 0) -> Tensor:
+    """A loss with gradients that depend on the weights and the step only, not on the random state."""
+    dtype = next(model.parameters()).dtype
+    x = torch.sin(torch.arange(20.0, dtype=torch.float64).view(4, 5) + step).to(dtype)
+    loss = ((model(x) - x[:, :3]) ** 2).mean()
+    loss.backward()
+    return loss
+
+
+def train(optimizer: torch.optim.Optimizer, model: nn.Module, steps: Iterable[int], *after: Callable[[], Any]) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+        for call in after:
+            call()
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [param.detach().clone() for param in model.parameters()]
+
+
+def assert_near(a: nn.Module, b: nn.Module, tolerance: float = 1e-12) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+
+
+def assert_equal(a: nn.Module, b: nn.Module) -> None:
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
