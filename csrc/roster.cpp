@@ -23,14 +23,15 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
 }  // namespace
 
 Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
-               const std::vector<int64_t>& slots, std::vector<int64_t> hints)
+               const std::vector<int64_t>& slots, py::list lasting, std::vector<int64_t> hints)
     : parameters_(parameters),
+      lasting_(lasting),
       hints_(std::move(hints)),
       api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))) {
     if (!api_) throw py::error_already_set();
     while (api_ && api_->major != kDLPackMajor) api_ = api_->older;
     if (!api_ || !api_->tensor_from_py_object) throw std::runtime_error("unsupported DLPack exchange table");
-    if (modes.size() != parameters.size() || slots.size() != parameters.size() ||
+    if (modes.size() != parameters.size() || slots.size() != parameters.size() || lasting.size() != parameters.size() ||
         hints_.size() % (parameters.size() ? parameters.size() : 1))
         throw std::invalid_argument("modes, slots and hints: one per parameter");
 
@@ -38,7 +39,8 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
         PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
-        Entry entry{parameter, static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0, 1, layouts_.size()};
+        PyObject* stays = PyList_GET_ITEM(lasting_.ptr(), static_cast<Py_ssize_t>(i));
+        Entry entry{parameter, stays, static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0, 1, layouts_.size()};
         if (entry.mode == kInPlace) {
             DLTensor tensor;
             if (!view(parameter, &tensor)) throw py::error_already_set();
@@ -66,6 +68,14 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
             getter_closure_ = slot->closure;
         }
     }
+}
+
+bool Roster::is_negated(const Entry& entry, PyObject* gradient) const {
+    if (gradient == entry.lasting) return false;
+    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(gradient, name));
+    if (!answer) throw py::error_already_set();
+    return answer.ptr() != Py_False;
 }
 
 bool Roster::view(PyObject* tensor, DLTensor* out) const { return api_->tensor_from_py_object(tensor, out) == 0; }
@@ -127,7 +137,7 @@ int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) cons
                 PyErr_Clear();  // sparse or otherwise without an address: Python says what is wrong with it
                 return kRebuild;
             }
-            if (!matches(entry, tensor)) return kRebuild;
+            if (!matches(entry, tensor) || is_negated(entry, grad.ptr())) return kRebuild;
             // An empty tensor has no address, but its gradient is there: 0 would say that it is None.
             const int64_t now = entry.numel == 0 ? 1 : reinterpret_cast<int64_t>(tensor.data);
             moved |= now != address;

@@ -99,7 +99,7 @@ class FlatParameters:
             if param.data_ptr() != weight or view.data_ptr() != gradient or param.shape != view.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(param.shape)}, {param.dtype}, {param.device} is no longer in the buffers "
-                    "of its FlatParameters: make a new one after module.to(...) or an assignment to param.data"
+                    "of its FlatParameters: make a new FlatParameters after module.to(...) or an assignment to param.data"
                 )
             views.append((param, view))
         if len(views) == len(self._views):
@@ -116,6 +116,11 @@ class FlatParameters:
     def owner(param: Tensor) -> FlatParameters | None:
         """The latest instance that moved ``param``, or None."""
         return _owners.get(param)  # type: ignore[no-any-return]
+
+    def holds(self, gradient: Tensor) -> bool:
+        """Whether ``gradient`` lies in the buffers."""
+        storage = gradient.untyped_storage().data_ptr()
+        return any(buffer.untyped_storage().data_ptr() == storage for buffer in self.gradients)
 
     def __repr__(self) -> str:
         buffers = ", ".join(f"{len(w):,} x {str(w.dtype).removeprefix('torch.')} on {w.device}" for w in self.weights)
@@ -163,6 +168,8 @@ def _check(params: list[Tensor]) -> None:
     for index, param in enumerate(params):
         name = f"tensor {index} of shape {tuple(param.shape)}"
         validation.parameter(param, name)
+        if param.is_meta:
+            raise TypeError(f"{name} is on the meta device and has no memory; materialise the model first (to_empty)")
         if not param.is_leaf:
             raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass model.parameters()")
         if param.grad is not None:

@@ -44,7 +44,10 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
             "or use soft_threshold"
         )
     validation.parameter(x, "x")
-    torch.ops.regkernels.soft_threshold_(x, float(threshold))
+    if x.is_neg():  # negated lazily: the memory holds -x
+        x.copy_(soft_threshold(x, threshold))
+    else:
+        torch.ops.regkernels.soft_threshold_(x, float(threshold))
     return x
 
 

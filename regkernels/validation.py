@@ -85,8 +85,6 @@ def parameter(param: Tensor, name: str) -> None:
     """A tensor that an optimizer can update in place."""
     if is_lazy(param):
         return  # checked once a forward pass has given it a shape
-    if param.is_meta:
-        raise TypeError(f"{name} is on the meta device and has no memory; materialise the model first (to_empty)")
     if is_traceable_wrapper_subclass(param):
         raise TypeError(
             f"{name} is a {type(param).__name__}, which has no memory of its own to update; pass its local tensor"

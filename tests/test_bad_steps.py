@@ -157,6 +157,25 @@ def test_gradients_that_stop_to_fit_during_training(what: str, dense: bool) -> N
     assert [float(state["step"]) for state in optimizer.state.values()] == [3, 3]
 
 
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("what", ["dtype", "shape", "layout"])
+def test_parameters_and_gradients_that_change_together_are_no_error(what: str, dense: bool) -> None:
+    results = []
+    for make in (optim.SGD, torch.optim.SGD):
+        p = nn.Parameter(torch.ones(4, 6) if dense else torch.ones(4, 12)[:, ::2])
+        optimizer = make([p], lr=0.5)
+        for _ in range(2):
+            p.grad = torch.ones(4, 6)
+            optimizer.step()
+        p.grad = None
+        changed = {"dtype": p.data.double(), "shape": p.data[:, 1:5], "layout": p.data.mT.contiguous().mT}
+        p.data = changed[what]
+        p.grad = torch.arange(p.numel(), dtype=p.dtype).view(p.shape)
+        optimizer.step()
+        results.append(p.detach())
+    assert results[0].dtype == results[1].dtype and torch.equal(*results)
+
+
 def test_gradient_of_another_device() -> None:
     """torch does not let one be assigned; wrappers of parameters may."""
     with pytest.raises(RuntimeError, match=r"gradient of p has device meta, the parameter has cpu.*must agree"):
