@@ -86,13 +86,21 @@ def _tensors(params: Any) -> list[Tensor]:
     for index, tensor in enumerate(listed):
         _check(tensor, index, listed[0])
     if torch.compiler.is_compiling():
-        return list({id(tensor): tensor for tensor in listed}.values())  # addresses are not known while tracing
+        return _once(listed)  # addresses are not known while tracing, and a guard on id() would recompile in every step
     unique: dict[Any, Tensor] = {}
     for tensor in listed:
         known = unique.setdefault(_memory(tensor), tensor)
         if tensor.requires_grad and not known.requires_grad:
             unique[_memory(tensor)] = tensor
     return list(unique.values())
+
+
+def _once(tensors: list[Tensor]) -> list[Tensor]:
+    unique: list[Tensor] = []
+    for tensor in tensors:
+        if not any(tensor is known for known in unique):
+            unique.append(tensor)
+    return unique
 
 
 def _memory(tensor: Tensor) -> Any:

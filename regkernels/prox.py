@@ -43,7 +43,8 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
             "soft_threshold_ cannot be differentiated and x requires a gradient: call it within torch.no_grad(), "
             "or use soft_threshold"
         )
-    validation.parameter(x, "x")
+    if not torch.compiler.is_compiling():
+        validation.parameter(x, "x")
     if x.is_neg():  # negated lazily: the memory holds -x
         x.copy_(soft_threshold(x, threshold))
     else:

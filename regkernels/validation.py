@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels.hyper import as_float
@@ -83,7 +82,7 @@ def parameters_argument(params: Any) -> None:
 
 def parameter(param: Tensor, name: str) -> None:
     """A tensor that an optimizer can update in place."""
-    if is_lazy(param):
+    if isinstance(param, torch.nn.UninitializedParameter):
         return  # checked once a forward pass has given it a shape
     if is_traceable_wrapper_subclass(param):
         raise TypeError(
