@@ -37,6 +37,7 @@ py::dict layout() {
     layout["dtypes"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16"};
     layout["rules"] = std::vector<std::string>{"sgd", "momentum", "adam", "amsgrad"};
     layout["chunk"] = kChunk;
+    layout["interface"] = kInterface;
     return layout;
 }
 

@@ -23,11 +23,8 @@ missing_because: str | None = None
 try:
     C = importlib.import_module("regkernels._C")
     _layout = C.layout()
-    if [tuple(_layout.get(name, ())) for name in ("segment", "hyper", "sums")] != [
-        segments.FIELDS,
-        Hyper._fields,
-        segments.SUMS,
-    ]:
+    _tables = [tuple(_layout.get(name, ())) for name in ("segment", "hyper", "sums")]
+    if _layout.get("interface") != segments.INTERFACE or _tables != [segments.FIELDS, Hyper._fields, segments.SUMS]:
         missing_because = "it was built from other sources than the Python files beside it"
         C = None
 except (ImportError, AttributeError) as error:

@@ -60,12 +60,15 @@ def _penalty(params: Params, l1: float | Tensor | None, l2: float | Tensor | Non
         if strength is not None and not torch.compiler.is_compiling():
             validation.nonnegative(name, strength)
     if not isinstance(l1, Tensor) and not isinstance(l2, Tensor):
-        return torch.ops.regkernels.penalty(tensors, float(l1 or 0.0), float(l2 or 0.0))  # type: ignore[no-any-return]
+        # Without float() while tracing: it would fix a scheduled strength, and compile again for every value.
+        number = (lambda x: x) if torch.compiler.is_compiling() else float
+        l1, l2 = (number(0.0 if strength is None else strength) for strength in (l1, l2))
+        return torch.ops.regkernels.penalty(tensors, l1, l2)  # type: ignore[no-any-return]
     terms = []
     for strength, unit in ((l1, (1.0, 0.0)), (l2, (0.0, 1.0))):
         if strength is not None:
             value = torch.ops.regkernels.penalty(tensors, *unit)
-            terms.append((strength.to(value.dtype) if isinstance(strength, Tensor) else strength) * value)
+            terms.append((strength.to(value.dtype).reshape(()) if isinstance(strength, Tensor) else strength) * value)
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 

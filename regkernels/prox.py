@@ -28,7 +28,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     Source: Donoho and Johnstone (1994); Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
     _check(x, threshold)
-    return torch.ops.regkernels.soft_threshold(x, float(threshold))  # type: ignore[no-any-return]
+    return torch.ops.regkernels.soft_threshold(x, _number(threshold))  # type: ignore[no-any-return]
 
 
 def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
@@ -43,12 +43,13 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
             "soft_threshold_ cannot be differentiated and x requires a gradient: call it within torch.no_grad(), "
             "or use soft_threshold"
         )
-    if not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()  # the compiler cannot trace what looks at memory
+    if not compiling:
         validation.parameter(x, "x")
-    if x.is_neg():  # negated lazily: the memory holds -x
+    if not compiling and x.is_neg():  # negated lazily: the memory holds -x
         x.copy_(soft_threshold(x, threshold))
     else:
-        torch.ops.regkernels.soft_threshold_(x, float(threshold))
+        torch.ops.regkernels.soft_threshold_(x, _number(threshold))
     return x
 
 
@@ -59,3 +60,8 @@ def _check(x: Tensor, threshold: float) -> None:
         raise TypeError(f"x must be a dense float64, float32, float16 or bfloat16 tensor, got {x.layout}, {x.dtype}")
     if not torch.compiler.is_compiling():  # then the operator checks it
         validation.nonnegative("threshold", threshold)
+
+
+def _number(threshold: float) -> float:
+    # float() would fix a scheduled threshold while tracing, and compile again for every value.
+    return threshold if torch.compiler.is_compiling() else float(threshold)

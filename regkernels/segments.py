@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+INTERFACE = 1
+"""Of the extension's functions; kInterface in csrc/table.h."""
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weight types, in the order of csrc/table.h."""
 

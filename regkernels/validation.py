@@ -90,8 +90,11 @@ def parameter(param: Tensor, name: str) -> None:
         )
     if param.is_sparse or param.layout != torch.strided:
         raise TypeError(f"{name} has layout {param.layout}; only dense (torch.strided) parameters can be updated")
-    if any(stride == 0 and size > 1 for size, stride in zip(param.shape, param.stride(), strict=True)):
-        raise ValueError(f"{name} is expanded: several of its elements are one place in memory; pass a clone() of it")
+    if _overlaps_itself(param):
+        raise ValueError(
+            f"{name} is expanded or overlaps itself (shape {tuple(param.shape)}, strides {param.stride()}): several of its "
+            "elements are one place in memory; pass a clone() of it"
+        )
     dtype = param.dtype.to_real() if param.is_complex() else param.dtype
     if dtype not in WEIGHT_DTYPES:
         raise TypeError(f"{name} has dtype {param.dtype}; allowed are float64, float32, float16, bfloat16 and complex")
@@ -143,6 +146,16 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
     """First address, and the one after the last."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            # Not nested like the dimensions of a slice; so rare that looking at every element is no matter.
+            return tensor.numel() > 0 and _addresses(tensor).unique().numel() < tensor.numel()
+        reach += max(size - 1, 0) * stride
+    return False
 
 
 def _share_an_element(a: Tensor, b: Tensor) -> bool:
