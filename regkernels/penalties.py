@@ -21,7 +21,8 @@ def l1_penalty(params: Params, strength: float | Tensor) -> Tensor:
     Args:
         params: a tensor, an iterable of tensors, or a module (its trainable parameters). float64, float32, float16 or
             bfloat16, any shapes and strides, mixed as you like; memory that appears twice counts once. Not changed.
-        strength: >= 0, in units of the loss; a float, or a 0-dim tensor, which gets a gradient, too.
+        strength: >= 0, in units of the loss; a float, or a 0-dim tensor, which gets a gradient, too. ``torch.compile``
+            takes a float for a constant and compiles anew for another value: schedule a tensor there.
 
     Returns:
         0-dim tensor on the autograd graph; float64 where a parameter is, else float32. Twice differentiable.
@@ -60,10 +61,7 @@ def _penalty(params: Params, l1: float | Tensor | None, l2: float | Tensor | Non
         if strength is not None and not torch.compiler.is_compiling():
             validation.nonnegative(name, strength)
     if not isinstance(l1, Tensor) and not isinstance(l2, Tensor):
-        # Without float() while tracing: it would fix a scheduled strength, and compile again for every value.
-        number = (lambda x: x) if torch.compiler.is_compiling() else float
-        l1, l2 = (number(0.0 if strength is None else strength) for strength in (l1, l2))
-        return torch.ops.regkernels.penalty(tensors, l1, l2)  # type: ignore[no-any-return]
+        return torch.ops.regkernels.penalty(tensors, float(l1 or 0.0), float(l2 or 0.0))  # type: ignore[no-any-return]
     terms = []
     for strength, unit in ((l1, (1.0, 0.0)), (l2, (0.0, 1.0))):
         if strength is not None:

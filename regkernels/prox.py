@@ -16,7 +16,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
 
     Args:
         x: float64, float32, float16 or bfloat16, any shape and strides. Not changed.
-        threshold: >= 0, in units of ``x``; 0 returns ``x`` bit for bit.
+        threshold: >= 0, in units of ``x``; 0 returns ``x`` bit for bit. A constant to ``torch.compile``.
 
     Returns:
         A new tensor like ``x``; NaN stays NaN. What the threshold reaches is +0.0, never -0.0. Differentiable: the gradient passes where
@@ -28,7 +28,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     Source: Donoho and Johnstone (1994); Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
     _check(x, threshold)
-    return torch.ops.regkernels.soft_threshold(x, _number(threshold))  # type: ignore[no-any-return]
+    return torch.ops.regkernels.soft_threshold(x, float(threshold))  # type: ignore[no-any-return]
 
 
 def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
@@ -49,7 +49,7 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
     if not compiling and x.is_neg():  # negated lazily: the memory holds -x
         x.copy_(soft_threshold(x, threshold))
     else:
-        torch.ops.regkernels.soft_threshold_(x, _number(threshold))
+        torch.ops.regkernels.soft_threshold_(x, float(threshold))
     return x
 
 
@@ -60,8 +60,3 @@ def _check(x: Tensor, threshold: float) -> None:
         raise TypeError(f"x must be a dense float64, float32, float16 or bfloat16 tensor, got {x.layout}, {x.dtype}")
     if not torch.compiler.is_compiling():  # then the operator checks it
         validation.nonnegative("threshold", threshold)
-
-
-def _number(threshold: float) -> float:
-    # float() would fix a scheduled threshold while tracing, and compile again for every value.
-    return threshold if torch.compiler.is_compiling() else float(threshold)

@@ -214,6 +214,7 @@ def test_tables_are_those_of_the_extension() -> None:
         "dtypes": [str(dtype).removeprefix("torch.") for dtype in segments.DTYPES],
         "rules": list(segments.RULES),
         "chunk": cases.CHUNK,
+        "interface": segments.INTERFACE,
     }
     assert segments.DTYPES == cases.DTYPES
     assert list(segments.RULES) == list(regkernels.reference.RULES)
