@@ -89,10 +89,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("runs"), py::arg("count"), py::arg("threshold"));
 
     py::class_<Roster>(m, "Roster")
-        .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&, py::list,
+        .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&,
                       std::vector<int64_t>>(),
-             py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"), py::arg("lasting"),
-             py::arg("hints"))
+             py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"), py::arg("hints"))
         .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"));
 
     m.def("layout", &layout);

@@ -11,6 +11,17 @@ namespace {
 constexpr size_t kPrefetchDistance = 6;
 constexpr int kLinesPerObject = 4;
 
+bool refers_to(PyObject* weak, PyObject* object) {
+#if PY_VERSION_HEX >= 0x030d0000
+    PyObject* found = nullptr;
+    if (PyWeakref_GetRef(weak, &found) < 0) throw py::error_already_set();
+    Py_XDECREF(found);  // only compared; `object` holds a reference of its own
+    return found == object;
+#else
+    return PyWeakref_GET_OBJECT(weak) == object;
+#endif
+}
+
 // A tensor is spread over half a dozen heap objects, and a training step leaves none of them in the caches: following
 // the pointers one by one would take four times as long as the check itself. A hint that is out of date does no harm.
 // Inlined by force: a function that only prefetches counts as free of effects, and the compiler drops calls of it.
@@ -23,15 +34,14 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
 }  // namespace
 
 Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
-               const std::vector<int64_t>& slots, py::list lasting, std::vector<int64_t> hints)
+               const std::vector<int64_t>& slots, std::vector<int64_t> hints)
     : parameters_(parameters),
-      lasting_(lasting),
       hints_(std::move(hints)),
       api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))) {
     if (!api_) throw py::error_already_set();
     while (api_ && api_->major != kDLPackMajor) api_ = api_->older;
     if (!api_ || !api_->tensor_from_py_object) throw std::runtime_error("unsupported DLPack exchange table");
-    if (modes.size() != parameters.size() || slots.size() != parameters.size() || lasting.size() != parameters.size() ||
+    if (modes.size() != parameters.size() || slots.size() != parameters.size() ||
         hints_.size() % (parameters.size() ? parameters.size() : 1))
         throw std::invalid_argument("modes, slots and hints: one per parameter");
 
@@ -39,8 +49,8 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
         PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
-        PyObject* stays = PyList_GET_ITEM(lasting_.ptr(), static_cast<Py_ssize_t>(i));
-        Entry entry{parameter, stays, static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0, 1, layouts_.size()};
+        Entry entry{parameter, py::object(),   static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0,
+                    1,         layouts_.size()};
         if (entry.mode == kInPlace) {
             DLTensor tensor;
             if (!view(parameter, &tensor)) throw py::error_already_set();
@@ -52,7 +62,7 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
             layouts_.insert(layouts_.end(), tensor.shape, tensor.shape + tensor.ndim);
             layouts_.insert(layouts_.end(), tensor.strides, tensor.strides + tensor.ndim);
         }
-        entries_.push_back(entry);
+        entries_.push_back(std::move(entry));
     }
 
     // `p.grad` is a slot of the C type: called directly it spares the attribute lookup, a fifth of the whole check.
@@ -70,12 +80,18 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     }
 }
 
-bool Roster::is_negated(const Entry& entry, PyObject* gradient) const {
-    if (gradient == entry.lasting) return false;
+// torch negates some tensors lazily, by a mark that DLPack does not tell. Asking costs more than all the rest, as torch
+// lets go of the interpreter lock for the answer, so a gradient that stays is asked once. A weak reference tells a
+// tensor that stayed from a new one at the same address, and keeps no gradient alive.
+bool Roster::is_negated(Entry& entry, PyObject* gradient) {
+    if (entry.known && refers_to(entry.known.ptr(), gradient)) return false;
     static PyObject* const name = PyUnicode_InternFromString("is_neg");
     const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(gradient, name));
     if (!answer) throw py::error_already_set();
-    return answer.ptr() != Py_False;
+    if (answer.ptr() != Py_False) return true;
+    entry.known = py::reinterpret_steal<py::object>(PyWeakref_NewRef(gradient, nullptr));
+    if (!entry.known) throw py::error_already_set();
+    return false;
 }
 
 bool Roster::view(PyObject* tensor, DLTensor* out) const { return api_->tensor_from_py_object(tensor, out) == 0; }
@@ -100,7 +116,7 @@ PyObject* Roster::gradient(PyObject* parameter) const {
     return PyObject_GetAttrString(parameter, "grad");
 }
 
-int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) const {
+int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) {
     auto* addresses = reinterpret_cast<int64_t*>(column);
     bool moved = false;
     size_t next = 0;
@@ -111,7 +127,7 @@ int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) cons
             if (next == entries_.size()) return kRebuild;
             const size_t ahead = next + kPrefetchDistance;
             if (ahead < entries_.size()) prefetch_objects(&hints_[ahead * hints_per_entry_], hints_per_entry_);
-            const Entry& entry = entries_[next];
+            Entry& entry = entries_[next];
             if (PyList_GET_ITEM(group.ptr(), i) != entry.parameter) return kRebuild;
             py::object grad = py::reinterpret_steal<py::object>(gradient(entry.parameter));
             if (!grad) throw py::error_already_set();

@@ -21,20 +21,18 @@ class Roster {
 
     // parameters: flat list in the order of param_groups. modes: one Mode each. slots: for kInPlace and kStaged, the
     // index into the column of gradient addresses. Parameters are recorded as they are now.
-    // lasting: per parameter a gradient that is known to be no negated view and is going to stay, or None. Another one
-    // is asked: torch negates lazily, by a mark on the tensor, which DLPack does not tell. hints: addresses of the
-    // objects behind each parameter, the same number for each, for prefetching.
+    // hints: addresses of the objects behind each parameter, the same number for each, for prefetching.
     Roster(pybind11::capsule exchange_api, pybind11::list parameters, const std::vector<int>& modes,
-           const std::vector<int64_t>& slots, pybind11::list lasting, std::vector<int64_t> hints);
+           const std::vector<int64_t>& slots, std::vector<int64_t> hints);
 
     // Walks all parameters and writes the address of each gradient (0 for None) to column[slot * stride]. The column
     // of a staged parameter is left alone unless its gradient is None. After kRebuild the column is unspecified.
-    int refresh(const pybind11::list& groups, int64_t column, int64_t stride) const;
+    int refresh(const pybind11::list& groups, int64_t column, int64_t stride);
 
   private:
     struct Entry {
         PyObject* parameter;
-        PyObject* lasting;
+        pybind11::object known;  // weak reference to a gradient that is no negated view
         Mode mode;
         int64_t slot;
         void* data;
@@ -45,13 +43,12 @@ class Roster {
         size_t layout;  // shape, then strides, in layouts_
     };
 
-    bool is_negated(const Entry& entry, PyObject* gradient) const;
+    static bool is_negated(Entry& entry, PyObject* gradient);
     bool view(PyObject* tensor, DLTensor* out) const;
     bool matches(const Entry& entry, const DLTensor& tensor) const;
     PyObject* gradient(PyObject* parameter) const;
 
     pybind11::list parameters_;  // keeps them alive: an address that was freed could come back as another tensor's
-    pybind11::list lasting_;
     DLPackExchangeAPI* api_;
     std::vector<Entry> entries_;
     std::vector<int64_t> layouts_;

@@ -47,15 +47,13 @@ if C is None:
     )
 
 
-def roster(
-    parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int], lasting: Sequence[Tensor | None]
-) -> Any | None:
+def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int]) -> Any | None:
     """The fast check of addresses; None where this torch publishes no DLPack table (then each step rebuilds its plan)."""
     api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if C is None or api is None:
         return None
     hints = [address for param in parameters for address in _objects_behind(param)]
-    return C.Roster(api, list(parameters), list(modes), list(slots), list(lasting), hints)
+    return C.Roster(api, list(parameters), list(modes), list(slots), hints)
 
 
 def _objects_behind(param: Tensor) -> list[int]:

@@ -117,11 +117,6 @@ class FlatParameters:
         """The latest instance that moved ``param``, or None."""
         return _owners.get(param)  # type: ignore[no-any-return]
 
-    def holds(self, gradient: Tensor) -> bool:
-        """Whether ``gradient`` lies in the buffers."""
-        storage = gradient.untyped_storage().data_ptr()
-        return any(buffer.untyped_storage().data_ptr() == storage for buffer in self.gradients)
-
     def __repr__(self) -> str:
         buffers = ", ".join(f"{len(w):,} x {str(w.dtype).removeprefix('torch.')} on {w.device}" for w in self.weights)
         return f"FlatParameters({len(self._views)} parameters: {buffers})"

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
-from regkernels.flat import FlatParameters
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
 
@@ -202,12 +201,7 @@ class Plan:
             else extension.IN_PLACE
             for param in params
         ]
-        owners = [FlatParameters.owner(param) for param in params]
-        lasting = [
-            param.grad if owner is not None and param.grad is not None and owner.holds(param.grad) else None
-            for param, owner in zip(params, owners, strict=True)
-        ]
-        return extension.roster(params, modes, [slots.get(id(param), 0) for param in params], lasting)
+        return extension.roster(params, modes, [slots.get(id(param), 0) for param in params])
 
     def _activate(self) -> None:
         """Finds which entries take part, the rows they need, and the segments they make."""
