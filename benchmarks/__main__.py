@@ -16,7 +16,7 @@ from benchmarks.timing import Case, machine_limits, measure
 
 # question: (cases, rounds, runs per turn)
 QUESTIONS: dict[str, tuple[Callable[[], Iterator[Case]], int, int]] = {
-    "step": (optimizer_step.large, 7, 3),
+    "step": (optimizer_step.large, 12, 3),
     "small": (optimizer_step.many_small, 30, 8),
     "penalty": (penalty.cases, 5, 2),
 }
