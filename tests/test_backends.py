@@ -193,6 +193,7 @@ WITHOUT: dict[str, tuple[str, str]] = {
         "it was built from other sources",
     ),
     "knows less": (STALE.format(layout="layout=lambda: {}"), "it was built from other sources"),
+    "says nothing": (STALE.format(layout=""), ""),
 }
 ASK = """
 import regkernels, regkernels.backends, regkernels.__main__

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import FlatParameters
-from tests.training import OPTIMIZERS, assert_equal, assert_near, backward, network, ours, train, twins, weights
+from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, train, twins, weights, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -51,12 +51,6 @@ def train_tokens(optimizer: torch.optim.Optimizer, model: nn.Module, steps: Iter
         optimizer.zero_grad(**zero)
         model((torch.arange(9) * (step + 2) % 11).view(1, 9)).square().mean().backward()
         optimizer.step()
-
-
-def within(tensor: Tensor, buffers: list[Tensor]) -> bool:
-    begins = tensor.data_ptr()
-    ends = begins + tensor.numel() * tensor.element_size()
-    return any(b.data_ptr() <= begins and ends <= b.data_ptr() + b.nbytes for b in buffers) or tensor.numel() == 0
 
 
 def test_what_moves_and_what_stays() -> None:
@@ -123,6 +117,29 @@ def test_training_is_bit_for_bit_the_same(name: str, when: str) -> None:
 
 
 @each_optimizer
+def test_neighbours_in_memory_keep_the_options_of_their_groups(name: str) -> None:
+    """Side by side, of one type, and yet no segment may reach from one group into the next."""
+    runs = []
+    for flat in (False, True):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(16)) for _ in range(6)]
+        options = {"l1": 0.1}, {"lr": 0.5}, {"weight_decay": 0.5, "maximize": True}
+        groups = [{"params": params[2 * i : 2 * i + 2], **options[i]} for i in range(3)]
+        if flat:
+            FlatParameters(groups)
+            addresses = [param.data_ptr() for param in params]
+            assert addresses == [addresses[0] + 64 * i for i in range(6)]
+        optimizer = ours(name, groups, stats=True)
+        for _ in range(3):
+            for param in params:
+                gradient = torch.randn(16)
+                param.grad = param.grad.copy_(gradient) if flat else gradient
+            optimizer.step()
+        runs.append(torch.cat([*(param.detach() for param in params), optimizer.stats.nonzeros]))
+    assert torch.equal(*runs)
+
+
+@each_optimizer
 def test_clipping_depends_on_the_layout_by_rounding_only(name: str) -> None:
     """The norm is one sum over all that lies side by side, so it may differ in the last bit."""
     model, other = twins(network())
@@ -130,126 +147,6 @@ def test_clipping_depends_on_the_layout_by_rounding_only(name: str) -> None:
     train(ours(name, model.parameters(), max_grad_norm=0.01), model, range(5))
     train(ours(name, other.parameters(), max_grad_norm=0.01), other, range(5))
     assert_near(model, other)
-
-
-ZERO: dict[str, Callable[[Any, nn.Module, FlatParameters], None]] = {
-    "optimizer": lambda o, m, f: o.zero_grad(),
-    "optimizer, set_to_none=False": lambda o, m, f: o.zero_grad(set_to_none=False),
-    "flat": lambda o, m, f: f.zero_grad(),
-    "module": lambda o, m, f: m.zero_grad(),
-    "module, set_to_none=False": lambda o, m, f: m.zero_grad(set_to_none=False),
-    "by hand": lambda o, m, f: [setattr(p, "grad", None) for p in m.parameters()],
-    "torch": lambda o, m, f: torch.optim.SGD(m.parameters()).zero_grad(),
-    "torch, then flat": lambda o, m, f: (m.zero_grad(), f.zero_grad()),
-}
-
-
-@pytest.mark.parametrize("way", ZERO)
-@each_optimizer
-def test_every_way_to_reset_gradients_is_right(name: str, way: str) -> None:
-    model, other = twins(network())
-    flat = FlatParameters(model)
-    optimizer, reference = ours(name, model.parameters()), ours(name, other.parameters())
-    for step in range(4):
-        ZERO[way](optimizer, model, flat)
-        reference.zero_grad()
-        backward(model, step)
-        backward(other, step)
-        optimizer.step()
-        reference.step()
-        assert_equal(model, other)
-    if way not in ("module", "by hand", "torch"):
-        assert all(within(param.grad, flat.gradients) for param in model.parameters())
-    optimizer.zero_grad()
-    for param in model.parameters():
-        assert within(param.grad, flat.gradients) and (param.grad == 0).all()
-
-
-def test_zero_grad_leaves_the_gradients_of_other_optimizers_alone() -> None:
-    """One FlatParameters, two optimizers that take turns, as for a generator and its critic."""
-    model = network()
-    FlatParameters(model)
-    first, second = ours("sgd", model[0].parameters()), ours("sgd", model[2].parameters())
-    backward(model)
-    kept = model[2].weight.grad.clone()
-    first.zero_grad()
-    assert (model[0].weight.grad == 0).all() and torch.equal(model[2].weight.grad, kept)
-    second.zero_grad()
-    assert (model[2].weight.grad == 0).all()
-
-
-def test_an_optimizer_of_some_flat_and_some_other_parameters() -> None:
-    model, other = twins(network())
-    FlatParameters(model[0])
-    optimizer, reference = ours("adam", model.parameters()), ours("adam", other.parameters())
-    train(optimizer, model, range(4))
-    train(reference, other, range(4))
-    assert_equal(model, other)
-    optimizer.zero_grad()
-    assert model[2].weight.grad is None and (model[0].weight.grad == 0).all()
-    backward(model)
-    optimizer.zero_grad(set_to_none=False)
-    assert (model[2].weight.grad == 0).all()
-
-
-def test_parameters_without_gradients_are_stepped_with_zeros() -> None:
-    """As documented: a flat parameter has a gradient, and zero is not None."""
-    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    FlatParameters([p, q])
-    optimizer = ours("sgd", [p, q], lr=0.1, weight_decay=1.0)
-    p.grad.fill_(1.0)
-    optimizer.step()
-    assert torch.allclose(p, torch.tensor(0.8)) and torch.allclose(q, torch.tensor(0.9))
-
-
-def _to_channels_last(model: nn.Module) -> None:
-    model[0].weight.data = model[0].weight.data.mT.contiguous().mT
-    model[0].weight.grad.data = model[0].weight.grad.data.mT.contiguous().mT
-
-
-MOVES: dict[str, Callable[[nn.Module], Any]] = {
-    "float": lambda model: model.float(),
-    "bfloat16": lambda model: model.to(torch.bfloat16),
-    "strides": _to_channels_last,
-}
-
-
-def _error_of(call: Callable[[], Any]) -> str:
-    try:
-        call()
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.parametrize("new", [False, True])
-@pytest.mark.parametrize("move", MOVES)
-def test_a_module_that_was_moved_gets_a_clear_error_or_the_right_result(move: str, new: bool) -> None:
-    """`module.to(...)` exchanges the memory under parameters and gradients; stale buffers must not be zeroed instead."""
-    model, other = twins(network())
-    flat = FlatParameters(model)
-    optimizer, reference = ours("sgd", model.parameters(), lr=0.5), ours("sgd", other.parameters(), lr=0.5)
-    backward(model)
-    backward(other)
-    MOVES[move](model)
-    MOVES[move](other)
-    assert any(param.grad.abs().sum() > 0 for param in model.parameters())
-    if new:
-        flat = FlatParameters(model)
-        assert all(within(p, flat.weights) and within(p.grad, flat.gradients) for p in model.parameters())
-    for reset in (flat.zero_grad, optimizer.zero_grad):
-        error = _error_of(reset)
-        assert "make a new FlatParameters" in error or not error
-        assert error or all((param.grad == 0).all() for param in model.parameters()), "gradients would add up"
-        assert not (error and new)
-    for step in range(3):
-        model.zero_grad()
-        other.zero_grad()
-        backward(model, step)
-        backward(other, step)
-        optimizer.step()
-        reference.step()
-    assert_equal(model, other)
 
 
 def test_placement() -> None:

@@ -66,3 +66,10 @@ def assert_near(a: nn.Module, b: nn.Module, tolerance: float = 1e-12) -> None:
 
 def assert_equal(a: nn.Module, b: nn.Module) -> None:
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def within(tensor: Tensor, buffers: Iterable[Tensor]) -> bool:
+    """Whether a dense tensor lies in the memory of one of the buffers."""
+    begins = tensor.data_ptr()
+    ends = begins + tensor.numel() * tensor.element_size()
+    return any(b.data_ptr() <= begins and ends <= b.data_ptr() + b.nbytes for b in buffers) or tensor.numel() == 0
