@@ -20,6 +20,8 @@ SAME, MOVED, REBUILD = range(3)
 C: Any = None
 missing_because: str | None = None
 
+failure_note = Path(__file__).with_name("_build_failure.txt")
+
 try:
     C = importlib.import_module("regkernels._C")
     _layout = C.layout()
@@ -29,8 +31,7 @@ try:
         C = None
 except (ImportError, AttributeError) as error:
     # Where the installation could not build it, it left the compiler's words here.
-    failure = Path(__file__).with_name("_build_failure.txt")
-    missing_because = failure.read_text().strip() if failure.exists() else str(error)
+    missing_because = failure_note.read_text().strip() if failure_note.exists() else str(error)
     C = None
 
 HOW_TO_BUILD = (
@@ -39,9 +40,11 @@ HOW_TO_BUILD = (
 )
 
 if C is None:
+    # What an unsuccessful installation left behind says already what to do.
+    explained = missing_because if failure_note.exists() else f"{missing_because}. {HOW_TO_BUILD}."
     warnings.warn(
-        f"regkernels runs without its compiled kernels: {missing_because}. Results are the same, but every step runs "
-        f"the eager reference, which is many times slower. {HOW_TO_BUILD}.",
+        "regkernels runs without its compiled kernels: results are the same, but every step runs the eager reference, "
+        f"which is many times slower. Reason: {explained}",
         RuntimeWarning,
         stacklevel=3,
     )
