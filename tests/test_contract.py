@@ -225,6 +225,7 @@ def test_bad_gradients_spread_as_in_torch(name: str, bad: float, limit: float | 
         b.step()
         for p, q in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12, equal_nan=True)
+            torch.testing.assert_close(dict(a.state[p]), dict(b.state[q]), rtol=1e-12, atol=1e-12, equal_nan=True)
         if step == 1:
             assert a.stats.grad_norm.isnan() if bad != bad else a.stats.grad_norm == torch.inf
 

@@ -41,9 +41,6 @@ def names(model: nn.Module, group: dict[str, Any]) -> list[str]:
     return [name_of[id(param)] for param in group["params"]]
 
 
-# --- the helper ---
-
-
 def test_matrices_are_regularised_and_the_rest_is_not() -> None:
     model = Model()
     decay, rest = regkernels.param_groups(model, weight_decay=0.1, l1=0.01, lr=0.5, betas=(0.8, 0.9))
@@ -112,9 +109,6 @@ def test_torchs_optimizers_take_the_groups() -> None:
     train(a, model, range(4))
     train(b, other, range(4))
     assert_near(model, other)
-
-
-# --- groups of an optimizer ---
 
 
 def test_the_defaults_are_torchs() -> None:

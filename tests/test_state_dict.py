@@ -87,9 +87,8 @@ def test_flags_of_the_saving_side_are_carried() -> None:
     model, other = twins(network())
     fused = torch.optim.AdamW(model.parameters(), fused=True)
     train(fused, model, range(3))
-    packed = fused.state_dict()
     optimizer = ours("adamw", model.parameters(), amsgrad=False)
-    optimizer.load_state_dict(packed)
+    optimizer.load_state_dict(fused.state_dict())
     train(optimizer, model, range(3, 5))
     assert optimizer.param_groups[0]["fused"] is True and optimizer.param_groups[0]["foreach"] is None
     train(torch.optim.AdamW(other.parameters(), foreach=False), other, range(5))
