@@ -71,6 +71,13 @@ void for_chunks(const std::vector<Chunk>& chunks, const Body& body) {
     for (int64_t i = 0; i < count; ++i) body(i, chunks[i]);
 }
 
+void add(Sums& total, const Sums& partial) {
+    total.absolute += partial.absolute;
+    total.square += partial.square;
+    total.nonzeros += partial.nonzeros;
+    total.gradient += partial.gradient;
+}
+
 int64_t size_of(int64_t dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
 
 void* at(int64_t address, int64_t offset, int64_t dtype) {
@@ -101,11 +108,7 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
                                      totals ? &partials[i] : nullptr);
     });
     for (size_t i = 0; i < partials.size(); ++i) {
-        Sums& total = totals[segments[chunks[i].item].total];
-        total.absolute += partials[i].absolute;
-        total.square += partials[i].square;
-        total.nonzeros += partials[i].nonzeros;
-        total.gradient += partials[i].gradient;
+        add(totals[segments[chunks[i].item].total], partials[i]);
     }
 }
 
@@ -117,11 +120,7 @@ Sums reduce(const Kernels& kernels, const Run* runs, int64_t count) {
         kernels.reduce[run.dtype](at(run.weight, chunk.begin, run.dtype), chunk.end - chunk.begin, &partials[i]);
     });
     Sums total = {};
-    for (const Sums& partial : partials) {
-        total.absolute += partial.absolute;
-        total.square += partial.square;
-        total.nonzeros += partial.nonzeros;
-    }
+    for (const Sums& partial : partials) add(total, partial);
     return total;
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
-from regkernels.optim.states import is_dense
+from regkernels.optim.states import dense_strides
 
 _ALIGNMENT = 64
 """Bytes. A tensor whose size is a multiple leaves its successor aligned, so odd-sized tensors are placed last."""
@@ -68,7 +68,7 @@ class FlatParameters:
         weights, gradients = self.weights[-1], self.gradients[-1]
         offset = 0
         for param in params:
-            strides = param.stride() if is_dense(param) else torch.empty(param.shape, device="meta").stride()
+            strides = dense_strides(param)
             weight = weights.as_strided(param.shape, strides, offset)
             gradient = gradients.as_strided(param.shape, strides, offset)
             with torch.no_grad():

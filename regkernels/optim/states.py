@@ -34,6 +34,11 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides of a copy without gaps: the tensor's own where it is dense, else those of a contiguous one."""
+    return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
+
+
 def state_dtype(weight: Tensor) -> torch.dtype:
     """The type of a parameter's state tensors: the compute type, complex for complex parameters."""
     if weight.is_complex():
@@ -58,7 +63,7 @@ def allocate(params: Sequence[Tensor]) -> list[Tensor]:
         torch.as_strided(
             buffers[param.device, state_dtype(param)],
             param.shape,
-            param.stride() if is_dense(param) else torch.empty(param.shape, device="meta").stride(),
+            dense_strides(param),
             offset,
         )
         for param, offset in zip(params, offsets, strict=True)
