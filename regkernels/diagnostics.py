@@ -9,6 +9,7 @@ import torch
 
 from regkernels import backends, extension
 from regkernels._version import __version__
+from regkernels.backends import gpu
 
 
 def info() -> dict[str, Any]:
@@ -21,13 +22,14 @@ def info() -> dict[str, Any]:
     return {
         "version": __version__,
         "backend": backends.name(),
-        "backends": [name for name in backends.NAMES if name == "reference" or c is not None],
+        "backends": backends.usable(),
         "extension": "loaded" if c is not None else f"missing: {extension.missing_because}",
         "instruction_set": c.isa() if c is not None else None,
         "instruction_sets": c.available_isas() if c is not None else [],
         "threads": c.num_threads() if c is not None else torch.get_num_threads(),
         "fast_address_check": c is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
-        "devices": ["cpu"],
+        "triton": gpu.missing_because() or f"{gpu.version()}{', interpreted' if gpu.interprets() else ''}",
+        "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -6,47 +6,76 @@ Every mode of regularisation is a number here, so a kernel knows no mode names a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+Number = float | Tensor
+
 
 class Hyper(NamedTuple):
-    """One row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/table.h."""
+    """One row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/table.h.
 
-    scale: float = 1.0  # of the gradient: clipping, and -1 to maximize
-    lr: float = 0.0  # 0: no weight is written
-    coupled_decay: float = 0.0  # g + coupled_decay * w
-    subgradient: float = 0.0  # g + subgradient * sign(w)
-    decay: float = 1.0  # w * decay, before the step
-    threshold: float = 0.0  # soft-threshold, the same for every element
-    threshold_per_step: float = 0.0  # soft-threshold as a multiple of the element's step
-    shrink_divisor: float = 1.0  # w / shrink_divisor, after the step
-    shrink_per_step: float = 0.0  # w / (1 + shrink_per_step * the element's step)
-    momentum: float = 0.0
-    one_minus_dampening: float = 1.0
-    nesterov: float = 0.0
-    beta1: float = 0.0
-    one_minus_beta1: float = 1.0
-    beta2: float = 0.0
-    one_minus_beta2: float = 1.0
-    inverse_bias1: float = 1.0  # 1 / (1 - beta1**step)
-    inverse_sqrt_bias2: float = 1.0  # 1 / sqrt(1 - beta2**step)
-    eps: float = 0.0
+    On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it.
+    """
+
+    scale: Number = 1.0  # of the gradient: clipping, and -1 to maximize
+    lr: Number = 0.0  # 0: no weight is written
+    coupled_decay: Number = 0.0  # g + coupled_decay * w
+    subgradient: Number = 0.0  # g + subgradient * sign(w)
+    decay: Number = 1.0  # w * decay, before the step
+    threshold: Number = 0.0  # soft-threshold, the same for every element
+    threshold_per_step: Number = 0.0  # soft-threshold as a multiple of the element's step
+    shrink_divisor: Number = 1.0  # w / shrink_divisor, after the step
+    shrink_per_step: Number = 0.0  # w / (1 + shrink_per_step * the element's step)
+    momentum: Number = 0.0
+    one_minus_dampening: Number = 1.0
+    nesterov: Number = 0.0
+    beta1: Number = 0.0
+    one_minus_beta1: Number = 1.0
+    beta2: Number = 0.0
+    one_minus_beta2: Number = 1.0
+    inverse_bias1: Number = 1.0  # 1 / (1 - beta1**step)
+    inverse_sqrt_bias2: Number = 1.0  # 1 / sqrt(1 - beta2**step)
+    eps: Number = 0.0
 
     def rounded(self, dtype: torch.dtype) -> Hyper:
         """The same row with every value rounded to the compute type ``dtype``."""
         return Hyper(*torch.tensor(self, dtype=dtype).tolist())
 
 
-def as_float(value: float | Tensor) -> float:
+def number(value: Number, group: Mapping[str, Any]) -> Number:
+    """An option of a param group for arithmetic: a float, or a 0-dim float64 tensor.
+
+    A tensor on an accelerator stays a tensor: reading its value would make the host wait for the device. So does any
+    tensor of a capturable optimizer: a captured step must see it change.
+    """
+    if isinstance(value, Tensor) and (not value.is_cpu or group.get("capturable")):
+        return value.detach().double().reshape(())
+    return as_float(value)
+
+
+def square_root(value: Number) -> Number:
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
+def clip_factor(square_sum: Number, max_norm: float) -> Number:
+    """What torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes everything NaN, there and here."""
+    clip = max_norm / (square_root(square_sum) + 1e-6)
+    if isinstance(clip, Tensor):
+        return clip.clamp(max=1.0)
+    return min(clip, 1.0) if clip == clip else clip
+
+
+def as_float(value: Number) -> float:
     """A hyper-parameter that may be a one-element tensor (a tensor ``lr``) as a Python float."""
     return float(value.item() if isinstance(value, Tensor) else value)
 
 
-def regularisation(group: Mapping[str, Any], *, gain: float, step_per_element: bool) -> dict[str, float]:
+def regularisation(group: Mapping[str, Any], *, gain: float, step_per_element: bool) -> dict[str, Number]:
     """The fields of `Hyper` that ``l1`` and ``weight_decay`` of a param group fill, by their modes.
 
     ``gain`` is the rule's steady-state gain c: the factor by which a constant gradient is amplified (1 for SGD without
@@ -54,7 +83,7 @@ def regularisation(group: Mapping[str, Any], *, gain: float, step_per_element: b
     ``lr * l1``, SGD with momentum 0.9 solves the one with a tenth of it. ``step_per_element`` says that the rule's step
     is known in the kernel only (Adam), so the proximal step is given as a multiple of it.
     """
-    lr, l1, weight_decay = as_float(group["lr"]), as_float(group["l1"]), as_float(group["weight_decay"])
+    lr, l1, weight_decay = (number(group[key], group) for key in ("lr", "l1", "weight_decay"))
     fields = {"lr": lr}
     match group["weight_decay_mode"]:
         case "coupled":

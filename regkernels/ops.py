@@ -26,17 +26,14 @@ def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     # Again here: while torch.compile traces, strengths have no values yet.
     validation.nonnegative("l1", l1)
     validation.nonnegative("l2", l2)
-    absolute, square, _ = backends.backend_for(params[0].device).sums([_dense(w) for w in params])
-    # A strength of 0 switches its term off, also where the sum is infinite.
-    total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
-    return torch.tensor(total, dtype=reference.penalty_dtype(params))
+    return backends.backend_for(params[0].device).penalty([_dense(w) for w in params], l1, l2)
 
 
 def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2: float) -> list[Tensor]:
-    scale = upstream.item()
     weights = [_dense(w) for w in params]
     out = [torch.empty_like(w) for w in weights]
-    backends.backend_for(upstream.device).penalty_gradient(weights, out, scale * l1, scale * 2.0 * l2)
+    if weights:
+        backends.backend_for(upstream.device).penalty_gradient(weights, out, upstream, l1, 2.0 * l2)
     return out
 
 
@@ -58,10 +55,11 @@ def _soft_threshold_in_place(x: Tensor, threshold: float) -> None:
         x.copy_(dense)
 
 
-_library.impl("penalty", _penalty, "CPU")
-_library.impl("penalty_gradient", _penalty_gradient, "CPU")
-_library.impl("soft_threshold", _soft_threshold, "CPU")
-_library.impl("soft_threshold_", _soft_threshold_in_place, "CPU")
+for _key in ("CPU", "CUDA"):
+    _library.impl("penalty", _penalty, _key)
+    _library.impl("penalty_gradient", _penalty_gradient, _key)
+    _library.impl("soft_threshold", _soft_threshold, _key)
+    _library.impl("soft_threshold_", _soft_threshold_in_place, _key)
 
 
 def _like(x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def _penalty(params: Params, l1: float | Tensor | None, l2: float | Tensor | Non
     strengths = {"l1" if l2 is not None else "strength": l1, "l2" if l1 is not None else "strength": l2}
     for name, strength in strengths.items():
         if strength is not None and not torch.compiler.is_compiling():
-            validation.nonnegative(name, strength)
+            validation.nonnegative(name, strength, wait=False)
     if not isinstance(l1, Tensor) and not isinstance(l2, Tensor):
         return torch.ops.regkernels.penalty(tensors, float(l1 or 0.0), float(l2 or 0.0))  # type: ignore[no-any-return]
     terms = []

@@ -75,13 +75,13 @@ class Rule(NamedTuple):
     step_per_element: bool
 
 
-def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, float]:
+def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor | float]:
     """Gradient descent (no state)."""
     u = g
     return u, h.lr
 
 
-def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, float]:
+def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor | float]:
     """torch's momentum. In a parameter's first step the buffer is 0 and ``one_minus_dampening`` is 1: buffer = g.
 
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning (2013), in the form of
@@ -172,6 +172,12 @@ def elastic_net_penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tenso
         w = w.double()
         total = total + l1 * w.abs().sum() + l2 * (w * w).sum()
     return total.to(penalty_dtype(params))
+
+
+def penalty_value(absolute: float, square: float, l1: float, l2: float, dtype: torch.dtype) -> Tensor:
+    """``l1 * absolute + l2 * square``; a strength of 0 switches its term off, also where the sum is infinite."""
+    total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
+    return torch.tensor(total, dtype=dtype)
 
 
 def penalty_gradient(weight: Tensor, absolute: float, square: float) -> Tensor:

@@ -41,6 +41,12 @@ def kind(rule: str, dtype: torch.dtype) -> int:
     return RULES.index(rule) * len(DTYPES) + DTYPES.index(dtype)
 
 
+def rule_and_dtype(kind: int) -> tuple[str, torch.dtype]:
+    """What `kind` was made of."""
+    rule, dtype = divmod(kind, len(DTYPES))
+    return RULES[rule], DTYPES[dtype]
+
+
 def merge(table: Tensor, may_follow: Tensor) -> Tensor:
     """Joins each segment with the one before it where they are adjacent in all buffers and agree in everything else.
 

@@ -12,40 +12,55 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels.hyper import as_float
+from regkernels.transfer import is_capturing
 
 L1_MODES = ("prox", "decoupled", "subgradient")
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox")
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def finite(name: str, value: Any, where: str = "") -> float:
-    """``value`` as a float, where it is a finite number or a tensor of one."""
+def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> float:
+    """``value`` as a float, where it is a finite number or a tensor of one.
+
+    Reading a tensor on an accelerator makes the host wait; with ``wait=False`` it is not looked at, and 0 is returned.
+    """
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"{name} must be a number or a tensor of one element, got shape {tuple(value.shape)}{where}")
     if isinstance(value, Tensor) and (value.is_complex() or value.is_meta):
         raise TypeError(f"{name} must be a real number, got a {value.dtype} tensor on {value.device}{where}")
     if not isinstance(value, (numbers.Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r}{where}")
+    if not wait and _out_of_sight(value):
+        return 0.0
     number = as_float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}{where}")
     return number
 
 
-def nonnegative(name: str, value: Any, where: str = "") -> float:
+def _out_of_sight(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_cpu
+
+
+def may_be_positive(value: float | Tensor) -> bool:
+    """Whether a number that is not negative could be positive: a tensor on an accelerator could."""
+    return _out_of_sight(value) or as_float(value) > 0
+
+
+def nonnegative(name: str, value: Any, where: str = "", *, wait: bool = True) -> float:
     """``value`` as a float, where it is finite and not negative."""
-    number = finite(name, value, where)
+    number = finite(name, value, where, wait=wait)
     if number < 0:
         raise ValueError(f"{name} must be >= 0, got {number}{where}")
     return number
 
 
-def betas(value: Any, where: str = "") -> None:
+def betas(value: Any, where: str = "", *, wait: bool = True) -> None:
     """Two numbers in [0, 1)."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {value!r}{where}")
     for index, beta in enumerate(value):
-        if not 0 <= finite(f"betas[{index}]", beta, where) < 1:
+        if not 0 <= finite(f"betas[{index}]", beta, where, wait=wait) < 1:
             raise ValueError(f"betas[{index}] must be in [0, 1), got {as_float(beta)}{where}")
 
 
@@ -54,10 +69,10 @@ def one_of(name: str, value: object, allowed: tuple[str, ...], where: str = "") 
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{where}")
 
 
-def regularised_group(group: Mapping[str, Any], where: str) -> None:
+def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> None:
     """The keys of a param group that every optimizer has."""
     for name in ("lr", "l1", "weight_decay"):
-        nonnegative(name, group[name], where)
+        nonnegative(name, group[name], where, wait=wait)
     one_of("l1_mode", group["l1_mode"], L1_MODES, where)
     one_of("weight_decay_mode", group["weight_decay_mode"], WEIGHT_DECAY_MODES, where)
     if group.get("differentiable"):
@@ -101,16 +116,57 @@ def parameter(param: Tensor, name: str) -> None:
 
 
 def complex_parameter(param: Tensor, l1: float | Tensor, name: str) -> None:
-    if param.is_complex() and as_float(l1) != 0:
+    if param.is_complex() and may_be_positive(l1):
         raise ValueError(
-            f"{name} is complex and its l1 is {as_float(l1)}: an L1 penalty is defined for real parameters only; "
+            f"{name} is complex and its l1 is {l1}: an L1 penalty is defined for real parameters only; "
             "put complex parameters into a group with l1=0"
         )
 
 
-def capturable(param: Tensor, asked: bool, name: str) -> None:
-    if asked and param.device.type == "cpu":
+def capturable(param: Tensor, group: Mapping[str, Any], name: str, *, interpreted: bool) -> None:
+    """What a step needs that is captured into a graph; ``interpreted``: the interpreter plays the accelerator."""
+    if not group.get("capturable"):
+        return
+    if param.device.type == "cpu" and not interpreted:
         raise ValueError(f"capturable=True needs parameters on an accelerator, but {name} is on the CPU")
+    for key in ("lr", "l1", "weight_decay", "betas"):
+        values = group.get(key)
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if isinstance(value, Tensor) and value.device != param.device:
+                raise ValueError(
+                    f"{key} is a tensor on {str(value.device)!r} and {name} is on {str(param.device)!r}: with capturable=True "
+                    f"a graph could not see it change; make it a tensor there, or a float if it never changes"
+                )
+
+
+def one_device(params: Sequence[Tensor], index: int) -> torch.device | None:
+    """The device of a param group; None where it is empty."""
+    first = next(iter(params), None)
+    for position, param in enumerate(params):
+        assert first is not None
+        if param.device != first.device:
+            raise ValueError(
+                f"param group {index} has parameters on several devices: parameter 0 on {str(first.device)!r}, parameter "
+                f"{position} on {str(param.device)!r}; make a param group for each device"
+            )
+    return None if first is None else first.device
+
+
+def not_capturing(devices: Iterable[torch.device]) -> None:
+    """What would be recorded into a graph and done again at every replay must have been done before."""
+    if any(map(is_capturing, devices)):
+        raise RuntimeError(
+            "this step would have to create states or look at all parameters anew, which a CUDA graph cannot record; run a "
+            "step with the same parameters and gradients before torch.cuda.graph(...)"
+        )
+
+
+def capturable_capture(devices: Iterable[torch.device], groups: Iterable[Mapping[str, Any]]) -> None:
+    if not all(group.get("capturable") for group in groups) and any(map(is_capturing, devices)):
+        raise RuntimeError(
+            "a CUDA graph is being captured, and capturable is not set: each replay would repeat this step with the same "
+            "step count; make the optimizer with capturable=True"
+        )
 
 
 def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:

@@ -27,14 +27,16 @@ class Setting(NamedTuple):
     threads: int = 1
 
     def __str__(self) -> str:
-        return "reference" if self.isa is None else f"{self.isa} with {self.threads} threads"
+        return self.backend if self.isa is None else f"{self.isa} with {self.threads} threads"
 
 
 REFERENCE = Setting("reference")
 
 
 def kernels(threads: Iterable[int] = (1, 2)) -> list[Setting]:
-    """The C++ kernels, at every instruction set of this machine."""
+    """The C++ kernels, at every instruction set of this machine; the Triton kernels where they were asked for."""
+    if backends.forced() == "triton":
+        return [Setting("triton")]
     with backends.use("cpp"):  # says why they are missing, where they are
         assert extension.C is not None
         return [Setting("cpp", isa, count) for isa in extension.C.available_isas() for count in threads]

@@ -88,7 +88,7 @@ def test_use() -> None:
 @pytest.mark.parametrize("name", ["cuda", "", "CPP", "reference "])
 def test_use_of_an_unknown_backend(name: str) -> None:
     before = backends.name()
-    message = f"backend must be one of 'reference', 'cpp', got '{name}'"
+    message = f"backend must be one of 'reference', 'cpp', 'triton', got '{name}'"
     with pytest.raises(ValueError, match=message), backends.use(name):
         pass
     assert backends.name() == before
@@ -111,7 +111,9 @@ def test_a_wrong_value_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     optimizer = optim.Adam([p])
     monkeypatch.setenv("REGKERNELS_BACKEND", "cuda")
     for call in (optimizer.step, regkernels.info, lambda: regkernels.l1_penalty(p, 1.0)):
-        with pytest.raises(ValueError, match="REGKERNELS_BACKEND must be one of 'reference', 'cpp', got 'cuda'"):
+        with pytest.raises(
+            ValueError, match="REGKERNELS_BACKEND must be one of 'reference', 'cpp', 'triton', got 'cuda'"
+        ):
             call()
     assert torch.equal(p, torch.ones(3)) and not optimizer.state
     monkeypatch.delenv("REGKERNELS_BACKEND")
@@ -135,7 +137,7 @@ def test_backends_can_take_turns() -> None:
 
 
 def test_other_devices_are_named() -> None:
-    with pytest.raises(RuntimeError, match="CPU tensors only, got a tensor on device 'meta'; move the model"):
+    with pytest.raises(RuntimeError, match="CPU, CUDA and ROCm tensors, got a tensor on device 'meta'; move the model"):
         backends.backend_for(torch.device("meta"))
 
 

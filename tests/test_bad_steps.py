@@ -65,7 +65,7 @@ STEPS: dict[str, tuple[Callable[[], Callable[[], Any]], type[Exception], str]] =
     "meta parameter": (
         lambda: _step(_with_gradient(nn.Parameter(torch.ones(2, device="meta")))),
         RuntimeError,
-        "CPU tensors only.*'meta'; move the model",
+        "CPU, CUDA and ROCm tensors, got a tensor on device 'meta'; move the model",
     ),
     "capturable": (
         lambda: _step(_with_gradient(_parameter(2)), capturable=True),

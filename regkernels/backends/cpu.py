@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels import extension, segments
+from regkernels import extension, reference, segments
 from regkernels.hyper import Hyper
 
 if TYPE_CHECKING:
@@ -32,18 +32,21 @@ def gradient_square_sum(plan: Plan) -> float:
     return extension.C.reduce(runs.data_ptr(), len(runs))[1]
 
 
-def sums(tensors: Sequence[Tensor]) -> tuple[float, float, float]:
-    """``(sum |w|, sum w^2, nonzeros)`` of dense tensors."""
+def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim."""
     runs = _runs(tensors, tensors)
     _adopt_thread_count()
-    return extension.C.reduce(runs.data_ptr(), len(runs))
+    absolute, square, _ = extension.C.reduce(runs.data_ptr(), len(runs))
+    return reference.penalty_value(absolute, square, l1, l2, reference.penalty_dtype(tensors))
 
 
-def penalty_gradient(tensors: Sequence[Tensor], out: Sequence[Tensor], absolute: float, square: float) -> None:
-    """``out = absolute * sign(w) + square * w`` for dense tensors of equal layout."""
-    runs = _runs(tensors, out)
+def penalty_gradient(
+    tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
+) -> None:
+    """``out = upstream * absolute * sign(w) + upstream * square * w`` for dense tensors of equal layout."""
+    runs, scale = _runs(tensors, out), upstream.item()
     _adopt_thread_count()
-    extension.C.penalty_gradient(runs.data_ptr(), len(runs), absolute, square)
+    extension.C.penalty_gradient(runs.data_ptr(), len(runs), scale * absolute, scale * square)
 
 
 def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:

@@ -32,15 +32,19 @@ def gradient_square_sum(plan: Plan) -> float:
     return reference.sums([entry.gradient_to_read() for entry, _ in plan.active_entries()])[1]
 
 
-def sums(tensors: Sequence[Tensor]) -> tuple[float, float, float]:
-    """``(sum |w|, sum w^2, nonzeros)`` of dense tensors."""
-    return reference.sums(tensors)
+def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim."""
+    absolute, square, _ = reference.sums(tensors)
+    return reference.penalty_value(absolute, square, l1, l2, reference.penalty_dtype(tensors))
 
 
-def penalty_gradient(tensors: Sequence[Tensor], out: Sequence[Tensor], absolute: float, square: float) -> None:
-    """``out = absolute * sign(w) + square * w`` for dense tensors of equal layout."""
+def penalty_gradient(
+    tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
+) -> None:
+    """``out = upstream * absolute * sign(w) + upstream * square * w`` for dense tensors of equal layout."""
+    scale = upstream.item()
     for w, o in zip(tensors, out, strict=True):
-        o.copy_(reference.penalty_gradient(w, absolute, square))
+        o.copy_(reference.penalty_gradient(w, scale * absolute, scale * square))
 
 
 def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, as_float, regularisation
+from regkernels.hyper import Hyper, number, regularisation, square_root
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.plan import Row
 
@@ -27,14 +26,17 @@ class Adam(Optimizer):
             in place: float64, float32, float16 or bfloat16, any shape and strides; complex where ``l1`` is 0.
         lr: step size, >= 0; a float or a tensor of one element.
         betas: decay rates of the first and second moment, each in [0, 1). The states ``exp_avg`` and ``exp_avg_sq`` have
-            the parameter's shape and are float32 for half-precision parameters; ``step`` is a 0-dim CPU tensor.
+            the parameter's shape and are float32 for half-precision parameters; ``step`` is a 0-dim tensor, on the CPU
+            without ``capturable``.
         eps: added to the root of the second moment, >= 0.
         weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``, so ``weight_decay = 2 * l2`` of
             `regkernels.l2_penalty`.
         amsgrad: divides by the root of the running maximum (state ``max_exp_avg_sq``).
         maximize: maximises the objective; the penalties are never flipped.
         foreach, fused: accepted for torch's sake and ignored; there is one implementation.
-        capturable: needs parameters on an accelerator.
+        capturable: keeps the step counts on the device, so that a step can be captured into a CUDA graph. A replay sees the
+            values that ``lr``, ``l1``, ``weight_decay`` and ``betas`` have then where they are tensors on the device; floats
+            are constants of the graph. Needs parameters on an accelerator.
         differentiable: True is refused.
         decoupled_weight_decay: True is ``weight_decay_mode="decoupled"``.
         l1: strength of the L1 penalty, >= 0, in units of the loss.
@@ -101,15 +103,15 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults, stats=stats, max_grad_norm=max_grad_norm)
 
-    def _validate(self, group: Mapping[str, Any], where: str) -> None:
+    def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         validation.nonnegative("eps", group["eps"], where)
-        validation.betas(group["betas"], where)
+        validation.betas(group["betas"], where, wait=wait)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
 
     def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
-        beta1, beta2 = (as_float(beta) for beta in group["betas"])
+        beta1, beta2 = (number(beta, group) for beta in group["betas"])
         return Hyper(
             **regularisation(group, gain=1.0, step_per_element=True),
             beta1=beta1,
@@ -117,6 +119,6 @@ class Adam(Optimizer):
             beta2=beta2,
             one_minus_beta2=1.0 - beta2,
             inverse_bias1=1.0 / (1.0 - beta1**row.step),
-            inverse_sqrt_bias2=1.0 / math.sqrt(1.0 - beta2**row.step),
+            inverse_sqrt_bias2=1.0 / square_root(1.0 - beta2**row.step),
             eps=float(group["eps"]),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.flat import FlatParameters
-from regkernels.hyper import Hyper
+from regkernels.hyper import Hyper, Number, clip_factor
 from regkernels.optim.loading import fill_missing_options, restore_wide_states
 from regkernels.optim.plan import Plan, Row
 from regkernels.segments import SUMS
@@ -45,7 +45,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _counts_steps: ClassVar[bool]
-    _totals: list[tuple[float, ...]]
+    _totals: list[Any] | None  # of the last step: one table of sums (groups, sums) per device
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, stats: bool, max_grad_norm: float | None) -> None:
         validation.parameters_argument(params)
@@ -56,8 +56,8 @@ class Optimizer(torch.optim.Optimizer):
         # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
         self._trust = {"state": True}
         self._forget_plan()
-        validation.regularised_group(defaults, "")
-        self._validate(defaults, "")
+        validation.regularised_group(defaults, "", wait=True)
+        self._validate(defaults, "", wait=True)
         super().__init__(params, defaults)
 
     # --- what a subclass says ---
@@ -70,8 +70,11 @@ class Optimizer(torch.optim.Optimizer):
         """The hyper-parameters of a step."""
         raise NotImplementedError
 
-    def _validate(self, group: Mapping[str, Any], where: str) -> None:
-        """Raises where a key of ``group`` beyond the common ones has a value that is not allowed."""
+    def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
+        """Raises where a key of ``group`` beyond the common ones has a value that is not allowed.
+
+        ``wait``: also where that takes waiting for a device to hand out the value.
+        """
         raise NotImplementedError
 
     # --- torch's contract ---
@@ -96,29 +99,35 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         groups = self.param_groups
         self._check_groups()
-        plan = self._current_plan()
-        rows = [self._hyper(groups[row.group], row) for row in plan.rows]
-        plan.load_staged()
-        if not rows:
-            self._totals = [(0.0,) * len(SUMS)] * len(groups) if self._options["stats"] else []
-            return loss
-        backend = backends.backend_for(plan.entries[0].weight.device)
-        clip = self._clip(backend.gradient_square_sum(plan)) if self._options["max_grad_norm"] is not None else 1.0
-        rows = [
-            hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
-            for hyper, row in zip(rows, plan.rows, strict=True)
-        ]
-        totals: list[tuple[float, ...]] = backend.update(plan, rows, len(groups) if self._options["stats"] else 0)
-        plan.advance()
-        self._totals = totals
+        plans = self._current_plans()
+        plans = [plan for plan in plans if plan.has_rows]
+        rows = [plan.rows for plan in plans]
+        hypers = [[self._hyper(groups[row.group], row) for row in plan_rows] for plan_rows in rows]
+        for plan in plans:
+            plan.load_staged()
+        clip = self._clip(plans)
+        with_stats = len(groups) if self._options["stats"] else 0
+        totals: list[Any] = []
+        for plan, plan_rows, plan_hypers in zip(plans, rows, hypers, strict=True):
+            scaled = [
+                hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
+                for hyper, row in zip(plan_hypers, plan_rows, strict=True)
+            ]
+            totals.append(backends.backend_for(plan.device).update(plan, scaled, with_stats))
+            plan.advance()
+        self._totals = totals if with_stats else None
         return loss
 
     @property
     def stats(self) -> Stats | None:
         """The sums of the last step; None before the first one and with ``stats=False``."""
-        if not self._totals:
+        if self._totals is None:
             return None
-        absolute, square, nonzeros, gradient = torch.tensor(self._totals, dtype=torch.float64).unbind(1)
+        device = next((plan.device for plan in self._plans), torch.device("cpu"))
+        total = torch.zeros(len(self.param_groups), len(SUMS), dtype=torch.float64, device=device)
+        for of_device in self._totals:
+            total = total + torch.as_tensor(of_device, dtype=torch.float64).to(device)
+        absolute, square, nonzeros, gradient = total.unbind(1)
         return Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -145,7 +154,7 @@ class Optimizer(torch.optim.Optimizer):
         index = len(self.param_groups)
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
-        self._check_group({**self.defaults, **param_group}, index)
+        self._check_group({**self.defaults, **param_group}, index, wait=True)
         super().add_param_group(param_group)
         try:
             validation.unique_parameters(self.param_groups)
@@ -220,21 +229,31 @@ class Optimizer(torch.optim.Optimizer):
     # --- within a step ---
 
     def _forget_plan(self) -> None:
-        self._plan: Plan | None = None
+        self._plans: list[Plan] = []
         self._owners: tuple[Any, list[FlatParameters], list[Tensor]] | None = None
         self._move_states = True
         self._checked: dict[int, list[Any]] = {}
-        self._totals = []
+        self._totals = None
 
-    def _current_plan(self) -> Plan:
+    def _current_plans(self) -> list[Plan]:
+        """One per device."""
         groups, state = self.param_groups, self.__dict__["state"]
         rules = [self._rule(group) for group in groups]
-        plan = self._plan
-        if plan is None or not plan.refresh(groups, rules, state, check_states=not self._trust["state"]):
-            self._plan = None
-            plan = Plan(groups, rules, state, counts_steps=self._counts_steps, move_states=self._move_states)
-            self._plan, self._move_states = plan, False
-        return plan
+        check = not self._trust["state"]
+        if not self._plans or not all(plan.refresh(groups, rules, state, check_states=check) for plan in self._plans):
+            devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
+            validation.not_capturing(device for device in devices if device is not None)
+            self._plans = []
+            distinct = list(dict.fromkeys(device for device in devices if device is not None))
+            # A group that is empty now belongs to the first plan, which notices when it no longer is.
+            members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
+            plans = [Plan(groups, rules, state, *where) for where in zip(distinct, members, strict=True)]
+            for plan in plans:
+                plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
+            self._plans, self._move_states = plans, False
+        if self._counts_steps:
+            validation.capturable_capture((plan.device for plan in self._plans), groups)
+        return self._plans
 
     def _flat_owners(self) -> tuple[list[FlatParameters], list[Tensor]]:
         """The `FlatParameters` that own some of the parameters, and the parameters that none owns."""
@@ -247,10 +266,10 @@ class Optimizer(torch.optim.Optimizer):
             self._owners = (key, list(flats.values()), others)
         return self._owners[1], self._owners[2]
 
-    def _check_group(self, group: Mapping[str, Any], index: int) -> None:
+    def _check_group(self, group: Mapping[str, Any], index: int, *, wait: bool) -> None:
         where = f" (param group {index})"
-        validation.regularised_group(group, where)
-        self._validate(group, where)
+        validation.regularised_group(group, where, wait=wait)
+        self._validate(group, where, wait=wait)
 
     def _check_groups(self) -> None:
         for index, group in enumerate(self.param_groups):
@@ -258,17 +277,23 @@ class Optimizer(torch.optim.Optimizer):
             checked = self._checked.get(index, [])
             # Objects that cannot change need no second look; that is most of a step's Python for a small model.
             if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
-                self._check_group(group, index)
-                if self._plan is not None:
-                    self._plan.check_options(index, group)
+                self._check_group(group, index, wait=False)
+                for plan in self._plans:
+                    plan.check_options(index, group)
                 options = [value for key, value in group.items() if key != "params"]
                 if all(map(_cannot_change, options)):
                     self._checked[index] = values
 
-    def _clip(self, square_sum: float) -> float:
-        """torch.nn.utils.clip_grad_norm_'s factor; a norm that is NaN makes everything NaN, there and here."""
-        clip = self._options["max_grad_norm"] / (square_sum**0.5 + 1e-6)
-        return min(clip, 1.0) if clip == clip else clip
+    def _clip(self, plans: list[Plan]) -> Number:
+        """The factor for all gradients that ``max_grad_norm`` asks for."""
+        max_norm = self._options["max_grad_norm"]
+        if max_norm is None or not plans:
+            return 1.0
+        sums = [backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans]
+        devices = [square_sum.device for square_sum in sums if isinstance(square_sum, Tensor)]
+        if len(sums) > 1 and devices:
+            sums = [torch.as_tensor(square_sum, dtype=torch.float64).to(devices[0]) for square_sum in sums]
+        return clip_factor(sum(sums[1:], start=sums[0]), max_norm)
 
 
 def _cannot_change(value: object) -> bool:

@@ -1,5 +1,7 @@
 """What a step works on: which parameters have gradients, where their memory is, which segments that makes.
 
+There is one plan per device.
+
 A plan is built from the param groups and the state dictionary, and kept as long as `Plan.refresh` finds every parameter,
 gradient and state where it was. Nothing is cached by the identity of a gradient or of a wrapper; what counts is the
 address, type, shape and strides that the kernels are going to use.
@@ -7,7 +9,7 @@ address, type, shape and strides that the kernels are going to use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
+from regkernels.backends import gpu
+from regkernels.optim import counting
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
 
@@ -26,7 +30,7 @@ class Row:
     """What the hyper-parameters of a segment depend on, beyond its group."""
 
     group: int
-    step: int  # of the step to come, from 1; 0 for rules that do not count
+    step: int | Tensor  # of the step to come, from 1; 0 for rules that do not count; float64 where it lives on a device
     first: bool
 
 
@@ -35,8 +39,10 @@ class Plan:
 
     Attributes:
         entries: parameters with states, whether or not they have a gradient at present.
-        rows: the distinct rows that the next step needs, in the order of `segments`' row column.
         segments: int64 table (see `regkernels.segments`) of what the next step updates.
+        generation: another number whenever ``segments`` has changed.
+        groups: number of param groups of the optimizer, those on other devices included.
+        device_memory: what the backend keeps between steps; nothing here looks at it.
     """
 
     def __init__(
@@ -44,15 +50,17 @@ class Plan:
         groups: Sequence[Mapping[str, Any]],
         rules: Sequence[str],
         state: State,
-        *,
-        counts_steps: bool,
-        move_states: bool,
+        device: torch.device,
+        members: Sequence[int],
     ) -> None:
-        """Validates everything before it creates a state. ``move_states`` copies all states into fresh flat buffers."""
+        """Of the groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`."""
+        self.device, self.groups, self.generation = device, len(groups), 0
+        self.device_memory: Any = None
+        self._members = list(members)
         self._rules = list(rules)
-        self._counts_steps = counts_steps
         self._state = state
-        listed = [(g, i, param) for g, group in enumerate(groups) for i, param in enumerate(group["params"])]
+        self._capturable = _is_capturable(groups[g] for g in members)
+        listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
         names = [reference.RULES[rule].state_names for rule in rules]
         self.entries = [
             self._entry(param, g, i, groups[g], rules[g])
@@ -65,16 +73,27 @@ class Plan:
             storages.setdefault(_storage(entry), len(storages))
         self.entries.sort(key=lambda e: (e.group, storages[_storage(e)], e.weight.data_ptr()))
         validation.no_shared_memory((entry.param.detach(), entry.name) for entry in self.entries)
+        self._params = [param for _, _, param in listed]
+
+    def build(self, *, counts_steps: bool, move_states: bool) -> None:
+        """Creates missing states and everything that `refresh` keeps up to date.
+
+        ``move_states`` copies all states into fresh flat buffers.
+        """
         self._fill_states(move_states)
+        self._counts: counting.Counts | None = None
+        if counts_steps:
+            self._counts = counting.make(self.entries, self.device, capturable=self._capturable, keep=not move_states)
+        self._publish_states()
         self._staged = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
         same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
         self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool)
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool)
-        self.rows: list[Row] = []
+        self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool)
         self._all_active, self._updated = True, list[Tensor]()
-        self._roster = self._make_roster([param for _, _, param in listed])
+        self._roster = self._make_roster(self._params)
         self._activate()
 
     # --- every step ---
@@ -85,12 +104,14 @@ class Plan:
         """Brings the addresses of gradients up to date; False where only a new plan will do."""
         if self._roster is None or rules != self._rules or state is not self._state:
             return False
+        if _is_capturable(groups[g] for g in self._members) != self._capturable:
+            return False
         if any(entry.changed() for entry in self._staged) or (check_states and not self._states_are_ours()):
             return False
-        if self._counts_steps and not torch.equal(self._steps, self._expected_steps):
-            return False  # somebody set a step count
+        if self._counts is not None and self._counts.were_set():
+            return False
         answer = self._roster.refresh(
-            [group["params"] for group in groups],
+            [groups[g]["params"] for g in self._members],
             self._table.data_ptr() + segments.GRADIENT * self._table.element_size(),
             self._table.size(1),
         )
@@ -106,6 +127,16 @@ class Plan:
         for entry in active:
             entry.load()
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the next step updates anything."""
+        return bool(self._row_keys)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The distinct rows that the next step needs, in the order of `segments`' row column."""
+        return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
+
     def advance(self) -> None:
         """After the kernels: copies staged weights back and counts the step."""
         for entry in self._staged:
@@ -113,13 +144,11 @@ class Plan:
                 entry.save()
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
         torch.autograd.graph.increment_version(self._updated)
-        if self._counts_steps:
-            increment = 1 if self._all_active else self._active.to(self._steps.dtype)
-            self._steps += increment
-            self._expected_steps += increment
-        if any(row.first for row in self.rows):
+        if self._counts is not None:
+            self._counts.advance(None if self._all_active else self._active)
+        if any(first for _, _, first in self._row_keys):
             self._first[self._active] = False
-        self.rows = [Row(row.group, row.step + self._counts_steps, False) for row in self.rows]
+            self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]
 
     def active_entries(self) -> Iterator[tuple[Entry, int]]:
         """Entries of the next step, each with the index of its row."""
@@ -134,8 +163,9 @@ class Plan:
             name += f" ({options['param_names'][position]})"
         validation.parameter(param, name)
         validation.complex_parameter(param, options["l1"], name)
-        validation.capturable(param, bool(options.get("capturable")), name)
         backends.backend_for(param.device)
+        validation.capturable(param, options, name, interpreted=backends.name() == "triton")
+        gpu.check_dtype(param.device, param.dtype, name)
         staged = param.is_complex() or param.is_neg() or not flat_states.is_dense(param)
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
@@ -161,19 +191,8 @@ class Plan:
             else:
                 tensor.copy_(old)
             entry.state[name] = tensor
-        if self._counts_steps:
-            # One buffer of counts, viewed per parameter: counting is one operation, however many there are.
-            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            self._steps = torch.tensor([float(entry.state.get("step", 0)) for entry in self.entries], dtype=dtype)
-            self._expected_steps = self._steps.clone()
-            for entry, step in zip(self.entries, self._steps.unbind(), strict=True):
-                old = entry.state.get("step")
-                if not move and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.is_cpu:
-                    old.set_(
-                        step.untyped_storage(), step.storage_offset(), (), ()
-                    )  # whoever keeps the tensor keeps the count
-                else:
-                    entry.state["step"] = step
+
+    def _publish_states(self) -> None:
         for entry in self.entries:
             if entry.state:
                 self._state[entry.param] = entry.state
@@ -205,6 +224,7 @@ class Plan:
 
     def _activate(self) -> None:
         """Finds which entries take part, the rows they need, and the segments they make."""
+        self.generation += 1
         active = self._table[:, segments.GRADIENT] != 0
         if not torch.equal(active, self._active):
             self._active, self._all_active = active, bool(active.all())
@@ -217,14 +237,18 @@ class Plan:
             self.segments = segments.merge(self._table[active], self._may_follow[active])
 
     def _find_rows(self) -> None:
-        # One number per (group, step, first), so that equal rows can be found without a loop over parameters.
+        # One number per (group, step count, first), so that equal rows are found without a loop over parameters.
         key = self._table[:, segments.TOTAL] << 40
-        if self._counts_steps:
-            key += (self._steps.to(torch.int64) + 1) << 1
+        if self._counts is not None:
+            key += self._counts.classes() << 1
         key += self._first
-        keys, row = key[self._active].unique(return_inverse=True)
-        self.rows = [Row(key >> 40, (key >> 1) & ((1 << 39) - 1), bool(key & 1)) for key in keys.tolist()]
-        self._table[self._active, segments.ROW] = row
+        members = self._active.nonzero().flatten()
+        keys, row = key[members].unique(return_inverse=True)
+        example = torch.full_like(keys, len(key)).scatter_reduce_(0, row, members, "amin")
+        self._row_keys = [
+            (key >> 40, index, bool(key & 1)) for key, index in zip(keys.tolist(), example.tolist(), strict=True)
+        ]
+        self._table[members, segments.ROW] = row
 
     def _states_are_ours(self) -> bool:
         """Whether the state dictionary still holds this plan's tensors, where they were, and the step counts it expects."""
@@ -237,10 +261,10 @@ class Plan:
             for name, tensor, address in zip(names, entry.states, addresses, strict=False):
                 if entry.state.get(name) is not tensor or tensor.data_ptr() != address:
                     return False
-        if not self._counts_steps:
+        if self._counts is None:
             return True
         steps = [entry.state.get("step") for entry in self.entries]
-        first, size = self._steps.data_ptr(), self._steps.element_size()
+        first, size = self._counts.steps.data_ptr(), self._counts.steps.element_size()
         return all(isinstance(s, Tensor) and s.data_ptr() == first + i * size for i, s in enumerate(steps))
 
     def check_options(self, index: int, group: Mapping[str, Any]) -> None:
@@ -248,7 +272,12 @@ class Plan:
         for entry in self.entries:
             if entry.group == index:
                 validation.complex_parameter(entry.param, group["l1"], entry.name)
-                validation.capturable(entry.param, bool(group.get("capturable")), entry.name)
+                validation.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
+
+
+def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Counts are kept on the device for all groups of a plan as soon as one asks for it."""
+    return any(group.get("capturable") for group in groups)
 
 
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:

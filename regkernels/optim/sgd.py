@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, as_float, regularisation
+from regkernels.hyper import Hyper, regularisation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.plan import Row
 
@@ -87,7 +87,7 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults, stats=stats, max_grad_norm=max_grad_norm)
 
-    def _validate(self, group: Mapping[str, Any], where: str) -> None:
+    def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         momentum = validation.nonnegative("momentum", group["momentum"], where)
         dampening = validation.finite("dampening", group["dampening"], where)
         if group["nesterov"] and (momentum == 0 or dampening != 0):
@@ -95,8 +95,8 @@ class SGD(Optimizer):
                 f"nesterov=True needs momentum > 0 and dampening = 0, got momentum {momentum} and "
                 f"dampening {dampening}{where}"
             )
-        proximal = (as_float(group["l1"]) > 0 and group["l1_mode"] == "prox") or (
-            as_float(group["weight_decay"]) > 0 and group["weight_decay_mode"] == "prox"
+        proximal = (validation.may_be_positive(group["l1"]) and group["l1_mode"] == "prox") or (
+            validation.may_be_positive(group["weight_decay"]) and group["weight_decay_mode"] == "prox"
         )
         if proximal and momentum != 0 and not (momentum < 1 and dampening < 1):
             raise ValueError(

@@ -1,0 +1,89 @@
+"""Whether the Triton kernels can run here, and what to do where they cannot. Triton is imported when first needed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from functools import cache
+from typing import Any
+
+import torch
+
+OLDEST = (3, 6)
+"""The Triton that goes with torch 2.11, the oldest torch that is supported."""
+
+
+def check_triton(wanted_for: str) -> None:
+    """Raises where Triton is missing or too old."""
+    reason = missing_because()
+    if reason is not None:
+        raise RuntimeError(f"{wanted_for} needs the Triton kernels, but {reason}")
+
+
+@cache
+def missing_because() -> str | None:
+    """Why the Triton kernels cannot be used; None where they can."""
+    try:
+        triton = importlib.import_module("triton")
+    except ImportError as error:
+        return (
+            f"Triton cannot be imported ({error}); install the torch wheel for your device, which brings the right one, or "
+            f"`pip install 'triton>={'.'.join(map(str, OLDEST))}'`"
+        )
+    found = str(getattr(triton, "__version__", "unknown"))
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers is None or tuple(map(int, numbers.groups())) < OLDEST:
+        return (
+            f"Triton {found} is not supported; {'.'.join(map(str, OLDEST))} is the oldest that is: upgrade torch, which brings "
+            "its own"
+        )
+    return None
+
+
+def version() -> str:
+    return str(importlib.import_module("triton").__version__)
+
+
+def _kernels() -> Any:
+    return importlib.import_module("regkernels.backends.triton")
+
+
+def interprets() -> bool:
+    """Whether the kernels run on CPU tensors, in Triton's interpreter. Imports Triton only where that was asked for."""
+    return bool(os.environ.get("TRITON_INTERPRET")) and missing_because() is None and bool(_kernels().INTERPRETED)
+
+
+def check_interpreter() -> None:
+    """Raises where CPU tensors are to go through the Triton kernels and the interpreter is off."""
+    if not _kernels().INTERPRETED:
+        raise RuntimeError(
+            "the Triton kernels take CPU tensors in Triton's interpreter only: set TRITON_INTERPRET=1 before Python starts, "
+            "or leave the choice of the backend to regkernels"
+        )
+
+
+def check_device(device: torch.device) -> None:
+    """Raises where there are no kernels for tensors of a device."""
+    if device.type != "cuda":
+        raise RuntimeError(
+            f"regkernels has kernels for CPU, CUDA and ROCm tensors, got a tensor on device {str(device)!r}; "
+            "move the model to one of those before the optimizer is made"
+        )
+    check_triton(f"a tensor on {str(device)!r}")
+    if _kernels().INTERPRETED:
+        raise RuntimeError(
+            f"TRITON_INTERPRET is set, which runs kernels on CPU tensors only, and there is a tensor on {str(device)!r}; "
+            "unset it before Python starts"
+        )
+
+
+def check_dtype(device: torch.device, dtype: torch.dtype, name: str) -> None:
+    """Raises where the device cannot compute with ``dtype``."""
+    if device.type == "cuda" and dtype == torch.bfloat16 and not torch.version.hip:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise RuntimeError(
+                f"{name} is bfloat16, which {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) "
+                "lacks; it takes 8.0. Use float16 or float32 there"
+            )

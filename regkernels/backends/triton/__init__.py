@@ -1,0 +1,170 @@
+"""The Triton kernels: turns tensors into tables of addresses in device memory and launches one kernel per operation.
+
+Takes the calls of `regkernels.backends.cpu`, for tensors on a CUDA or ROCm device; the host never waits for the device.
+With ``TRITON_INTERPRET=1`` the same kernels run, slowly, on CPU tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+from regkernels import reference, segments
+from regkernels.backends.triton.architectures import Shape, of_device
+from regkernels.backends.triton.kernels import columns, elementwise, step, sums
+from regkernels.backends.triton.kernels.rules import RULES
+from regkernels.backends.triton.tables import PlanMemory, Work, work_of
+from regkernels.hyper import Hyper
+
+if TYPE_CHECKING:
+    from regkernels.optim.plan import Plan
+
+INTERPRETED = isinstance(step.update, InterpretedFunction)
+
+TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
+    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group, float64 (groups, 4), on the
+    device; None for ``groups`` 0."""
+    device = plan.device
+    with _guard(device):
+        memory = _memory(plan)
+        work = memory.work(plan.segments, plan.generation, plan.groups)
+        table = memory.rows(rows)
+        partials = _empty(device, len(segments.SUMS) if groups else 0, work.layout.chunks)
+        for launch in work.layout.launches:
+            rule, dtype = segments.rule_and_dtype(launch.kind)
+            _launch(
+                step.update,
+                (launch.chunks,),
+                of_device(device).update,
+                dtype,
+                work.segments,
+                work.owners,
+                table,
+                partials,
+                launch.first_chunk,
+                work.layout.chunks,
+                RULE=RULES[rule],
+                STATES=len(reference.RULES[rule].state_names),
+                STORAGE=TYPES[dtype],
+                COMPUTE=TYPES[reference.compute_dtype(dtype)],
+                STATS=groups > 0,
+            )
+        if not groups:
+            return None
+        totals = _empty(device, groups, len(segments.SUMS))
+        _second_stage(sums.add_groups, totals.shape, work, partials, totals, work.ranges, len(work.layout.launches))
+        return totals
+
+
+def gradient_square_sum(plan: Plan) -> Tensor:
+    """Sum of the squares of all gradients: float64, 0-dim, on the device."""
+    with _guard(plan.device):
+        work = _memory(plan).work(plan.segments, plan.generation, plan.groups)
+        out = _empty(plan.device)
+        _second_stage(sums.square_sum, (1,), work, _reduce(work, columns.GRADIENT, plan.device), out)
+        return out
+
+
+def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim, on their device."""
+    device = tensors[0].device
+    with _guard(device):
+        work = work_of(tensors, tensors)
+        out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=device)
+        _second_stage(sums.penalty, (1,), work, _reduce(work, columns.WEIGHT, device), out, l1, l2)
+        return out
+
+
+def penalty_gradient(
+    tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
+) -> None:
+    """``out = upstream * absolute * sign(w) + upstream * square * w`` for dense tensors of equal layout."""
+    _map(elementwise.penalty_gradient, tensors, out, upstream, absolute, square)
+
+
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
+    _map(elementwise.shrink, [x], [out], None, threshold, 0.0)
+
+
+def _map(
+    function: Any, tensors: Sequence[Tensor], out: Sequence[Tensor], scale: Tensor | None, first: float, second: float
+) -> None:
+    device = tensors[0].device
+    with _guard(device):
+        work = work_of(tensors, out)
+        for launch in work.layout.launches:
+            _, dtype = segments.rule_and_dtype(launch.kind)
+            _launch(
+                elementwise.elementwise,
+                (launch.chunks,),
+                of_device(device).elementwise,
+                dtype,
+                work.segments,
+                work.owners,
+                work.segments if scale is None else scale,
+                launch.first_chunk,
+                float(first),
+                float(second),
+                FUNCTION=function,
+                SCALED=scale is not None,
+                STORAGE=TYPES[dtype],
+                COMPUTE=TYPES[reference.compute_dtype(dtype)],
+            )
+
+
+def _reduce(work: Work, column: Any, device: torch.device) -> Tensor:
+    partials = _empty(device, 2, work.layout.chunks)
+    for launch in work.layout.launches:
+        _, dtype = segments.rule_and_dtype(launch.kind)
+        _launch(
+            sums.reduce,
+            (launch.chunks,),
+            of_device(device).reduce,
+            dtype,
+            work.segments,
+            work.owners,
+            partials,
+            launch.first_chunk,
+            work.layout.chunks,
+            COLUMN=column,
+            STORAGE=TYPES[dtype],
+            COMPUTE=TYPES[reference.compute_dtype(dtype)],
+        )
+    return partials
+
+
+def _second_stage(kernel: Any, grid: Sequence[int], work: Work, partials: Tensor, out: Tensor, *more: Any) -> None:
+    shape = of_device(out.device).second_stage
+    _launch(kernel, tuple(grid), shape, torch.float64, partials, out, work.layout.chunks, *more)
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, ...], shape: Shape, dtype: torch.dtype, *arguments: Any, **constants: Any
+) -> None:
+    # Fused multiply-adds round once where the specification rounds twice.
+    block = of_device(arguments[0].device).block(shape, dtype)
+    kernel[grid](*arguments, **constants, BLOCK=block, num_warps=shape.warps, enable_fp_fusion=False)
+
+
+def _empty(device: torch.device, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64, device=device)
+
+
+def _memory(plan: Plan) -> PlanMemory:
+    if plan.device_memory is None:
+        plan.device_memory = PlanMemory(plan.device)
+    return plan.device_memory
+
+
+def _guard(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,53 @@
+"""How wide the kernels are launched, by architecture: one fixed table.
+
+Nothing is tuned at run time: an update that is tried out has been done.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Shape(NamedTuple):
+    """Of a launch: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time."""
+
+    warps: int
+    vectors: int
+
+
+class Architecture(NamedTuple):
+    warp_size: int
+    update: Shape
+    reduce: Shape
+    elementwise: Shape
+    second_stage: Shape
+
+    def block(self, shape: Shape, dtype: torch.dtype) -> int:
+        """Elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
+        return shape.warps * self.warp_size * shape.vectors * (16 // dtype.itemsize)
+
+
+# A read-only kernel needs more loads in flight per thread than an update, which has up to five buffers to read.
+_NVIDIA = Architecture(32, update=Shape(4, 1), reduce=Shape(4, 4), elementwise=Shape(4, 2), second_stage=Shape(16, 4))
+_AMD = Architecture(64, update=Shape(4, 1), reduce=Shape(4, 4), elementwise=Shape(4, 2), second_stage=Shape(8, 4))
+
+ARCHITECTURES = {
+    "sm_80": _NVIDIA,
+    "sm_90": _NVIDIA,
+    "sm_100": _NVIDIA,
+    "gfx942": _AMD,
+    "gfx950": _AMD,
+}
+
+
+def of_device(device: torch.device) -> Architecture:
+    """The entry of a device; the nearest of its maker for those that are not listed, and for the interpreter."""
+    if device.type == "cpu":
+        return _NVIDIA
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        name = properties.gcnArchName.split(":")[0]
+        return ARCHITECTURES.get(name, _AMD._replace(warp_size=properties.warp_size))
+    return ARCHITECTURES.get(f"sm_{properties.major}{properties.minor}", _NVIDIA)

@@ -1,0 +1,33 @@
+"""The layout of the tables in device memory, as kernels need it: as constants of Triton.
+
+Names and order are those of `regkernels.segments` and `regkernels.hyper`, whose tables these are; two columns that only
+a launch of many programs needs are added.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from regkernels import segments
+from regkernels.hyper import Hyper
+
+FIELDS = (*segments.FIELDS, "first", "aligned")
+"""``first``: the segment's first chunk. ``aligned``: whether all of its addresses are multiples of 16 bytes."""
+
+WIDTH = tl.constexpr(len(FIELDS))
+WEIGHT = tl.constexpr(segments.WEIGHT)
+GRADIENT = tl.constexpr(segments.GRADIENT)
+STATE0 = tl.constexpr(segments.STATE0)
+NUMEL = tl.constexpr(segments.NUMEL)
+ROW = tl.constexpr(segments.ROW)
+FIRST = tl.constexpr(FIELDS.index("first"))
+ALIGNED = tl.constexpr(FIELDS.index("aligned"))
+
+PARAMETERS = tl.constexpr(len(Hyper._fields))
+
+SUMS = tl.constexpr(len(segments.SUMS))
+ABSOLUTE, SQUARE, NONZEROS, GRADIENT_SQUARE = (tl.constexpr(k) for k in range(4))
+
+CHUNK = tl.constexpr(8192)
+"""Elements per program. Partial sums are formed per chunk and added in order, so this number is part of what makes a sum
+reproducible; it depends on no property of the device."""

@@ -1,0 +1,129 @@
+"""The step: a rule between two regularisation steps, for all segments of one rule and dtype in one launch."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from regkernels.backends.triton.kernels import chunks, sums
+from regkernels.backends.triton.kernels.columns import (
+    ABSOLUTE,
+    GRADIENT,
+    GRADIENT_SQUARE,
+    NONZEROS,
+    PARAMETERS,
+    ROW,
+    SQUARE,
+    STATE0,
+    WEIGHT,
+)
+from regkernels.backends.triton.kernels.dtypes import narrow, widen
+from regkernels.backends.triton.kernels.shrink import divide, sign, soft_threshold
+from regkernels.hyper import Hyper
+
+
+@triton.jit
+def load_row(rows, row, TYPE: tl.constexpr):
+    """The hyper-parameters in the compute type, each rounded once."""
+    values = ()
+    for field in tl.static_range(PARAMETERS):
+        values = values + (tl.load(rows + row * PARAMETERS + field).to(TYPE),)
+    return Hyper(*values)
+
+
+@triton.jit
+def update_element(w, g, states, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
+    """Steps 2 to 9 of the specification."""
+    g = g * h.scale
+    g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
+    g = tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
+    w = w * h.decay
+    u, s, states = RULE(g, states, h)
+    z = w - s * u
+    t = h.threshold
+    if PER_ELEMENT:
+        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
+    z = soft_threshold(z, t)
+    divisor = h.shrink_divisor
+    if PER_ELEMENT:
+        divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
+    z = divide(z, divisor)
+    return z, states
+
+
+@triton.jit
+def update_blocks(
+    lanes,
+    segment,
+    start,
+    begin,
+    end,
+    numel,
+    h,
+    RULE: tl.constexpr,
+    STATES: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
+    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, VECTOR)
+    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, VECTOR)
+    pointers = ()
+    for k in tl.static_range(STATES):
+        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, COMPUTE, VECTOR),)
+    for block in range(begin, end):
+        offsets = block * BLOCK + tl.arange(0, BLOCK)
+        mask = offsets < numel
+        stored = chunks.load(weight, offsets, mask, VECTOR)
+        w = widen(stored, COMPUTE)
+        g = widen(chunks.load(gradient, offsets, mask, VECTOR), COMPUTE)
+        states = ()
+        for k in tl.static_range(STATES):
+            states = states + (chunks.load(pointers[k], offsets, mask, VECTOR),)
+        z, states = update_element(w, g, states, h, RULE, STATES > 1)
+        new = narrow(z, STORAGE)
+        if h.lr != 0:
+            chunks.store(weight, offsets, new, mask, VECTOR)
+        for k in tl.static_range(STATES):
+            chunks.store(pointers[k], offsets, states[k], mask, VECTOR)
+        if STATS:
+            new = tl.where(h.lr != 0, widen(new, COMPUTE), w)
+            if not VECTOR:
+                new = tl.where(mask, new, 0.0)  # what a rule makes of the zeros beyond the end need not be 0
+            lanes = sums.add_gradients(sums.add_weights(lanes, new), g)
+    return lanes
+
+
+@triton.jit(do_not_specialize=["first_chunk", "stride"])
+def update(
+    segments,
+    owners,
+    rows,
+    partials,
+    first_chunk: tl.int64,
+    stride: tl.int64,
+    RULE: tl.constexpr,
+    STATES: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride)."""
+    chunk, segment, start, numel = chunks.find(segments, owners, first_chunk)
+    h = load_row(rows, tl.load(segment + ROW), COMPUTE)
+    full = chunks.full_blocks(segment, numel, BLOCK)
+    blocks = tl.cdiv(numel, BLOCK)
+    lanes = sums.no_lanes(BLOCK)
+    lanes = update_blocks(lanes, segment, start, 0, full, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, True)
+    lanes = update_blocks(
+        lanes, segment, start, full, blocks, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, False
+    )
+    if STATS:
+        tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))
+        tl.store(partials + SQUARE * stride + chunk, tl.sum(lanes.square))
+        tl.store(partials + NONZEROS * stride + chunk, tl.sum(lanes.nonzeros).to(tl.float64))
+        tl.store(partials + GRADIENT_SQUARE * stride + chunk, tl.sum(lanes.gradient))

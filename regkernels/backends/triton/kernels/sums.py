@@ -1,0 +1,121 @@
+"""Sums in a fixed order: per lane of a block over the blocks of a chunk, over lanes, over chunks. No atomics.
+
+All in float64: exact enough at every length, and wide enough that no square of a float32 overflows. Nothing depends on
+how many programs run at a time, so equal input gives equal bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from regkernels.backends.triton.kernels import chunks
+from regkernels.backends.triton.kernels.columns import ABSOLUTE, SQUARE, SUMS
+from regkernels.backends.triton.kernels.dtypes import widen
+
+
+class Lanes(NamedTuple):
+    """One number per element of a block and sum, in the order of `regkernels.segments.SUMS`."""
+
+    absolute: Any
+    square: Any
+    nonzeros: Any
+    gradient: Any
+
+
+@triton.jit
+def no_lanes(BLOCK: tl.constexpr):
+    zeros = tl.zeros([BLOCK], tl.float64)
+    return Lanes(zeros, zeros, tl.zeros([BLOCK], tl.int32), zeros)
+
+
+@triton.jit
+def add_weights(lanes, w):
+    x = w.to(tl.float64)
+    nonzeros = lanes.nonzeros + (x != 0).to(tl.int32)
+    return Lanes(lanes.absolute + tl.abs(x), lanes.square + x * x, nonzeros, lanes.gradient)
+
+
+@triton.jit
+def add_gradients(lanes, g):
+    x = g.to(tl.float64)
+    return Lanes(lanes.absolute, lanes.square, lanes.nonzeros, lanes.gradient + x * x)
+
+
+@triton.jit
+def add_run(lanes, values, begin, end, numel, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+    """The blocks ``begin`` to ``end`` of a chunk of ``numel`` elements; ``values`` points to its first element."""
+    for block in range(begin, end):
+        offsets = block * BLOCK + tl.arange(0, BLOCK)
+        w = chunks.load(values, offsets, offsets < numel, VECTOR)
+        lanes = add_weights(lanes, widen(w, COMPUTE))
+    return lanes
+
+
+@triton.jit(do_not_specialize=["first_chunk", "stride"])
+def reduce(
+    segments,
+    owners,
+    partials,
+    first_chunk: tl.int64,
+    stride: tl.int64,
+    COLUMN: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Per chunk of what COLUMN points to: the sums of |x| and x^2, into ``partials`` (sums, stride)."""
+    chunk, segment, begin, numel = chunks.find(segments, owners, first_chunk)
+    full = chunks.full_blocks(segment, numel, BLOCK)
+    blocks = tl.cdiv(numel, BLOCK)
+    lanes = no_lanes(BLOCK)
+    values = chunks.pointer(segment, COLUMN, begin, STORAGE, True)
+    lanes = add_run(lanes, values, 0, full, numel, COMPUTE, BLOCK, True)
+    values = chunks.pointer(segment, COLUMN, begin, STORAGE, False)
+    lanes = add_run(lanes, values, full, blocks, numel, COMPUTE, BLOCK, False)
+    tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))
+    tl.store(partials + SQUARE * stride + chunk, tl.sum(lanes.square))
+
+
+@triton.jit
+def add_partials(lanes, partials, begin, end, BLOCK: tl.constexpr):
+    for start in range(begin, end, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        lanes += tl.load(partials + offsets, mask=offsets < end, other=0.0)
+    return lanes
+
+
+@triton.jit(do_not_specialize=["stride", "kinds"])
+def add_groups(partials, totals, stride: tl.int64, ranges, kinds: tl.int32, BLOCK: tl.constexpr):
+    """One of the sums of one group: ``totals`` (groups, sums) from ``partials`` (sums, stride).
+
+    ``ranges`` (groups, kinds, 2) names the first chunk, and the one after the last, of a group within each launch.
+    """
+    group, which = tl.program_id(0), tl.program_id(1)
+    lanes = tl.zeros([BLOCK], tl.float64)
+    for kind in range(kinds):
+        at = ranges + (group * kinds + kind) * 2
+        lanes = add_partials(lanes, partials + which * stride, tl.load(at), tl.load(at + 1), BLOCK)
+    tl.store(totals + group * SUMS + which, tl.sum(lanes))
+
+
+@triton.jit(do_not_specialize=["stride", "l1", "l2"])
+def penalty(partials, out, stride: tl.int64, l1: tl.float64, l2: tl.float64, BLOCK: tl.constexpr):
+    """``l1 * sum |w| + l2 * sum w^2``; a strength of 0 switches its term off, also where the sum is infinite."""
+    absolute = tl.zeros([BLOCK], tl.float64)
+    square = absolute
+    for start in range(0, stride, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        absolute += tl.load(partials + ABSOLUTE * stride + offsets, mask=offsets < stride, other=0.0)
+        square += tl.load(partials + SQUARE * stride + offsets, mask=offsets < stride, other=0.0)
+    total = tl.where(l1 != 0, l1 * tl.sum(absolute), 0.0) + tl.where(l2 != 0, l2 * tl.sum(square), 0.0)
+    tl.store(out, total)
+
+
+@triton.jit(do_not_specialize=["stride"])
+def square_sum(partials, out, stride: tl.int64, BLOCK: tl.constexpr):
+    """The sum of all squares."""
+    lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials + SQUARE * stride, 0, stride, BLOCK)
+    tl.store(out, tl.sum(lanes))

@@ -1,0 +1,156 @@
+"""Tables in device memory: which chunks there are, and where their segments lie."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels import segments
+from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
+from regkernels.hyper import Hyper
+from regkernels.transfer import stream, upload
+
+_ALIGNMENT = 16
+
+
+class Launch(NamedTuple):
+    """The segments of one kind (rule and dtype) are neighbours in the table, and so are their chunks."""
+
+    kind: int
+    first_chunk: int
+    chunks: int
+
+
+class Layout(NamedTuple):
+    """How a table of segments is cut into chunks. Depends on sizes, kinds and groups, not on addresses."""
+
+    order: Tensor  # of the segments: those of a kind side by side, empty ones left out
+    first: Tensor  # chunk of each segment in that order
+    owners: Tensor  # int32 (chunks,): the segment of each chunk
+    ranges: Tensor  # int32 (groups, launches, 2): first chunk and the one after the last of a group in a launch
+    launches: list[Launch]
+    chunks: int
+
+    @classmethod
+    def of(cls, table: Tensor, groups: int) -> Layout:
+        """``table``: int64 (segments, len(segments.FIELDS)), ordered by group; ``groups``: 0 where no sums are wanted."""
+        kinds = torch.where(table[:, segments.NUMEL] > 0, table[:, segments.KIND], -1)
+        order = kinds.argsort(stable=True)[int((kinds < 0).sum()) :]
+        ordered = table[order]
+        count = (ordered[:, segments.NUMEL] + (CHUNK.value - 1)) // CHUNK.value
+        end = count.cumsum(0)
+        owners = torch.repeat_interleave(torch.arange(len(order), dtype=torch.int32), count)
+        first = end - count
+        present, kind_of = ordered[:, segments.KIND].unique(return_inverse=True)
+        launches = []
+        for index, kind in enumerate(present.tolist()):
+            mine = (kind_of == index).nonzero().flatten()
+            launches.append(Launch(kind, int(first[mine[0]]), int(count[mine].sum())))
+        ranges = torch.zeros(groups, len(present), 2, dtype=torch.int32)
+        if groups and len(order):
+            # Groups are in order within a kind, so those of one (kind, group) are neighbours.
+            run, length = (kind_of * groups + ordered[:, segments.TOTAL]).unique_consecutive(return_counts=True)
+            last = length.cumsum(0) - 1
+            ranges[run % groups, run // groups, 0] = first[last - length + 1].to(torch.int32)
+            ranges[run % groups, run // groups, 1] = end[last].to(torch.int32)
+        return cls(order, first, owners, ranges, launches, int(count.sum()))
+
+    def addressed(self, table: Tensor) -> Tensor:
+        """The table that kernels read, int64 (segments, len(FIELDS))."""
+        ordered = table[self.order]
+        addresses = ordered[:, segments.WEIGHT : segments.NUMEL]
+        aligned = (addresses % _ALIGNMENT == 0).all(1)
+        rows = torch.cat([ordered, self.first[:, None], aligned[:, None]], dim=1)
+        assert rows.size(1) == len(FIELDS)
+        return rows
+
+
+class Work(NamedTuple):
+    """A table of segments in device memory, cut into chunks."""
+
+    layout: Layout
+    segments: Tensor
+    owners: Tensor
+    ranges: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, table: Tensor, device: torch.device) -> Work:
+        return cls(
+            layout,
+            upload(layout.addressed(table), device),
+            upload(layout.owners, device),
+            upload(layout.ranges, device),
+        )
+
+
+class PlanMemory:
+    """What a plan keeps in device memory from one step to the next. Uploaded when it has changed, not before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._work: tuple[Any, Work] | None = None
+        self._sizes: Tensor | None = None
+        self._rows: tuple[Any, Tensor] | None = None
+
+    def work(self, table: Tensor, generation: int, groups: int) -> Work:
+        """``generation`` tells one content of ``table`` from another; ``groups``: how many param groups there are."""
+        on = stream(self._device)
+        if self._work is not None and on is not None and self._work[0] == (on, generation, groups):
+            return self._work[1]
+        sizes = table[:, segments.NUMEL :]
+        if self._work is not None and on is not None and self._work[0][::2] == (on, groups) and self._same(sizes):
+            # Only addresses have changed, as gradients' do that are freed and allocated anew.
+            before = self._work[1]
+            work = before._replace(segments=upload(before.layout.addressed(table), self._device))
+        else:
+            work = Work.of(Layout.of(table, groups), table, self._device)
+        if on is not None:
+            self._work, self._sizes = ((on, generation, groups), work), sizes.clone()
+        return work
+
+    def _same(self, sizes: Tensor) -> bool:
+        return self._sizes is not None and torch.equal(sizes, self._sizes)
+
+    def rows(self, rows: list[Hyper]) -> Tensor:
+        """The table of hyper-parameters, float64 (rows, fields)."""
+        on = stream(self._device)
+        computed = [(index, value) for index, value in enumerate(chain(*rows)) if isinstance(value, Tensor)]
+        if on is not None and not computed and self._rows is not None and self._rows[0] == (on, rows):
+            return self._rows[1]
+        known = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
+        table = upload(torch.tensor(known, dtype=torch.float64), self._device)
+        if computed:  # by operations on the device, from a learning rate that lives there
+            places = upload(torch.tensor([index for index, _ in computed]), self._device)
+            values = [value.to(self._device, torch.float64).reshape(()) for _, value in computed]
+            table.view(-1).index_copy_(0, places, torch.stack(values))
+        self._rows = None if computed or on is None else ((on, rows), table)
+        return table
+
+
+_recent: OrderedDict[Any, Work] = OrderedDict()
+_REMEMBERED = 16
+
+
+def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Work:
+    """Dense tensors as weights, and their outputs in the place of gradients. Remembers the tables of the latest lists."""
+    device = tensors[0].device
+    on = stream(device)
+    buffers = tuple((w.data_ptr(), o.data_ptr(), w.numel(), w.dtype) for w, o in zip(tensors, out, strict=True))
+    key = (device, on, buffers)
+    work = _recent.get(key) if on is not None else None
+    if work is None:
+        unused = [0] * (segments.NUMEL - segments.STATE0)
+        rows = [[w, o, *unused, numel, 0, 0, segments.kind("sgd", dtype)] for w, o, numel, dtype in buffers]
+        table = torch.tensor(rows, dtype=torch.int64)
+        work = Work.of(Layout.of(table, 0), table, device)
+    if on is not None:
+        _recent[key] = work
+        _recent.move_to_end(key)
+        while len(_recent) > _REMEMBERED:
+            _recent.popitem(last=False)
+    return work
