@@ -136,7 +136,7 @@ SENTINEL = -7.0
 
 
 def _within(values: Tensor, shape: tuple[int, ...], index: tuple[Any, ...]) -> Tensor:
-    buffer = torch.full(shape, SENTINEL, dtype=values.dtype)
+    buffer = torch.full(shape, SENTINEL, dtype=values.dtype, device=values.device)
     view = buffer[index]
     view.copy_(values)
     return view
@@ -144,7 +144,7 @@ def _within(values: Tensor, shape: tuple[int, ...], index: tuple[Any, ...]) -> T
 
 def _offset(values: Tensor) -> Tensor:
     """One element past where an allocation begins: nothing is aligned to more than the element."""
-    buffer = torch.full((values.numel() + 3,), SENTINEL, dtype=values.dtype)
+    buffer = torch.full((values.numel() + 3,), SENTINEL, dtype=values.dtype, device=values.device)
     view = buffer[1 : 1 + values.numel()].view(values.shape)
     view.copy_(values)
     return view
@@ -188,6 +188,17 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "columns": _columns,
     "odd_strides_of_one": _odd_strides_of_one,
 }
+
+
+def surroundings(view: Tensor, everything: bool = False) -> Tensor:
+    """What the storage of ``view`` holds beside its elements, or with ``everything`` all that it holds."""
+    storage = torch.empty(0, dtype=view.dtype, device=view.device).set_(view.untyped_storage())
+    kept = torch.ones(len(storage), dtype=torch.bool, device=view.device)
+    if not everything:
+        every = torch.arange(len(storage), device=view.device)
+        kept[every.as_strided(view.shape, view.stride(), view.storage_offset()).flatten()] = False
+    return storage[kept].clone()
+
 
 SHAPES = ((), (0,), (3, 0, 2), (1,), (1, 9, 1), (5, 7), (2, 3, 4, 5), (1025,))
 

@@ -27,7 +27,7 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         def wrapper(*args: Any, **kwargs: Any) -> torch.Tensor:
             tensor = function(*args, **kwargs)
             caller = sys._getframe(1).f_globals.get("__name__", "")
-            real = tensor.is_floating_point() and tensor.device.type == "cpu"
+            real = tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda")
             if caller.partition(".")[0] == _PACKAGE and real and not torch.compiler.is_compiling():
                 with torch.no_grad():
                     tensor.fill_(float("nan"))

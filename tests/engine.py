@@ -25,8 +25,11 @@ class Setting(NamedTuple):
     backend: str
     isa: str | None = None
     threads: int = 1
+    device: str = "cpu"
 
     def __str__(self) -> str:
+        if self.device != "cpu":
+            return f"{self.backend} on {self.device}"
         return self.backend if self.isa is None else f"{self.isa} with {self.threads} threads"
 
 
@@ -68,8 +71,9 @@ def train(
     before_last: Callable[[torch.optim.Optimizer], None] | None = None,
     **options: Any,
 ) -> Outcome:
-    """Weights, states and sums after a step with each of the model's gradients. The model is left alone."""
-    groups = [[nn.Parameter(weight.clone()) for weight in weights] for weights in model.groups]
+    """Weights, states and sums, on the CPU, after a step with each of the model's gradients. The model is left alone."""
+    device = setting.device
+    groups = [[nn.Parameter(weight.to(device, copy=True)) for weight in weights] for weights in model.groups]
     optimizer = make(case.rule, [{"params": params} for params in groups], stats=True, **{**case.options, **options})
     with active(setting):
         for step, gradients in enumerate(model.gradients, start=1):
@@ -77,9 +81,9 @@ def train(
                 before_last(optimizer)
             for params, of_group in zip(groups, gradients, strict=True):
                 for param, gradient in zip(params, of_group, strict=True):
-                    param.grad = gradient
+                    param.grad = gradient.to(device)
             optimizer.step()
-    return snapshot(optimizer)
+    return on_cpu(snapshot(optimizer))
 
 
 def play(scenario: Scenario, build: Build, setting: Setting) -> list[Outcome]:
@@ -105,6 +109,10 @@ def snapshot(optimizer: torch.optim.Optimizer) -> Outcome:
     if stats is not None:
         found.update({f"stats: {key}": value for key, value in stats._asdict().items()})
     return found
+
+
+def on_cpu(outcome: Outcome) -> Outcome:
+    return {name: tensor.cpu() for name, tensor in outcome.items()}
 
 
 def values_of(outcome: Outcome, what: str) -> list[Tensor]:

@@ -38,33 +38,23 @@ def assert_same_as_contiguous(
         placed = engine.make(case.rule, [nn.Parameter(of_param(value)) for value in values], **case.options)
         plain = engine.make(case.rule, [nn.Parameter(value.clone()) for value in values], **case.options)
         params = placed.param_groups[0]["params"]
-        around = [surroundings(param) for param in params]
+        around = [cases.surroundings(param) for param in params]
         addresses = [(param.data_ptr(), param.stride()) for param in params]
         for layout, gradients in zip(of_gradient, steps, strict=True):
             strided = [cases.LAYOUTS[layout](gradient) for gradient in gradients]
-            before = [surroundings(gradient, everything=True) for gradient in strided]
+            before = [cases.surroundings(gradient, everything=True) for gradient in strided]
             step(setting, plain, gradients)
             step(setting, placed, strided)
             note = f"{setting}, gradients {layout}"
             engine.assert_same(engine.snapshot(placed), engine.snapshot(plain), note)
-            for after, expected in zip([surroundings(g, everything=True) for g in strided], before, strict=True):
+            for after, expected in zip([cases.surroundings(g, everything=True) for g in strided], before, strict=True):
                 engine.assert_same_bits(after, expected, f"{note}: a gradient was written")
         for param, expected in zip(params, around, strict=True):
-            engine.assert_same_bits(surroundings(param), expected, f"{setting}: written beside a parameter")
+            engine.assert_same_bits(cases.surroundings(param), expected, f"{setting}: written beside a parameter")
         assert addresses == [(param.data_ptr(), param.stride()) for param in params]
         optimizers.append(placed)
     for setting, other in zip(engine.kernels(threads=(1,)), optimizers[1:], strict=True):
         engine.assert_same(engine.snapshot(other), engine.snapshot(optimizers[0]), setting)
-
-
-def surroundings(view: Tensor, everything: bool = False) -> Tensor:
-    """What the storage of ``view`` holds beside its elements, or with ``everything`` all that it holds."""
-    storage = torch.empty(0, dtype=view.dtype).set_(view.untyped_storage())
-    kept = torch.ones(len(storage), dtype=torch.bool)
-    if not everything:
-        places = torch.arange(len(storage)).as_strided(view.shape, view.stride(), view.storage_offset())
-        kept[places.flatten()] = False
-    return storage[kept].clone()
 
 
 @pytest.mark.parametrize("of_gradient", cases.LAYOUTS)
@@ -177,7 +167,7 @@ def test_soft_threshold_and_penalties_in_every_layout(layout: str) -> None:
         for shape in cases.SHAPES:
             value = torch.randn(shape).to(dtype)
             x = cases.LAYOUTS[layout](value).requires_grad_()
-            around, leaf = surroundings(x), value.clone().requires_grad_()
+            around, leaf = cases.surroundings(x), value.clone().requires_grad_()
             for setting in (engine.REFERENCE, *engine.kernels(threads=(1,))):
                 with engine.active(setting):
                     engine.assert_same_bits(prox.soft_threshold(x, 0.3), prox.soft_threshold(value, 0.3))
@@ -190,7 +180,7 @@ def test_soft_threshold_and_penalties_in_every_layout(layout: str) -> None:
                 with engine.active(setting):
                     assert prox.soft_threshold_(x, 0.3) is x
                     engine.assert_same_bits(x, prox.soft_threshold(value, 0.3), f"{setting}, {shape}")
-                engine.assert_same_bits(surroundings(x), around, "written beside the tensor")
+                engine.assert_same_bits(cases.surroundings(x), around, "written beside the tensor")
 
 
 def test_dense_is_what_fills_one_run_of_memory_with_each_element_once() -> None:
