@@ -15,7 +15,7 @@ FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench format clean distclean
+.PHONY: help demo test lint types bench gpu format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -38,6 +38,9 @@ types: $(TOOLS) ## check the types
 
 bench: $(PACKAGE) ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: ## on a machine with a GPU: install for python3 itself (no .venv), test and measure there
+	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)
 
 format: $(TOOLS) ## rewrite the sources the way `make lint` wants them
 	@$(BIN)/ruff check --fix .

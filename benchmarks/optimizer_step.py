@@ -15,8 +15,9 @@ BYTES_PER_ELEMENT = 28  # float32 AdamW: reads w, g, m, v and writes w, m, v
 L1, L2 = 1e-4, 1e-3
 
 
-def parameters(of: shapes.Shapes) -> list[nn.Parameter]:
-    params = [nn.Parameter(0.02 * torch.randn(shape)) for shape in of]
+def parameters(of: shapes.Shapes, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    """With gradients."""
+    params = [nn.Parameter(0.02 * torch.randn(shape, device=device, dtype=dtype)) for shape in of]
     for param in params:
         param.grad = 1e-3 * torch.randn_like(param)
     return params

@@ -57,10 +57,12 @@ class Record:
     instruction_set: str = field(default_factory=lambda: str(regkernels.info()["instruction_set"]))
     limits_gb_per_s: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    device: str = "cpu"  # or "gpu"
 
     def save(self) -> Path:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', self.machine.lower()).strip('-')}-{self.threads}-threads.json"
+        name = re.sub(r"[^a-z0-9]+", "-", self.machine.lower()).strip("-")
+        path = RESULTS / (f"{name}-{self.threads}-threads.json" if self.device == "cpu" else f"{name}.json")
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
         return path
 

@@ -25,5 +25,22 @@ def gpt2_small() -> Shapes:
     return [(vocabulary, width), (context, width), *(block * layers), (width,), (width,)]
 
 
+def llama_1b() -> Shapes:
+    """146 tensors, 1.24 B elements: meta-llama/Llama-3.2-1B, by its config.json, output tied to the embedding."""
+    width, layers, vocabulary, hidden, keys = 2048, 16, 128256, 8192, 512
+    block: Shapes = [
+        (width, width),
+        (keys, width),
+        (keys, width),
+        (width, width),
+        (hidden, width),
+        (hidden, width),
+        (width, hidden),
+        (width,),
+        (width,),
+    ]
+    return [(vocabulary, width), *(block * layers), (width,)]
+
+
 def equal(count: int, elements: int) -> Shapes:
     return [(elements,)] * count

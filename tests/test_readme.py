@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_speed_table_is_that_of_the_record() -> None:
-    assert report.with_table(README, report.newest_record()) == README, "run `python -m benchmarks --readme`"
+def test_speed_tables_are_those_of_the_records() -> None:
+    tables = report.with_tables(README, report.newest_record(), report.last_record("gpu"))
+    assert tables == README, "run `python -m benchmarks --readme`"
 
 
 def test_links_lead_somewhere() -> None:
