@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from regkernels import extension
+from regkernels.backends import gpu
 
 _PACKAGE = "regkernels"
+
+if gpu.interprets():
+    from tests.interpreter import patch_once_per_launch
+
+    patch_once_per_launch()
 
 
 @pytest.fixture(autouse=True)

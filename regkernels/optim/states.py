@@ -9,6 +9,8 @@ from torch import Tensor
 
 from regkernels.reference import compute_dtype
 
+_ALIGNMENT = 64
+
 
 def has_layout(tensor: Tensor, like: Tensor) -> bool:
     """Whether element i of the one lies at the same offset as element i of the other."""
@@ -49,15 +51,22 @@ def state_dtype(weight: Tensor) -> torch.dtype:
 def allocate(params: Sequence[Tensor]) -> list[Tensor]:
     """Zeros in the layout of each of ``params``, one after the other in one buffer per device and dtype.
 
-    In the order given, so that states of parameters which are adjacent in memory are adjacent, too. A parameter that is
-    not dense gets a contiguous state.
+    In the order given, so that states of parameters which are adjacent in memory are adjacent, too. Others begin at a
+    multiple of 64 bytes: behind one of an odd size all would be out of alignment. A parameter that is not dense gets a
+    contiguous state.
     """
     sizes: dict[tuple[torch.device, torch.dtype], int] = {}
     offsets = []
+    ends: dict[tuple[torch.device, torch.dtype], int] = {}
     for param in params:
         key = (param.device, state_dtype(param))
-        offsets.append(sizes.get(key, 0))
-        sizes[key] = offsets[-1] + param.numel()
+        offset = sizes.get(key, 0)
+        if param.data_ptr() != ends.get(key):
+            step = _ALIGNMENT // key[1].itemsize
+            offset = (offset + step - 1) // step * step
+        offsets.append(offset)
+        sizes[key] = offset + param.numel()
+        ends[key] = param.data_ptr() + param.nbytes
     buffers = {key: torch.zeros(size, dtype=key[1], device=key[0]) for key, size in sizes.items()}
     return [
         torch.as_strided(
