@@ -11,6 +11,7 @@ import torch
 from benchmarks import device, gpu_cases
 from benchmarks.record import Record, Row
 from benchmarks.timing import measure
+from regkernels.backends.gpu import version as triton_version
 
 ELEMENTS = 1 << 29
 """Of the arrays that the limits are measured with: 2 GiB of float32, many times what caches hold."""
@@ -55,8 +56,6 @@ def run(*, quick: bool, save: bool) -> Record:
 
 
 def new_record() -> Record:
-    import triton
-
     record = Record(
         machine=torch.cuda.get_device_name(0),
         device="gpu",
@@ -65,7 +64,7 @@ def new_record() -> Record:
     )
     accelerator = "ROCm" if torch.version.hip else "CUDA"
     record.versions |= {
-        "triton": triton.__version__,
+        "triton": triton_version(),
         accelerator: str(torch.version.hip or torch.version.cuda),
         "processor": platform.processor() or platform.machine(),
     }

@@ -6,7 +6,6 @@ numbers: ``REGKERNELS_TEST_DEVICE=cpu REGKERNELS_BACKEND=triton TRITON_INTERPRET
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 
@@ -28,8 +27,6 @@ def _after_each_test() -> Iterator[None]:
     yield
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()  # an error on the device belongs to the test that caused it
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_sizes_around_chunks_and_blocks(case: cases.Case, setting: engine.Settin
 @pytest.mark.parametrize("case", cases.FEW, ids=str)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_long_tensors(dtype: torch.dtype, case: cases.Case, setting: engine.Setting, interpreted: bool) -> None:
-    size = 2**16 + 1 if interpreted else 2**24 + 1
+    size = 2**16 + 1 if interpreted else 2**22 + 1
     engine.assert_kernels_agree(case, cases.model_of_one(*(torch.randn(size).to(dtype) for _ in range(3))), [setting])
 
 

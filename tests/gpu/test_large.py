@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,8 @@ def size(device: torch.device, interpreted: bool) -> int:
     """2**31 + 3, where there is memory for it."""
     if interpreted:
         return 2**14 + 3
+    gc.collect()
+    torch.cuda.empty_cache()
     if torch.cuda.mem_get_info()[0] < 60 * 2**30:
         pytest.skip("needs 60 GiB of free memory on the device")
     return 2**31 + 3

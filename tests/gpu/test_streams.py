@@ -21,7 +21,7 @@ A_WHILE = 2_000_000
 @pytest.mark.parametrize("case", [cases.Case("nesterov", "prox", "prox"), *cases.FEW], ids=str)
 def test_twenty_runs_give_the_same_bits(case: cases.Case, setting: engine.Setting, interpreted: bool) -> None:
     """Sums included, which are formed in a fixed order."""
-    sizes = [1, 33, 8193] if interpreted else [1, 33, 8193, 2**20 + 7, 2**22]
+    sizes = [1, 33, 8193] if interpreted else [1, 33, 8193, 2**20 + 7]
     weights = [torch.randn(size).to(dtype) for dtype in cases.DTYPES for size in sizes]
     gradients = [[torch.randn(weight.shape).to(weight.dtype) for weight in weights] for _ in range(2)]
     model = cases.Model([weights[::2], weights[1::2]], [[of_step[::2], of_step[1::2]] for of_step in gradients])
