@@ -13,6 +13,8 @@ CSRC := $(wildcard csrc/*)
 FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
 # What is passed on to the program: make test ARGS="-k adamw -x"
 ARGS ?=
+# pytest's status 5: what ARGS selects is in the other of the two runs of `make test`.
+NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types bench gpu format clean distclean
@@ -25,8 +27,10 @@ help: ## list the targets
 demo: $(PACKAGE) ## show what the package does, in the terminal
 	@$(BIN)/python -m regkernels demo $(ARGS)
 
-test: $(PACKAGE) ## run the tests, with coverage (ARGS="-k name" selects)
-	@$(BIN)/python -m pytest --cov=regkernels --cov-report=term $(ARGS)
+test: $(PACKAGE) ## run the tests, then those of the GPU kernels in Triton's interpreter (ARGS="-k name" selects)
+	@$(BIN)/python -m pytest --cov=regkernels --cov-report= $(ARGS) || $(NONE_SELECTED)
+	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest \
+	    --cov=regkernels --cov-append --cov-report=term -m interpreted $(ARGS) || $(NONE_SELECTED)
 
 lint: $(TOOLS) ## check style and formatting of Python and C++
 	@$(BIN)/ruff check .
@@ -41,6 +45,9 @@ bench: $(PACKAGE) ## run the benchmarks
 
 gpu: ## on a machine with a GPU: install for python3 itself (no .venv), test and measure there
 	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)
+
+kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942")
+	@$(BIN)/python -m tests.triton.compiled $(ARGS)
 
 format: $(TOOLS) ## rewrite the sources the way `make lint` wants them
 	@$(BIN)/ruff check --fix .

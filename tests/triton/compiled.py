@@ -1,0 +1,176 @@
+"""Every kernel, compiled for every architecture, and what can be read in the result.
+
+``python -m tests.triton.compiled [architecture ...]`` prints a table of it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+import regkernels as rk
+import regkernels.backends.triton as backend
+from regkernels.backends.triton.architectures import ARCHITECTURES
+from regkernels.backends.triton.kernels import columns
+from tests import cases, engine
+from tests.triton.driver import present
+
+RULES = ("sgd", "momentum", "adam", "amsgrad")
+
+_TORCH_DTYPES = {type: dtype for dtype, type in backend.TYPES.items()}
+_COLUMNS = {columns.WEIGHT.value: "weight", columns.GRADIENT.value: "gradient"}
+
+
+class Usage(NamedTuple):
+    registers: int  # per thread
+    shared: int  # bytes per program
+    spilled: int  # registers, or bytes per thread of memory in their place
+
+
+class Kernel:
+    """One function, compiled with one set of constants for one architecture."""
+
+    def __init__(self, architecture: str, compiled: CompiledKernel) -> None:
+        self.architecture = architecture
+        self.compiled = compiled
+        self.function: str = compiled.name
+        source = compiled.src
+        self._constants = {source.fn.arg_names[index]: value for (index,), value in source.constants.items()}
+        self._signature = source.signature
+
+    @property
+    def is_amd(self) -> bool:
+        return self.architecture.startswith("gfx")
+
+    @property
+    def rule(self) -> str:
+        return self._constants["RULE"].__name__
+
+    @property
+    def stats(self) -> bool:
+        return self._constants["STATS"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; where a kernel reads sums only, of what it writes."""
+        if "STORAGE" in self._constants:
+            return _TORCH_DTYPES[self._constants["STORAGE"]]
+        return torch.float32 if "*fp32" in self._signature.values() else torch.float64
+
+    @property
+    def name(self) -> str:
+        constants = self._constants
+        words = [self.function]
+        words += [constants[key].__name__ for key in ("RULE", "FUNCTION") if key in constants]
+        words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
+        words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
+        words += ["with sums"] if constants.get("STATS") else []
+        return " ".join([*words, str(self.dtype).removeprefix("torch.")])
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.architecture}"
+
+    # --- what the compiler made of it ---
+
+    def text(self, stage: str) -> str:
+        return self.compiled.asm[stage]
+
+    @property
+    def assembly(self) -> str:
+        return self.text("amdgcn" if self.is_amd else "ptx")
+
+    @cached_property
+    def machine_code(self) -> str:
+        """What ptxas made of PTX, in words. AMD's assembly is that already."""
+        return self.assembly if self.is_amd else self._cuobjdump("-sass")
+
+    def count(self, pattern: str) -> int:
+        """In the assembly."""
+        return len(re.findall(pattern, self.assembly))
+
+    @property
+    def wide_loads(self) -> int:
+        """Loads of 16 bytes per thread. On AMD the compiler also reads tables that way, once per program."""
+        return self.count(r"(?:global|buffer)_load_dwordx4" if self.is_amd else r"ld\.global\S*\.v(?:4\.b32|2\.b64)")
+
+    @property
+    def wide_stores(self) -> int:
+        return self.count(r"(?:global|buffer)_store_dwordx4" if self.is_amd else r"st\.global\S*\.v(?:4\.b32|2\.b64)")
+
+    @cached_property
+    def usage(self) -> Usage:
+        if self.is_amd:
+            numbers = dict(re.findall(r"^ +\.(\w+): +(\d+)$", self.assembly, re.MULTILINE))
+            registers = "vgpr_count"
+            spilled = ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+        else:
+            numbers = dict(re.findall(r"(\w+):(\d+)", self._cuobjdump("-res-usage")))
+            registers = "REG"
+            spilled = ("STACK", "LOCAL")
+        shared = self.compiled.metadata.shared
+        return Usage(int(numbers[registers]), shared, sum(int(numbers[name]) for name in spilled))
+
+    def _cuobjdump(self, option: str) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.compiled.asm["cubin"])
+            file.flush()
+            command = [knobs.nvidia.cuobjdump.path, option, file.name]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _use_everything() -> None:
+    for rule in RULES:
+        for options in ({"stats": True}, {"max_grad_norm": 1.0}):
+            params = [nn.Parameter(torch.ones(100, dtype=dtype)) for dtype in cases.DTYPES]
+            for param in params:
+                param.grad = torch.ones_like(param)
+            engine.make(rule, params, lr=0.1, **options).step()
+    for of_one_sum in (params, params[1:]):  # with a float64 among them the sum is one, else a float32
+        rk.elastic_net_penalty(of_one_sum, 1.0, 1.0).backward()
+    for param in params:
+        rk.prox.soft_threshold(param.detach(), 1.0)
+
+
+@cache
+def compiled_for(architecture: str) -> list[Kernel]:
+    with present(architecture) as device:
+        _use_everything()
+    return [Kernel(architecture, kernel) for kernel in device.compiled()]
+
+
+def table(architectures: list[str]) -> Table:
+    result = Table(
+        "kernel",
+        title="Registers per thread, bytes of shared memory, 16-byte loads + stores",
+        caption="Spills would stand in brackets.",
+    )
+    rows: dict[str, list[str]] = {}
+    for architecture in architectures:
+        result.add_column(architecture, justify="right")
+        for kernel in compiled_for(architecture):
+            registers, shared, spilled = kernel.usage
+            cell = f"{registers:3} {shared:6,} {kernel.wide_loads:2}+{kernel.wide_stores}"
+            rows.setdefault(kernel.name, []).append(f"{cell} ({spilled})" if spilled else cell)
+    for name, cells in rows.items():
+        result.add_row(name, *cells)
+    return result
+
+
+def main(arguments: Any = None) -> None:
+    architectures = list(arguments or ARCHITECTURES)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(architectures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+"""How often kernels are compiled: once, whatever numbers and tensors come later. Needs no device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regkernels as rk
+from tests.triton.driver import present
+
+ARCHITECTURE = "sm_90"
+
+# Around what Triton would compile separately if it were asked to: 0, 1, multiples of 16.
+SIZES = ([100], [1], [16, 16], [8192], [8193, 1], [3] * 17, [0, 5], [8192 * 16 + 1, 8192 * 3])
+
+
+def tensors(sizes: list[int], *, offset: int = 0) -> list[Tensor]:
+    """``offset``: elements by which they are away from where an allocation begins."""
+    return [torch.ones(size + offset)[offset:] for size in sizes]
+
+
+def train(sizes: list[int], *, offset: int = 0, **options: float) -> rk.optim.AdamW:
+    params = [nn.Parameter(tensor) for tensor in tensors(sizes, offset=offset)]
+    for param in params:
+        param.grad = torch.ones(param.numel() + offset)[offset:]
+    optimizer = rk.optim.AdamW(params, **{"lr": 0.1, "l1": 0.1, **options}, stats=True, max_grad_norm=1.0)
+    optimizer.step()
+    return optimizer
+
+
+def penalise(sizes: list[int], *, offset: int = 0, l1: float = 0.5, l2: float = 0.5) -> None:
+    rk.elastic_net_penalty([tensor.requires_grad_() for tensor in tensors(sizes, offset=offset)], l1, l2).backward()
+
+
+def threshold(sizes: list[int], *, offset: int = 0, value: float = 0.5) -> None:
+    for tensor in tensors(sizes, offset=offset):
+        rk.prox.soft_threshold_(tensor, value)
+
+
+@pytest.mark.parametrize(
+    ("use", "values"),
+    [
+        (train, [{"lr": 0.0}, {"lr": 1.0}, {"l1": 0.0}, {"l1": 1.0}, {"weight_decay": 16.0}]),
+        (penalise, [{"l1": 0.0}, {"l1": 1.0, "l2": 0.0}, {"l2": 16.0}]),
+        (threshold, [{"value": 0.0}, {"value": 1.0}, {"value": 16.0}]),
+    ],
+    ids=["step", "penalty", "soft_threshold"],
+)
+def test_other_numbers_and_other_tensors_compile_nothing(
+    use: Callable[..., object], values: list[dict[str, float]]
+) -> None:
+    with present(ARCHITECTURE) as device:
+        use(SIZES[0])
+        compiled, launches = len(device.compiled()), device.launches
+        assert compiled > 0
+        for options in values:
+            use(SIZES[0], **options)
+        for sizes in SIZES:
+            for offset in (0, 1):
+                use(sizes, offset=offset)
+        assert len(device.compiled()) == compiled
+        assert device.launches > launches
+
+
+def test_later_steps_and_scheduled_numbers_compile_nothing() -> None:
+    with present(ARCHITECTURE) as device:
+        optimizer = train([100, 200])
+        compiled, launches = len(device.compiled()), device.launches
+        for step in range(20):
+            optimizer.param_groups[0].update(lr=0.1 * step, l1=1.0 * step, weight_decay=1.0 * step)
+            optimizer.step()
+        assert len(device.compiled()) == compiled
+        assert device.launches == launches + 20 * launches
+
+
+def test_more_groups_compile_nothing() -> None:
+    with present(ARCHITECTURE) as device:
+        optimizer = train([100])
+        compiled = len(device.compiled())
+        for group in range(1, 17):
+            param = nn.Parameter(torch.ones(group))
+            param.grad = torch.ones(group)
+            optimizer.add_param_group({"params": [param], "l1": 0.1 * group})
+            optimizer.step()
+        assert len(device.compiled()) == compiled
+
+
+def test_a_learning_rate_on_the_device_needs_no_other_kernel() -> None:
+    with present(ARCHITECTURE) as device:
+        train([100])
+        compiled = len(device.compiled())
+        train([100], lr=torch.tensor(0.1))
+        assert len(device.compiled()) == compiled

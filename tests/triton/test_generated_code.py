@@ -1,0 +1,163 @@
+"""What the compiler makes of the kernels, for every architecture that has an entry of its own. Needs no device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import pytest
+import torch
+import triton
+
+from regkernels import reference
+from regkernels.backends.triton.architectures import ARCHITECTURES
+from tests import cases
+from tests.triton.compiled import RULES, Kernel, compiled_for
+
+pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+NVIDIA = [architecture for architecture in ARCHITECTURES if not architecture.startswith("gfx")]
+
+
+def assert_all(
+    kernels: Iterable[Kernel], facts: Callable[[Kernel], object], expected: Callable[[Kernel], object]
+) -> None:
+    found = [(str(kernel), facts(kernel), expected(kernel)) for kernel in kernels]
+    assert found
+    assert not [difference for difference in found if difference[1] != difference[2]]
+
+
+def having(architecture: str, *functions: str) -> list[Kernel]:
+    """The kernels that walk over tensors; of those only the named functions."""
+    chosen = functions or ("update", "reduce", "elementwise")
+    return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen]
+
+
+def elements(kernel: Kernel) -> int:
+    """That a thread has of a block."""
+    return getattr(ARCHITECTURES[kernel.architecture], kernel.function).vectors * 16 // kernel.dtype.itemsize
+
+
+def states(kernel: Kernel) -> int:
+    return len(reference.RULES[kernel.rule].state_names) if kernel.function == "update" else 0
+
+
+def bytes_moved(kernel: Kernel) -> tuple[int, int]:
+    """Read and written per element."""
+    weight = kernel.dtype.itemsize
+    match kernel.function:
+        case "reduce":
+            return weight, 0
+        case "elementwise":
+            return weight, weight
+        case _:
+            state = states(kernel) * reference.compute_dtype(kernel.dtype).itemsize
+            return 2 * weight + state, weight + state
+
+
+def divisions(kernel: Kernel) -> int:
+    """One per element to shrink it, one more for the step of Adam's kind; see `roots`."""
+    return 2 * elements(kernel) + roots(kernel) if kernel.function == "update" else 0
+
+
+def roots(kernel: Kernel) -> int:
+    """Every formula is there twice: for whole blocks and for what is left."""
+    return 2 * elements(kernel) if kernel.function == "update" and kernel.rule in ("adam", "amsgrad") else 0
+
+
+def spelled_out(kernel: Kernel) -> bool:
+    """Triton before 3.7 writes down the root of a float32 for AMD itself, in fused operations that look like any other."""
+    return VERSION < (3, 7) and kernel.is_amd and kernel.dtype != torch.float64 and roots(kernel) > 0
+
+
+def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architecture: str) -> None:
+    updates = [(kernel.rule, kernel.dtype, kernel.stats) for kernel in having(architecture, "update")]
+    assert sorted(updates, key=str) == sorted(product(RULES, cases.DTYPES, (True, False)), key=str)
+
+
+def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> None:
+    found = {kernel.name for kernel in compiled_for(architecture)}
+    names = ("reduce weight", "reduce gradient", "elementwise penalty_gradient by fp64", "elementwise shrink")
+    expected = {f"{name} {str(dtype)[6:]}" for name, dtype in product(names, cases.DTYPES)}
+    assert found >= expected | {"add_groups float64", "square_sum float64", "penalty float32", "penalty float64"}
+
+
+def test_whole_blocks_are_moved_16_bytes_at_a_time(architecture: str) -> None:
+    def number(kernel: Kernel) -> tuple[int, int]:
+        read, written = bytes_moved(kernel)
+        return elements(kernel) * read // 16, elements(kernel) * written // 16
+
+    # A compiler may read tables that way, too, and may make a second loop for the case that nothing is written.
+    assert_all(
+        having(architecture),
+        lambda kernel: (min(kernel.wide_loads, number(kernel)[0]), kernel.wide_stores),
+        number,
+    )
+
+
+def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architecture: str) -> None:
+    """A thread has 32 bytes of each float32 state of half-precision weights; Triton deals them out anew to store them."""
+
+    def exchanges(kernel: Kernel) -> tuple[int, int]:
+        loops = re.findall(r"^( *)(?:%\S+ = )?scf\.for(.*?)^\1}", kernel.text("ttgir"), re.MULTILINE | re.DOTALL)
+        unmasked = [body for _, body in loops if re.search(r"tt\.load %\w+ : tensor", body)]
+        return len(unmasked), sum(body.count("convert_layout") for body in unmasked)
+
+    def expected(kernel: Kernel) -> tuple[int, int]:
+        return 1, states(kernel) if kernel.dtype in cases.HALF else 0
+
+    assert_all(having(architecture), exchanges, expected)
+
+
+def test_nothing_is_spilled(architecture: str) -> None:
+    assert_all(compiled_for(architecture), lambda kernel: kernel.usage.spilled, lambda kernel: 0)
+    assert_all(compiled_for(architecture), lambda kernel: 8 <= kernel.usage.registers <= 255, lambda kernel: True)
+
+
+def test_divisions_and_roots_are_those_of_ieee(architecture: str) -> None:
+    division, root = (
+        (r"div\.rn\.f", r"sqrt\.rn\.f") if architecture in NVIDIA else (r"v_div_fixup_f", r"v_(?:sqrt|rsq)_f")
+    )
+    assert_all(
+        compiled_for(architecture),
+        lambda kernel: (kernel.count(division), kernel.count(root)),
+        lambda kernel: (divisions(kernel), roots(kernel)),
+    )
+
+
+def test_nothing_is_fused_approximated_or_flushed_to_zero(architecture: str) -> None:
+    # mad of integers computes addresses.
+    ptx = r"\bfma\.|\bmad\.(?:r[nzmp]\.)?f|\.(?:ftz|approx|full)\b"
+    llvm = r"llvm\.fma|fmuladd|\bfpmath\b|\b(?:fast|contract|reassoc|arcp|afn|nnan|ninf|nsz) "
+
+    def found(kernel: Kernel) -> list[str]:
+        if not kernel.is_amd:
+            return re.findall(ptx, kernel.text("ptx"))
+        flushes = re.findall(r"amdhsa_float_denorm_mode\w+ [012]", kernel.assembly)
+        return flushes + re.findall(llvm, kernel.text("llir"))
+
+    kernels = [kernel for kernel in compiled_for(architecture) if not spelled_out(kernel)]
+    assert_all(kernels, found, lambda kernel: [])
+
+
+def test_machine_code_fuses_within_divisions_and_roots_only(architecture: str) -> None:
+    """The last compiler may fuse what was separate until then. The numbers are those of LLVM's and ptxas's expansions."""
+    if architecture not in NVIDIA:
+        assert_all(
+            [kernel for kernel in compiled_for(architecture) if not spelled_out(kernel)],
+            lambda kernel: kernel.count(r"\bv_(?:pk_)?(?:fma|mac|mad)\w*_f(?:16|32|64)"),
+            lambda kernel: 5 * divisions(kernel) + (7 if kernel.dtype == torch.float64 else 2) * roots(kernel),
+        )
+        return
+
+    kernels = {kernel.name: kernel for kernel in compiled_for(architecture)}
+
+    def beyond_divisions(name: str) -> int:
+        return len(re.findall(r"\b[FD]FMA\b", kernels[name].machine_code)) - 5 * divisions(kernels[name])
+
+    assert beyond_divisions("elementwise penalty_gradient by fp64 float32") == 0
+    assert beyond_divisions("reduce weight float32") == 0
+    # All divisions share a function for operands out of the ordinary.
+    assert beyond_divisions("update sgd float32") == beyond_divisions("update sgd float16")
