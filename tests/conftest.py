@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ if gpu.interprets():
     from tests.interpreter import patch_once_per_launch
 
     patch_once_per_launch()
+    numpy.seterr(all="ignore")  # the interpreter computes with NumPy, which warns of what kernels do in silence
 
 
 @pytest.fixture(autouse=True)

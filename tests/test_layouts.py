@@ -16,6 +16,8 @@ from regkernels.hyper import Hyper
 from regkernels.optim.states import has_layout, is_dense
 from tests import cases, engine
 
+pytestmark = pytest.mark.interpreted
+
 CASES = [cases.Case("sgd", "prox", "coupled"), *cases.FEW[1:3]]
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import regkernels
 from regkernels import elastic_net_penalty, l1_penalty, l2_penalty
 
+pytestmark = pytest.mark.interpreted
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 L1, L2 = 0.3, 0.7
 

@@ -14,6 +14,8 @@ from torch import Tensor
 import regkernels
 from regkernels.prox import soft_threshold, soft_threshold_
 
+pytestmark = pytest.mark.interpreted
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Views of a fresh 6 x 8 tensor that may be written in place.

@@ -14,6 +14,8 @@ import regkernels
 from regkernels import FlatParameters
 from tests import cases, engine, stories
 
+pytestmark = pytest.mark.interpreted
+
 LIBRARIES = [torch.optim, regkernels.optim]
 
 

@@ -11,6 +11,8 @@ from torch import nn
 from regkernels import backends, optim
 from tests import cases, engine
 
+pytestmark = pytest.mark.interpreted
+
 OPTIONS = {"lr": 1e-2, "l1": 1e-2, "weight_decay": 0.1}
 LATER = {"lr": 3e-3, "l1": 2e-3, "weight_decay": 0.3}
 RULES = ("sgd", "momentum", "adam", "amsgrad", "adamw")

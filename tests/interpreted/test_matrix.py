@@ -8,6 +8,8 @@ import torch
 from regkernels.backends.triton.kernels.columns import CHUNK
 from tests import cases, engine
 
+pytestmark = pytest.mark.interpreted
+
 TRITON = engine.Setting("triton")
 
 BLOCKS = (256, 512, 1024)

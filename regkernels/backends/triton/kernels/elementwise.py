@@ -69,8 +69,9 @@ def elementwise(
     if SCALED:
         factor = tl.load(scale).to(tl.float64)
         first, second = factor * first, factor * second
-    a = tl.cast(first, COMPUTE)
-    b = tl.cast(second, COMPUTE)
+    # Not tl.cast: in the interpreter numbers are Python's, which it would take to float32 on the way.
+    a = tl.full([], first, COMPUTE)
+    b = tl.full([], second, COMPUTE)
     _, segment, start, numel = chunks.find(segments, owners, first_chunk)
     full = chunks.full_blocks(segment, numel, BLOCK)
     blocks = tl.cdiv(numel, BLOCK)
