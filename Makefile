@@ -17,7 +17,7 @@ ARGS ?=
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu format clean distclean
+.PHONY: help demo test lint types bench gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
