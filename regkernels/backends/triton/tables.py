@@ -89,47 +89,60 @@ class Work(NamedTuple):
 
 
 class PlanMemory:
-    """What a plan keeps in device memory from one step to the next. Uploaded when it has changed, not before."""
+    """What a plan keeps in device memory from one step to the next. Uploaded when it has changed, not before.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._work: tuple[Any, Work] | None = None
-        self._sizes: Tensor | None = None
-        self._rows: tuple[Any, Tensor] | None = None
+    Nothing is kept that was uploaded while a graph was captured: the graph brings its own tables along.
+    """
 
-    def work(self, table: Tensor, generation: int, groups: int) -> Work:
-        """``generation`` tells one content of ``table`` from another; ``groups``: how many param groups there are."""
-        on = stream(self._device)
-        if self._work is not None and on is not None and self._work[0] == (on, generation, groups):
-            return self._work[1]
+    def __init__(self, device: torch.device, groups: int) -> None:
+        self._device, self._groups = device, groups
+        self._stream: int | None = None
+        self._generation = -1
+        self._work: Work | None = None
+        self._sizes = torch.empty(0)
+        self._known: list[Hyper] = []
+        self._rows: Tensor | None = None
+
+    def work(self, table: Tensor, generation: int) -> Work:
+        """``generation`` tells one content of ``table`` from another."""
+        on = self._current_stream()
+        if on is None:
+            return Work.of(Layout.of(table, self._groups), table, self._device)
         sizes = table[:, segments.NUMEL :]
-        if self._work is not None and on is not None and self._work[0][::2] == (on, groups) and self._same(sizes):
+        if self._work is None:
+            self._work = Work.of(Layout.of(table, self._groups), table, self._device)
+        elif generation != self._generation and torch.equal(sizes, self._sizes):
             # Only addresses have changed, as gradients' do that are freed and allocated anew.
-            before = self._work[1]
-            work = before._replace(segments=upload(before.layout.addressed(table), self._device))
-        else:
-            work = Work.of(Layout.of(table, groups), table, self._device)
-        if on is not None:
-            self._work, self._sizes = ((on, generation, groups), work), sizes.clone()
-        return work
-
-    def _same(self, sizes: Tensor) -> bool:
-        return self._sizes is not None and torch.equal(sizes, self._sizes)
+            layout = self._work.layout
+            self._work = self._work._replace(segments=upload(layout.addressed(table), self._device))
+        elif generation != self._generation:
+            self._work = Work.of(Layout.of(table, self._groups), table, self._device)
+        if generation != self._generation:
+            self._generation, self._sizes = generation, sizes.clone()
+        return self._work
 
     def rows(self, rows: list[Hyper]) -> Tensor:
         """The table of hyper-parameters, float64 (rows, fields)."""
-        on = stream(self._device)
+        on = self._current_stream()
         computed = [(index, value) for index, value in enumerate(chain(*rows)) if isinstance(value, Tensor)]
-        if on is not None and not computed and self._rows is not None and self._rows[0] == (on, rows):
-            return self._rows[1]
+        if self._rows is not None and on is not None and not computed and rows == self._known:
+            return self._rows
         known = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
         table = upload(torch.tensor(known, dtype=torch.float64), self._device)
         if computed:  # by operations on the device, from a learning rate that lives there
             places = upload(torch.tensor([index for index, _ in computed]), self._device)
             values = [value.to(self._device, torch.float64).reshape(()) for _, value in computed]
             table.view(-1).index_copy_(0, places, torch.stack(values))
-        self._rows = None if computed or on is None else ((on, rows), table)
+        elif on is not None:
+            self._known, self._rows = rows, table
         return table
+
+    def _current_stream(self) -> int | None:
+        """None while it is captured. On another one than before all that was kept is forgotten."""
+        on = stream(self._device)
+        if on is not None and on != self._stream:
+            self._stream, self._generation, self._work, self._rows = on, -1, None, None
+        return on
 
 
 _recent: OrderedDict[Any, Work] = OrderedDict()

@@ -25,29 +25,35 @@ def full_blocks(segment, numel, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def pointer(segment, COLUMN: tl.constexpr, begin, TYPE: tl.constexpr, VECTOR: tl.constexpr):
+def pointer(segment, COLUMN: tl.constexpr, begin, TYPE: tl.constexpr, WIDE: tl.constexpr):
     """The address in a column, ``begin`` elements on.
 
-    VECTOR is the promise of 16-byte alignment. It must stand behind the cast: loads through a pointer from a table are
+    WIDE is the promise of 16-byte alignment. It must stand behind the cast: loads through a pointer from a table are
     scalar without it. Each variant loads the address anew, as a promise holds for all uses of a value.
     """
     address = tl.load(segment + COLUMN).to(tl.pointer_type(TYPE))
-    if VECTOR:
+    if WIDE:
         address = tl.multiple_of(address, 16)
     return address + begin
 
 
 @triton.jit
-def load(pointer, offsets, mask, VECTOR: tl.constexpr):
-    if VECTOR:
+def load(pointer, offsets, mask, WIDE: tl.constexpr):
+    if WIDE:
         return tl.load(pointer + offsets)
     else:
         return tl.load(pointer + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
-def store(pointer, offsets, values, mask, VECTOR: tl.constexpr):
-    if VECTOR:
+def store(pointer, offsets, values, mask, WIDE: tl.constexpr):
+    if WIDE:
         tl.store(pointer + offsets, values)
     else:
         tl.store(pointer + offsets, values, mask=mask)
+
+
+@triton.constexpr_function
+def vector(storage):
+    """How many elements of a type a 16-byte load brings."""
+    return 128 // storage.primitive_bitwidth

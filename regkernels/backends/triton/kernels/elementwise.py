@@ -35,17 +35,17 @@ def map_blocks(
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
-    VECTOR: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
-    source = chunks.pointer(segment, WEIGHT, start, STORAGE, VECTOR)
-    out = chunks.pointer(segment, GRADIENT, start, STORAGE, VECTOR)
+    source = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
+    out = chunks.pointer(segment, GRADIENT, start, STORAGE, WIDE)
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < numel
-        x = widen(chunks.load(source, offsets, mask, VECTOR), COMPUTE)
+        x = widen(chunks.load(source, offsets, mask, WIDE), COMPUTE)
         y = FUNCTION(x, first, second)
-        chunks.store(out, offsets, narrow(y, STORAGE), mask, VECTOR)
+        chunks.store(out, offsets, narrow(y, STORAGE), mask, WIDE)
 
 
 @triton.jit(do_not_specialize=["first_chunk", "first", "second"])

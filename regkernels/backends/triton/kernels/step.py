@@ -47,7 +47,8 @@ def update_element(w, g, states, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexp
     divisor = h.shrink_divisor
     if PER_ELEMENT:
         divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
-    z = divide(z, divisor)
+    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
+        z = divide(z, divisor)
     return z, states
 
 
@@ -66,34 +67,35 @@ def update_blocks(
     COMPUTE: tl.constexpr,
     STATS: tl.constexpr,
     BLOCK: tl.constexpr,
-    VECTOR: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
-    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, VECTOR)
-    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, VECTOR)
+    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
+    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, WIDE)
     pointers = ()
     for k in tl.static_range(STATES):
-        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, COMPUTE, VECTOR),)
+        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, COMPUTE, WIDE),)
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < numel
-        stored = chunks.load(weight, offsets, mask, VECTOR)
+        stored = chunks.load(weight, offsets, mask, WIDE)
         w = widen(stored, COMPUTE)
-        g = widen(chunks.load(gradient, offsets, mask, VECTOR), COMPUTE)
+        g = widen(chunks.load(gradient, offsets, mask, WIDE), COMPUTE)
         states = ()
         for k in tl.static_range(STATES):
-            states = states + (chunks.load(pointers[k], offsets, mask, VECTOR),)
+            states = states + (chunks.load(pointers[k], offsets, mask, WIDE),)
         z, states = update_element(w, g, states, h, RULE, STATES > 1)
         new = narrow(z, STORAGE)
         if h.lr != 0:
-            chunks.store(weight, offsets, new, mask, VECTOR)
+            chunks.store(weight, offsets, new, mask, WIDE)
         for k in tl.static_range(STATES):
-            chunks.store(pointers[k], offsets, states[k], mask, VECTOR)
+            chunks.store(pointers[k], offsets, states[k], mask, WIDE)
         if STATS:
             new = tl.where(h.lr != 0, widen(new, COMPUTE), w)
-            if not VECTOR:
+            if not WIDE:
                 new = tl.where(mask, new, 0.0)  # what a rule makes of the zeros beyond the end need not be 0
-            lanes = sums.add_gradients(sums.add_weights(lanes, new), g)
+            lanes = sums.add_weights(lanes, new, chunks.vector(STORAGE))
+            lanes = sums.add_gradients(lanes, g, chunks.vector(STORAGE))
     return lanes
 
 
@@ -117,7 +119,7 @@ def update(
     h = load_row(rows, tl.load(segment + ROW), COMPUTE)
     full = chunks.full_blocks(segment, numel, BLOCK)
     blocks = tl.cdiv(numel, BLOCK)
-    lanes = sums.no_lanes(BLOCK)
+    lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
     lanes = update_blocks(lanes, segment, start, 0, full, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, True)
     lanes = update_blocks(
         lanes, segment, start, full, blocks, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, False

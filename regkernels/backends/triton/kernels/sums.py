@@ -17,7 +17,7 @@ from regkernels.backends.triton.kernels.dtypes import widen
 
 
 class Lanes(NamedTuple):
-    """One number per element of a block and sum, in the order of `regkernels.segments.SUMS`."""
+    """One number per vector of a block and sum, in the order of `regkernels.segments.SUMS`."""
 
     absolute: Any
     square: Any
@@ -26,31 +26,41 @@ class Lanes(NamedTuple):
 
 
 @triton.jit
-def no_lanes(BLOCK: tl.constexpr):
-    zeros = tl.zeros([BLOCK], tl.float64)
-    return Lanes(zeros, zeros, tl.zeros([BLOCK], tl.int32), zeros)
+def no_lanes(BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+    zeros = tl.zeros([BLOCK // VECTOR], tl.float64)
+    return Lanes(zeros, zeros, tl.zeros([BLOCK // VECTOR], tl.int32), zeros)
 
 
 @triton.jit
-def add_weights(lanes, w):
+def add_vectors(x, VECTOR: tl.constexpr):
+    """Elements that one thread holds side by side are added there and then: a lane for each would take most registers."""
+    return tl.sum(tl.reshape(x, [x.shape[0] // VECTOR, VECTOR]), axis=1)
+
+
+@triton.jit
+def add_weights(lanes, w, VECTOR: tl.constexpr):
     x = w.to(tl.float64)
-    nonzeros = lanes.nonzeros + (x != 0).to(tl.int32)
-    return Lanes(lanes.absolute + tl.abs(x), lanes.square + x * x, nonzeros, lanes.gradient)
+    return Lanes(
+        lanes.absolute + add_vectors(tl.abs(x), VECTOR),
+        lanes.square + add_vectors(x * x, VECTOR),
+        lanes.nonzeros + add_vectors((x != 0).to(tl.int32), VECTOR),
+        lanes.gradient,
+    )
 
 
 @triton.jit
-def add_gradients(lanes, g):
+def add_gradients(lanes, g, VECTOR: tl.constexpr):
     x = g.to(tl.float64)
-    return Lanes(lanes.absolute, lanes.square, lanes.nonzeros, lanes.gradient + x * x)
+    return Lanes(lanes.absolute, lanes.square, lanes.nonzeros, lanes.gradient + add_vectors(x * x, VECTOR))
 
 
 @triton.jit
-def add_run(lanes, values, begin, end, numel, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+def add_run(lanes, values, begin, end, numel, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
     """The blocks ``begin`` to ``end`` of a chunk of ``numel`` elements; ``values`` points to its first element."""
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
-        w = chunks.load(values, offsets, offsets < numel, VECTOR)
-        lanes = add_weights(lanes, widen(w, COMPUTE))
+        w = chunks.load(values, offsets, offsets < numel, WIDE)
+        lanes = add_weights(lanes, widen(w, COMPUTE), chunks.vector(w.dtype))
     return lanes
 
 
@@ -70,7 +80,7 @@ def reduce(
     chunk, segment, begin, numel = chunks.find(segments, owners, first_chunk)
     full = chunks.full_blocks(segment, numel, BLOCK)
     blocks = tl.cdiv(numel, BLOCK)
-    lanes = no_lanes(BLOCK)
+    lanes = no_lanes(BLOCK, chunks.vector(STORAGE))
     values = chunks.pointer(segment, COLUMN, begin, STORAGE, True)
     lanes = add_run(lanes, values, 0, full, numel, COMPUTE, BLOCK, True)
     values = chunks.pointer(segment, COLUMN, begin, STORAGE, False)
