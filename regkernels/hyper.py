@@ -44,7 +44,7 @@ class Hyper(NamedTuple):
 
     def rounded(self, dtype: torch.dtype) -> Hyper:
         """The same row with every value rounded to the compute type ``dtype``."""
-        return Hyper(*torch.tensor(self, dtype=dtype).tolist())
+        return Hyper(*torch.tensor(self, dtype=dtype, device="cpu").tolist())
 
 
 def number(value: Number, group: Mapping[str, Any]) -> Number:

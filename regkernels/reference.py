@@ -177,14 +177,14 @@ def elastic_net_penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tenso
 def penalty_value(absolute: float, square: float, l1: float, l2: float, dtype: torch.dtype) -> Tensor:
     """``l1 * absolute + l2 * square``; a strength of 0 switches its term off, also where the sum is infinite."""
     total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
-    return torch.tensor(total, dtype=dtype)
+    return torch.tensor(total, dtype=dtype, device="cpu")
 
 
 def penalty_gradient(weight: Tensor, absolute: float, square: float) -> Tensor:
     """``absolute * sign(w) + square * w`` in the type of ``weight``: the penalty's gradient for absolute = upstream * l1
     and square = upstream * 2 * l2, each rounded once to the compute type."""
     w = weight.to(compute_dtype(weight.dtype))
-    absolute, square = torch.tensor([absolute, square], dtype=w.dtype).tolist()
+    absolute, square = torch.tensor([absolute, square], dtype=w.dtype, device="cpu").tolist()
     gradient = absolute * sign(w)
     if square:  # 0 * inf would be NaN
         gradient = gradient + square * w

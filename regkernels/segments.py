@@ -32,8 +32,8 @@ WEIGHT, GRADIENT, STATE0, NUMEL, ROW, TOTAL, KIND = (
 EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
-_WEIGHT_BYTES = torch.tensor([dtype.itemsize for dtype in DTYPES])
-_STATE_BYTES = torch.tensor([max(dtype.itemsize, 4) for dtype in DTYPES])
+_WEIGHT_BYTES = torch.tensor([dtype.itemsize for dtype in DTYPES], device="cpu")
+_STATE_BYTES = torch.tensor([max(dtype.itemsize, 4) for dtype in DTYPES], device="cpu")
 
 
 def kind(rule: str, dtype: torch.dtype) -> int:
@@ -67,5 +67,7 @@ def merge(table: Tensor, may_follow: Tensor) -> Tensor:
         joined &= torch.where(unused, after[:, column] == 0, before[:, column] + state_bytes == after[:, column])
     starts = torch.cat([joined.new_ones(1), ~joined])
     merged = table[starts].clone()
-    merged[:, NUMEL] = torch.zeros(len(merged), dtype=torch.int64).index_add_(0, starts.cumsum(0) - 1, table[:, NUMEL])
+    merged[:, NUMEL] = torch.zeros(len(merged), dtype=torch.int64, device="cpu").index_add_(
+        0, starts.cumsum(0) - 1, table[:, NUMEL]
+    )
     return merged

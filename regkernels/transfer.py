@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -22,20 +25,43 @@ def stream(device: torch.device) -> int | None:
     return None if is_capturing(device) else int(torch.cuda.current_stream(device).cuda_stream)
 
 
-def upload(host: Tensor, device: torch.device) -> Tensor:
+def upload(table: NDArray[Any], device: torch.device) -> Tensor:
     """A copy in device memory, taken from page-locked memory on the current stream.
 
-    A copy that is captured into a CUDA graph happens again at each replay, from the same memory. That is kept for good, as
-    nothing tells when a graph is gone.
+    A copy that is captured into a CUDA graph happens again at each replay, from the same memory. So that memory is set
+    apart, for good, as nothing tells when a graph is gone.
     """
+    host = torch.from_numpy(table)
     if device.type == "cpu":
         return host.clone()
-    pinned = host.pin_memory()
+    pinned = _set_apart(host) if is_capturing(device) else host.pin_memory()
+    if not is_capturing(device):
+        _provide_for_captures(host.nbytes)
     copy = torch.empty(host.shape, dtype=host.dtype, device=device)
     copy.copy_(pinned, non_blocking=True)
-    if is_capturing(device):
-        _captured.append(pinned)
     return copy
 
 
-_captured: list[Tensor] = []
+# Page-locked memory cannot be allocated during a capture in every version of torch, so some is in stock: enough for a few
+# captures of what has been uploaded so far.
+_CAPTURES, _LEAST, _ALIGNMENT = 16, 1 << 20, 64
+_stock = torch.empty(0, dtype=torch.uint8, device="cpu")
+_kept: list[Tensor] = []
+
+
+def _provide_for_captures(size: int) -> None:
+    global _stock
+    if len(_stock) < _CAPTURES * size or not len(_stock):
+        _stock = torch.empty(max(_LEAST, 2 * _CAPTURES * size), dtype=torch.uint8, device="cpu", pin_memory=True)
+
+
+def _set_apart(host: Tensor) -> Tensor:
+    global _stock
+    size = -(-host.nbytes // _ALIGNMENT) * _ALIGNMENT
+    if size > len(_stock):
+        kept = host.clone()  # not page-locked: the copy is slower, and right
+    else:
+        kept, _stock = _stock[: host.nbytes].view(host.dtype).view(host.shape), _stock[size:]
+        kept.copy_(host)
+    _kept.append(kept)
+    return kept

@@ -221,10 +221,10 @@ def _share_an_element(a: Tensor, b: Tensor) -> bool:
 
 
 def _addresses(tensor: Tensor) -> Tensor:
-    offsets = torch.zeros(tensor.shape, dtype=torch.int64)
+    offsets = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         shape = [1] * dim + [size] + [1] * (tensor.dim() - dim - 1)
-        offsets = offsets + stride * torch.arange(size).reshape(shape)
+        offsets = offsets + stride * torch.arange(size, device="cpu").reshape(shape)
     return tensor.data_ptr() + tensor.element_size() * offsets
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from regkernels import backends, extension, optim
-from tests.training import OPTIMIZERS, assert_equal, assert_near, backward, network, ours, theirs, train, twins
+from tests.training import OPTIMIZERS, assert_equal, assert_near, backward, network, ours, theirs, train, twins, weights
 
 REGULARISED = {"l1": 1e-4, "l1_mode": "prox", "weight_decay_mode": "prox"}
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -271,3 +271,22 @@ def test_no_stats_unless_asked_for() -> None:
     optimizer = ours("adam", model.parameters())
     train(optimizer, model, range(2))
     assert optimizer.stats is None
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_a_default_device_changes_nothing(backend: str) -> None:
+    """torch.set_default_device is for the tensors that a user makes."""
+    found = []
+    for device in ("cpu", "meta"):
+        model = network()
+        optimizer = ours("adamw", model.parameters(), l1=1e-3, stats=True, max_grad_norm=1.0)
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(model, step)
+            with backends.use(backend), torch.device(device):
+                optimizer.step()
+                optimizer.load_state_dict(optimizer.state_dict())
+                found.append(torch.stack([value[0] for value in optimizer.stats[:2]]))
+        found += weights(model)
+    half = len(found) // 2
+    assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))

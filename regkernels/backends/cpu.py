@@ -61,7 +61,7 @@ def _runs(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Tensor:
         (w.data_ptr(), o.data_ptr(), w.numel(), segments.DTYPES.index(w.dtype))
         for w, o in zip(tensors, out, strict=True)
     ]
-    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), 4)
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), 4)
 
 
 def _adopt_thread_count() -> None:

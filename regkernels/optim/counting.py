@@ -66,7 +66,7 @@ class DeviceCounts:
         if active is None:
             self.steps += 1
         else:
-            self.steps += upload(active.to(self.steps.dtype), self.steps.device)
+            self.steps += upload(active.to(self.steps.dtype).numpy(), self.steps.device)
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
         self._version = self.steps._version
 
@@ -80,8 +80,8 @@ def make(entries: Sequence[Entry], device: torch.device, *, capturable: bool, ke
     ``keep``: whoever holds the tensor of a state keeps the count, where that is possible.
     """
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    known = torch.tensor(_values(entries), dtype=dtype)
-    steps = upload(known, device) if capturable else known
+    known = torch.tensor(_values(entries), dtype=dtype, device="cpu")
+    steps = upload(known.numpy(), device) if capturable else known
     for entry, step in zip(entries, steps.unbind(), strict=True):
         old = entry.state.get("step")
         if keep and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.device == step.device:

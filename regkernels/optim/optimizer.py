@@ -126,7 +126,7 @@ class Optimizer(torch.optim.Optimizer):
         device = next((plan.device for plan in self._plans), torch.device("cpu"))
         total = torch.zeros(len(self.param_groups), len(SUMS), dtype=torch.float64, device=device)
         for of_device in self._totals:
-            total = total + torch.as_tensor(of_device, dtype=torch.float64).to(device)
+            total = total + torch.as_tensor(of_device, dtype=torch.float64, device=device)
         absolute, square, nonzeros, gradient = total.unbind(1)
         return Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
 
@@ -292,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
         sums = [backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans]
         devices = [square_sum.device for square_sum in sums if isinstance(square_sum, Tensor)]
         if len(sums) > 1 and devices:
-            sums = [torch.as_tensor(square_sum, dtype=torch.float64).to(devices[0]) for square_sum in sums]
+            sums = [torch.as_tensor(square_sum, dtype=torch.float64, device=devices[0]) for square_sum in sums]
         return clip_factor(sum(sums[1:], start=sums[0]), max_norm)
 
 

@@ -88,10 +88,10 @@ class Plan:
         self._staged = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
         same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
-        self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool)
-        self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool)
+        self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool, device="cpu")
+        self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
-        self._active = torch.zeros(0, dtype=torch.bool)
+        self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all_active, self._updated = True, list[Tensor]()
         self._roster = self._make_roster(self._params)
         self._activate()
@@ -208,7 +208,7 @@ class Plan:
             addresses += [0] * (segments.NUMEL - segments.STATE0 - len(addresses))
             kind = segments.kind(entry.rule, entry.weight.dtype)
             rows.append([entry.weight.data_ptr(), gradient, *addresses, entry.weight.numel(), 0, entry.group, kind])
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(segments.FIELDS))
+        return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(segments.FIELDS))
 
     def _make_roster(self, params: Sequence[Tensor]) -> Any:
         slots = {id(entry.param): slot for slot, entry in enumerate(self.entries)}

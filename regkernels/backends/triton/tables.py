@@ -1,4 +1,8 @@
-"""Tables in device memory: which chunks there are, and where their segments lie."""
+"""Tables in device memory: which chunks there are, and where their segments lie.
+
+Made with NumPy: torch shares even small index operations out among threads, and waiting for those takes milliseconds on a
+machine whose cores are busy.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regkernels import segments
@@ -16,6 +22,8 @@ from regkernels.hyper import Hyper
 from regkernels.transfer import stream, upload
 
 _ALIGNMENT = 16
+
+Integers = NDArray[numpy.integer[Any]]
 
 
 class Launch(NamedTuple):
@@ -29,44 +37,43 @@ class Launch(NamedTuple):
 class Layout(NamedTuple):
     """How a table of segments is cut into chunks. Depends on sizes, kinds and groups, not on addresses."""
 
-    order: Tensor  # of the segments: those of a kind side by side, empty ones left out
-    first: Tensor  # chunk of each segment in that order
-    owners: Tensor  # int32 (chunks,): the segment of each chunk
-    ranges: Tensor  # int32 (groups, launches, 2): first chunk and the one after the last of a group in a launch
+    order: Integers  # of the segments: those of a kind side by side, empty ones left out
+    first: Integers  # chunk of each segment in that order
+    owners: Integers  # int32 (chunks,): the segment of each chunk
+    ranges: Integers  # int32 (groups, launches, 2): first chunk and the one after the last of a group in a launch
     launches: list[Launch]
     chunks: int
 
     @classmethod
-    def of(cls, table: Tensor, groups: int) -> Layout:
-        """``table``: int64 (segments, len(segments.FIELDS)), ordered by group; ``groups``: 0 where no sums are wanted."""
-        kinds = torch.where(table[:, segments.NUMEL] > 0, table[:, segments.KIND], -1)
-        order = kinds.argsort(stable=True)[int((kinds < 0).sum()) :]
+    def of(cls, table: Integers, groups: int) -> Layout:
+        """``table``: int64 (segments, len(segments.FIELDS)), ordered by group; ``groups``: how many there may be."""
+        filled = numpy.flatnonzero(table[:, segments.NUMEL] > 0)
+        order = filled[table[filled, segments.KIND].argsort(kind="stable")]
         ordered = table[order]
-        count = (ordered[:, segments.NUMEL] + (CHUNK.value - 1)) // CHUNK.value
-        end = count.cumsum(0)
-        owners = torch.repeat_interleave(torch.arange(len(order), dtype=torch.int32), count)
+        count = -(-ordered[:, segments.NUMEL] // CHUNK.value)
+        end = count.cumsum()
         first = end - count
-        present, kind_of = ordered[:, segments.KIND].unique(return_inverse=True)
-        launches = []
-        for index, kind in enumerate(present.tolist()):
-            mine = (kind_of == index).nonzero().flatten()
-            launches.append(Launch(kind, int(first[mine[0]]), int(count[mine].sum())))
-        ranges = torch.zeros(groups, len(present), 2, dtype=torch.int32)
-        if groups and len(order):
-            # Groups are in order within a kind, so those of one (kind, group) are neighbours.
-            run, length = (kind_of * groups + ordered[:, segments.TOTAL]).unique_consecutive(return_counts=True)
-            last = length.cumsum(0) - 1
-            ranges[run % groups, run // groups, 0] = first[last - length + 1].to(torch.int32)
-            ranges[run % groups, run // groups, 1] = end[last].to(torch.int32)
+        owners = numpy.repeat(numpy.arange(len(order), dtype=numpy.int32), count)
+        kinds, start, kind_of = numpy.unique(ordered[:, segments.KIND], return_index=True, return_inverse=True)
+        launches = [
+            Launch(int(kind), int(first[begin]), int(count[kind_of == index].sum()))
+            for index, (kind, begin) in enumerate(zip(kinds, start, strict=True))
+        ]
+        # Groups are in order within a kind, so the segments of one (kind, group) are neighbours.
+        run = kind_of * groups + ordered[:, segments.TOTAL]
+        of_run, begin, length = numpy.unique(run, return_index=True, return_counts=True)
+        ranges = numpy.zeros((groups, len(kinds), 2), dtype=numpy.int32)
+        ranges[of_run % groups, of_run // groups, 0] = first[begin]
+        ranges[of_run % groups, of_run // groups, 1] = end[begin + length - 1]
         return cls(order, first, owners, ranges, launches, int(count.sum()))
 
-    def addressed(self, table: Tensor) -> Tensor:
+    def addressed(self, table: Integers) -> Integers:
         """The table that kernels read, int64 (segments, len(FIELDS))."""
         ordered = table[self.order]
         addresses = ordered[:, segments.WEIGHT : segments.NUMEL]
-        aligned = (addresses % _ALIGNMENT == 0).all(1)
-        rows = torch.cat([ordered, self.first[:, None], aligned[:, None]], dim=1)
-        assert rows.size(1) == len(FIELDS)
+        aligned = (addresses % _ALIGNMENT == 0).all(axis=1)
+        rows = numpy.column_stack([ordered, self.first, aligned])
+        assert rows.shape[1] == len(FIELDS)
         return rows
 
 
@@ -79,7 +86,7 @@ class Work(NamedTuple):
     ranges: Tensor
 
     @classmethod
-    def of(cls, layout: Layout, table: Tensor, device: torch.device) -> Work:
+    def of(cls, layout: Layout, table: Integers, device: torch.device) -> Work:
         return cls(
             layout,
             upload(layout.addressed(table), device),
@@ -99,11 +106,11 @@ class PlanMemory:
         self._stream: int | None = None
         self._generation = -1
         self._work: Work | None = None
-        self._sizes = torch.empty(0)
+        self._sizes: Integers = numpy.empty(0, dtype=numpy.int64)
         self._known: list[Hyper] = []
         self._rows: Tensor | None = None
 
-    def work(self, table: Tensor, generation: int) -> Work:
+    def work(self, table: Integers, generation: int) -> Work:
         """``generation`` tells one content of ``table`` from another."""
         on = self._current_stream()
         if on is None:
@@ -111,14 +118,14 @@ class PlanMemory:
         sizes = table[:, segments.NUMEL :]
         if self._work is None:
             self._work = Work.of(Layout.of(table, self._groups), table, self._device)
-        elif generation != self._generation and torch.equal(sizes, self._sizes):
+        elif generation != self._generation and numpy.array_equal(sizes, self._sizes):
             # Only addresses have changed, as gradients' do that are freed and allocated anew.
             layout = self._work.layout
             self._work = self._work._replace(segments=upload(layout.addressed(table), self._device))
         elif generation != self._generation:
             self._work = Work.of(Layout.of(table, self._groups), table, self._device)
         if generation != self._generation:
-            self._generation, self._sizes = generation, sizes.clone()
+            self._generation, self._sizes = generation, sizes.copy()
         return self._work
 
     def rows(self, rows: list[Hyper]) -> Tensor:
@@ -128,9 +135,9 @@ class PlanMemory:
         if self._rows is not None and on is not None and not computed and rows == self._known:
             return self._rows
         known = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
-        table = upload(torch.tensor(known, dtype=torch.float64), self._device)
+        table = upload(numpy.array(known, dtype=numpy.float64), self._device)
         if computed:  # by operations on the device, from a learning rate that lives there
-            places = upload(torch.tensor([index for index, _ in computed]), self._device)
+            places = upload(numpy.array([index for index, _ in computed]), self._device)
             values = [value.to(self._device, torch.float64).reshape(()) for _, value in computed]
             table.view(-1).index_copy_(0, places, torch.stack(values))
         elif on is not None:
@@ -159,8 +166,8 @@ def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Work:
     if work is None:
         unused = [0] * (segments.NUMEL - segments.STATE0)
         rows = [[w, o, *unused, numel, 0, 0, segments.kind("sgd", dtype)] for w, o, numel, dtype in buffers]
-        table = torch.tensor(rows, dtype=torch.int64)
-        work = Work.of(Layout.of(table, 0), table, device)
+        table = numpy.array(rows, dtype=numpy.int64)
+        work = Work.of(Layout.of(table, 1), table, device)
     if on is not None:
         _recent[key] = work
         _recent.move_to_end(key)
