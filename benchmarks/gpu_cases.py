@@ -38,10 +38,10 @@ def flat(name: str, params: list[nn.Parameter], **options: Any) -> Contender:
     return contender
 
 
-def compiled_adamw(params: list[nn.Parameter]) -> list[Contender]:
+def compiled(name: str, params: list[nn.Parameter], **options: Any) -> list[Contender]:
     """None where this torch cannot compile it. The rate is a tensor, as otherwise each new value would be compiled."""
     lr = torch.tensor(1e-3, device=DEVICE)
-    optimizer = torch.optim.AdamW(params, lr=lr, capturable=DEVICE == "cuda")
+    optimizer = getattr(torch.optim, name)(params, lr=lr, **options)
 
     @torch.compile
     def step() -> None:
@@ -51,9 +51,9 @@ def compiled_adamw(params: list[nn.Parameter]) -> list[Contender]:
         for _ in range(3):  # the second call finds states and is compiled anew
             step()
     except Exception as error:
-        print(f"left out: compiled AdamW ({repr(error)[:200]})", flush=True)
+        print(f"left out: compiled {name} ({repr(error)[:200]})", flush=True)
         return []
-    return [Contender("torch AdamW compiled", step)]
+    return [Contender(f"torch {name} compiled", step)]
 
 
 def one_tensor(size: str) -> Case:
@@ -65,7 +65,7 @@ def one_tensor(size: str) -> Case:
         [
             torchs("AdamW", "torch AdamW fused", make(), fused=True),
             torchs("AdamW", "torch AdamW foreach", make(), foreach=True),
-            *compiled_adamw(make()),
+            *compiled("AdamW", make(), capturable=DEVICE == "cuda"),
             ours("AdamW", make()),
         ],
         BYTES_PER_ELEMENT * elements(of),
@@ -81,6 +81,7 @@ def sgd(momentum: float) -> Case:
         f"{name}, one tensor of 100 M",
         [
             torchs("SGD", "torch SGD fused", parameters(of, DEVICE), momentum=momentum, fused=True),
+            *compiled("SGD", parameters(of, DEVICE), momentum=momentum),
             ours("SGD", parameters(of, DEVICE), momentum=momentum),
         ],
         (20 if momentum else 12) * elements(of),

@@ -19,7 +19,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "ELEMENTS", 1000)
     monkeypatch.setattr(gpu_cases, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_cases, "SIZES", {"100 M": 1000, "1 B": 2000})
-    monkeypatch.setattr(gpu_cases, "compiled_adamw", lambda params: [])
+    monkeypatch.setattr(gpu_cases, "compiled", lambda name, params, **options: [])
     monkeypatch.setattr(shapes, "equal", lambda count, elements: [(min(elements, 10),)] * min(count, 3))
     for model in ("gpt2_small", "llama_1b"):
         monkeypatch.setattr(shapes, model, lambda: [(3, 4), (5,)])

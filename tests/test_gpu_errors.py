@@ -56,6 +56,13 @@ def test_an_unsupported_triton(version: str, monkeypatch: pytest.MonkeyPatch) ->
         backends.backend_for(CUDA)
 
 
+def test_rocm_needs_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.6.0"))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(RuntimeError, match=r"Triton 3\.6\.0 is not supported on ROCm; 3\.7 is the oldest"):
+        backends.backend_for(CUDA)
+
+
 @pytest.mark.parametrize("version", ["3.6.0", "3.7.1", "3.10.0+git1a2b3c", "4.0"])
 def test_a_supported_triton(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=version))

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-OLDEST = (3, 6)
-"""The Triton that goes with torch 2.11, the oldest torch that is supported."""
+OLDEST, OLDEST_ON_ROCM = (3, 6), (3, 7)
+"""3.6 goes with torch 2.11, the oldest torch that is supported. On AMD devices its float32 square root does not scale
+subnormal numbers, so that a tiny second moment could become NaN."""
 
 
 def check_triton(wanted_for: str) -> None:
@@ -24,20 +25,20 @@ def check_triton(wanted_for: str) -> None:
 @cache
 def missing_because() -> str | None:
     """Why the Triton kernels cannot be used; None where they can."""
+    needed = OLDEST_ON_ROCM if torch.version.hip else OLDEST
+    oldest = ".".join(map(str, needed))
     try:
         triton = importlib.import_module("triton")
     except ImportError as error:
         return (
             f"Triton cannot be imported ({error}); install the torch wheel for your device, which brings the right one, or "
-            f"`pip install 'triton>={'.'.join(map(str, OLDEST))}'`"
+            f"`pip install 'triton>={oldest}'`"
         )
     found = str(getattr(triton, "__version__", "unknown"))
     numbers = re.match(r"(\d+)\.(\d+)", found)
-    if numbers is None or tuple(map(int, numbers.groups())) < OLDEST:
-        return (
-            f"Triton {found} is not supported; {'.'.join(map(str, OLDEST))} is the oldest that is: upgrade torch, which brings "
-            "its own"
-        )
+    if numbers is None or tuple(map(int, numbers.groups())) < needed:
+        where = " on ROCm" if torch.version.hip else ""
+        return f"Triton {found} is not supported{where}; {oldest} is the oldest that is: upgrade torch, which brings its own"
     return None
 
 

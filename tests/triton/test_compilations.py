@@ -35,6 +35,13 @@ def penalise(sizes: list[int], *, offset: int = 0, l1: float = 0.5, l2: float = 
     rk.elastic_net_penalty([tensor.requires_grad_() for tensor in tensors(sizes, offset=offset)], l1, l2).backward()
 
 
+def penalise_twice(sizes: list[int], *, offset: int = 0, l1: float = 0.5, l2: float = 0.5) -> None:
+    """The second upstream gradient lies behind the first, at an address that is a multiple of 4 only."""
+    lists = [[tensor.requires_grad_() for tensor in tensors(sizes, offset=offset)] for _ in range(2)]
+    values = torch.stack([rk.elastic_net_penalty(of, l1, l2) for of in lists])
+    (values * torch.ones(2)).sum().backward()
+
+
 def threshold(sizes: list[int], *, offset: int = 0, value: float = 0.5) -> None:
     for tensor in tensors(sizes, offset=offset):
         rk.prox.soft_threshold_(tensor, value)
@@ -45,9 +52,10 @@ def threshold(sizes: list[int], *, offset: int = 0, value: float = 0.5) -> None:
     [
         (train, [{"lr": 0.0}, {"lr": 1.0}, {"l1": 0.0}, {"l1": 1.0}, {"weight_decay": 16.0}]),
         (penalise, [{"l1": 0.0}, {"l1": 1.0, "l2": 0.0}, {"l2": 16.0}]),
+        (penalise_twice, [{"l1": 0.0}]),
         (threshold, [{"value": 0.0}, {"value": 1.0}, {"value": 16.0}]),
     ],
-    ids=["step", "penalty", "soft_threshold"],
+    ids=["step", "penalty", "penalties side by side", "soft_threshold"],
 )
 def test_other_numbers_and_other_tensors_compile_nothing(
     use: Callable[..., object], values: list[dict[str, float]]

@@ -5,6 +5,7 @@ Nothing is tuned at run time: an update that is tried out has been done.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ ARCHITECTURES = {
 }
 
 
+@cache
 def of_device(device: torch.device) -> Architecture:
     """The entry of a device; the nearest of its maker for those that are not listed, and for the interpreter."""
     if device.type == "cpu":

@@ -48,7 +48,7 @@ def map_blocks(
         chunks.store(out, offsets, narrow(y, STORAGE), mask, WIDE)
 
 
-@triton.jit(do_not_specialize=["first_chunk", "first", "second"])
+@triton.jit(do_not_specialize=["first_chunk", "first", "second"], do_not_specialize_on_alignment=["scale"])
 def elementwise(
     segments,
     owners,
