@@ -28,9 +28,8 @@ demo: $(PACKAGE) ## show what the package does, in the terminal
 	@$(BIN)/python -m regkernels demo $(ARGS)
 
 test: $(PACKAGE) ## run the tests, then those of the GPU kernels in Triton's interpreter (ARGS="-k name" selects)
-	@$(BIN)/python -m pytest --cov=regkernels --cov-report= $(ARGS) || $(NONE_SELECTED)
-	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest \
-	    --cov=regkernels --cov-append --cov-report=term -m interpreted $(ARGS) || $(NONE_SELECTED)
+	@$(BIN)/python -m pytest --cov=regkernels --cov-report=term $(ARGS) || $(NONE_SELECTED)
+	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreted $(ARGS) || $(NONE_SELECTED)
 
 lint: $(TOOLS) ## check style and formatting of Python and C++
 	@$(BIN)/ruff check .

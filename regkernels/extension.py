@@ -50,11 +50,16 @@ if C is None:
     )
 
 
+def keeps_plans() -> bool:
+    """Whether there is a fast check of addresses; without it every step rebuilds its plan."""
+    return C is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+
+
 def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int]) -> Any | None:
-    """The fast check of addresses; None where this torch publishes no DLPack table (then each step rebuilds its plan)."""
-    api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    if C is None or api is None:
+    """The fast check of addresses; None where it is not there (then each step rebuilds its plan)."""
+    if not keeps_plans():
         return None
+    api = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
     hints = [address for param in parameters for address in _objects_behind(param)]
     return C.Roster(api, list(parameters), list(modes), list(slots), hints)
 

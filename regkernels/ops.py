@@ -12,10 +12,16 @@ from regkernels import backends, reference, validation
 from regkernels.optim.states import is_dense
 
 _library = torch.library.Library("regkernels", "DEF")
-_library.define("penalty(Tensor[] params, float l1, float l2) -> Tensor")
-_library.define("penalty_gradient(Tensor upstream, Tensor[] params, float l1, float l2) -> Tensor[]")
-_library.define("soft_threshold(Tensor x, float threshold) -> Tensor")
-_library.define("soft_threshold_(Tensor(a!) x, float threshold) -> ()")
+# The kernels' tables in device memory live from call to call, and a compiled program that replays CUDA graphs would take
+# their memory for its own: such ops are called between its graphs.
+_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+for _schema in (
+    "penalty(Tensor[] params, float l1, float l2) -> Tensor",
+    "penalty_gradient(Tensor upstream, Tensor[] params, float l1, float l2) -> Tensor[]",
+    "soft_threshold(Tensor x, float threshold) -> Tensor",
+    "soft_threshold_(Tensor(a!) x, float threshold) -> ()",
+):
+    _library.define(_schema, tags=_TAGS)
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def capturing() -> bool:
+    """Whether what is launched now on the current device is recorded into a CUDA graph instead of being run."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def is_capturing(device: torch.device) -> bool:
-    """Whether what is launched now is recorded into a CUDA graph instead of being run."""
+    """The same for ``device``, which has to be the current one unless it is the CPU."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
@@ -42,24 +47,27 @@ def upload(table: NDArray[Any], device: torch.device) -> Tensor:
     return copy
 
 
-# Page-locked memory cannot be allocated during a capture in every version of torch, so some is in stock: enough for a few
-# captures of what has been uploaded so far.
-_CAPTURES, _LEAST, _ALIGNMENT = 16, 1 << 20, 64
+# Page-locked memory cannot be allocated during a capture in every version of torch, and no other can be copied from: some
+# is in stock, filled up by every step that is not captured.
+_CAPTURES, _LEAST, _ALIGNMENT = 8, 1 << 20, 64
 _stock = torch.empty(0, dtype=torch.uint8, device="cpu")
+_largest = 0
 _kept: list[Tensor] = []
 
 
 def _provide_for_captures(size: int) -> None:
-    global _stock
-    if len(_stock) < _CAPTURES * size or not len(_stock):
-        _stock = torch.empty(max(_LEAST, 2 * _CAPTURES * size), dtype=torch.uint8, device="cpu", pin_memory=True)
+    global _stock, _largest
+    _largest = max(_largest, size)
+    if len(_stock) < max(_LEAST // 2, _CAPTURES * _largest):
+        size = max(_LEAST, 2 * _CAPTURES * _largest)
+        _stock = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
 
 def _set_apart(host: Tensor) -> Tensor:
     global _stock
     size = -(-host.nbytes // _ALIGNMENT) * _ALIGNMENT
     if size > len(_stock):
-        kept = host.clone()  # not page-locked: the copy is slower, and right
+        kept = host.pin_memory()  # works with a torch that can do this during a capture
     else:
         kept, _stock = _stock[: host.nbytes].view(host.dtype).view(host.shape), _stock[size:]
         kept.copy_(host)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from regkernels import extension
 from regkernels.hyper import as_float
-from regkernels.transfer import is_capturing
+from regkernels.transfer import capturing
 
 L1_MODES = ("prox", "decoupled", "subgradient")
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox")
@@ -152,17 +153,32 @@ def one_device(params: Sequence[Tensor], index: int) -> torch.device | None:
     return None if first is None else first.device
 
 
-def not_capturing(devices: Iterable[torch.device]) -> None:
+def not_capturing() -> None:
     """What would be recorded into a graph and done again at every replay must have been done before."""
-    if any(map(is_capturing, devices)):
+    if not capturing():
+        return
+    if not extension.keeps_plans():
         raise RuntimeError(
-            "this step would have to create states or look at all parameters anew, which a CUDA graph cannot record; run a "
-            "step with the same parameters and gradients before torch.cuda.graph(...)"
+            "a CUDA graph is being captured, which takes the compiled extension: without it each step looks at all "
+            f"parameters anew. {extension.HOW_TO_BUILD}"
         )
+    raise RuntimeError(
+        "this step would have to create states or look at all parameters anew, which a CUDA graph cannot record; run a "
+        "step with the same parameters and gradients before torch.cuda.graph(...)"
+    )
 
 
-def capturable_capture(devices: Iterable[torch.device], groups: Iterable[Mapping[str, Any]]) -> None:
-    if not all(group.get("capturable") for group in groups) and any(map(is_capturing, devices)):
+def capture(devices: Sequence[torch.device], counting_groups: Iterable[Mapping[str, Any]]) -> None:
+    """What a replay could not repeat. ``counting_groups``: param groups whose parameters count steps."""
+    if not capturing():
+        return
+    for device in devices:
+        if device != torch.device("cuda", torch.cuda.current_device()):
+            raise RuntimeError(
+                f"a CUDA graph is being captured on cuda:{torch.cuda.current_device()}, and there are parameters on "
+                f"{str(device)!r}, whose step a replay would leave out; give those an optimizer of their own"
+            )
+    if not all(group.get("capturable") for group in counting_groups):
         raise RuntimeError(
             "a CUDA graph is being captured, and capturable is not set: each replay would repeat this step with the same "
             "step count; make the optimizer with capturable=True"

@@ -1,4 +1,4 @@
-"""Step counts of all parameters of a plan, in one buffer: counting is one operation, however many there are."""
+"""Step counts of all parameters of a plan, side by side: counting is one operation, however many there are."""
 
 from __future__ import annotations
 
@@ -8,94 +8,144 @@ import torch
 from torch import Tensor
 
 from regkernels.optim.entry import Entry
-from regkernels.transfer import upload
+from regkernels.transfer import is_capturing, upload
 
 
 class HostCounts:
-    """On the CPU, where the bias corrections are computed.
+    """On the CPU, where the bias corrections are computed."""
 
-    Attributes:
-        steps: finished steps per entry, float.
-    """
+    def __init__(self, entries: Sequence[Entry], *, keep: bool) -> None:
+        """``keep``: whoever holds the tensor of a state keeps the count, where that is possible."""
+        dtype = _dtype()
+        self._steps = torch.tensor(_values(entries), dtype=dtype, device="cpu")
+        self._expected = self._steps.clone()
+        for entry, step in zip(entries, self._steps.unbind(), strict=True):
+            old = entry.state.get("step")
+            if keep and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.is_cpu:
+                old.set_(step.untyped_storage(), step.storage_offset(), (), ())
+            else:
+                entry.state["step"] = step
 
-    def __init__(self, steps: Tensor) -> None:
-        self.steps = steps
-        self._expected = steps.clone()
+    def address(self, index: int) -> int:
+        return self._steps.data_ptr() + index * self._steps.element_size()
 
     def classes(self) -> Tensor:
         """int64, per entry; entries of one class have the same count."""
-        return self.steps.to(torch.int64)
+        return self._steps.to(torch.int64)
 
     def next(self, index: int) -> int | Tensor:
         """The number of the step to come, from 1."""
-        return int(self.steps[index]) + 1
+        return int(self._steps[index]) + 1
 
     def were_set(self) -> bool:
         """Whether somebody else has changed a count."""
-        return not torch.equal(self.steps, self._expected)
+        return not torch.equal(self._steps, self._expected)
 
     def advance(self, active: Tensor | None) -> None:
         """Counts a step of the entries in the mask ``active``, of all for None."""
-        increment = 1 if active is None else active.to(self.steps.dtype)
-        self.steps += increment
+        increment = 1 if active is None else active.to(self._steps.dtype)
+        self._steps += increment
         self._expected += increment
 
 
 class DeviceCounts:
     """On the device, where the replays of a CUDA graph advance them unseen by Python.
 
-    What the host does know is which entries have always been counted together. Those that have not are taken for
-    different from then on, although their counts may happen to be equal.
+    A count never moves: a graph that was captured goes on counting there. Entries that come later get a block of their own.
+    What the host knows is which entries have always been counted together. Those that have not are taken for different
+    from then on, although their counts may happen to be equal.
     """
 
-    def __init__(self, steps: Tensor, known: Tensor) -> None:
-        self.steps = steps
-        self._classes = known.unique(return_inverse=True)[1]
-        self._version = steps._version
+    def __init__(self, entries: Sequence[Entry], device: torch.device, before: DeviceCounts | None) -> None:
+        self._blocks: list[Tensor] = [] if before is None else list(before._blocks)
+        places = [self._find(entry) for entry in entries]
+        new = [entry for entry, place in zip(entries, places, strict=True) if place is None]
+        if new:
+            values = torch.tensor(_values(new), dtype=_dtype(), device="cpu")
+            self._blocks.append(upload(values.numpy(), device))
+            for entry, step in zip(new, self._blocks[-1].unbind(), strict=True):
+                entry.state["step"] = step
+        self._places = [place or self._find(entry) or (0, 0) for place, entry in zip(places, entries, strict=True)]
+        if before is None or before.were_set():
+            known: list[object] = list(_values(entries))
+        else:
+            classes = dict(zip(before._places, before._classes.tolist(), strict=True))
+            values_of_new = iter(values.tolist() if new else [])
+            known = [
+                f"new {next(values_of_new)}" if place is None else classes.get(place, f"left {place}")
+                for place in places
+            ]
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(known))}
+        self._classes: Tensor = torch.tensor([numbers[value] for value in known], dtype=torch.int64, device="cpu")
+        self._versions = [block._version for block in self._blocks]
+        self._masks: tuple[Tensor | None, list[Tensor | int]] = (None, [])
+
+    def _find(self, entry: Entry) -> tuple[int, int] | None:
+        """Block and index of an entry's count, where it has one already."""
+        step = entry.state.get("step")
+        if isinstance(step, Tensor):
+            for number, block in enumerate(self._blocks):
+                index, rest = divmod(step.data_ptr() - block.data_ptr(), block.element_size())
+                if step.dtype == block.dtype and step.device == block.device and not rest and 0 <= index < len(block):
+                    return number, index
+        return None
+
+    def address(self, index: int) -> int:
+        number, place = self._places[index]
+        return self._blocks[number].data_ptr() + place * self._blocks[number].element_size()
 
     def classes(self) -> Tensor:
         return self._classes
 
     def next(self, index: int) -> int | Tensor:
-        return self.steps[index].double() + 1.0
+        number, place = self._places[index]
+        return self._blocks[number][place].double() + 1.0
 
     def were_set(self) -> bool:
-        return self.steps._version != self._version
+        return [block._version for block in self._blocks] != self._versions
 
     def advance(self, active: Tensor | None) -> None:
-        if active is None:
-            self.steps += 1
-        else:
-            self.steps += upload(active.to(self.steps.dtype).numpy(), self.steps.device)
+        for block, increment in zip(self._blocks, self._increments(active), strict=True):
+            block += increment
+        if active is not None:
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
-        self._version = self.steps._version
+        self._versions = [block._version for block in self._blocks]
+
+    def _increments(self, active: Tensor | None) -> list[Tensor | int]:
+        """What to add to each block: 1, or a mask on the device where some of its counts stay."""
+        recorded = bool(self._blocks) and is_capturing(self._blocks[0].device)  # then a mask has to stay for good
+        if self._masks[1] and self._masks[0] is active and not recorded:
+            return self._masks[1]
+        masks = [torch.zeros(len(block), dtype=block.dtype, device="cpu") for block in self._blocks]
+        for (number, place), counts in zip(self._places, _all(active, len(self._places)), strict=True):
+            masks[number][place] = counts
+        increments: list[Tensor | int] = [
+            1 if mask.all() else upload(mask.numpy(), self._blocks[0].device) for mask in masks
+        ]
+        if not recorded:
+            self._masks = (active, increments)
+        return increments
 
 
 Counts = HostCounts | DeviceCounts
 
 
-def make(entries: Sequence[Entry], device: torch.device, *, capturable: bool, keep: bool) -> Counts:
-    """Counts that go on from the entries' states, whose "step" become views of one buffer.
+def _dtype() -> torch.dtype:
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
-    ``keep``: whoever holds the tensor of a state keeps the count, where that is possible.
-    """
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    known = torch.tensor(_values(entries), dtype=dtype, device="cpu")
-    steps = upload(known.numpy(), device) if capturable else known
-    for entry, step in zip(entries, steps.unbind(), strict=True):
-        old = entry.state.get("step")
-        if keep and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.device == step.device:
-            old.set_(step.untyped_storage(), step.storage_offset(), (), ())
-        else:
-            entry.state["step"] = step
-    return DeviceCounts(steps, known) if capturable else HostCounts(steps)
+
+def _all(active: Tensor | None, count: int) -> list[bool]:
+    return [True] * count if active is None else active.tolist()
 
 
 def _values(entries: Sequence[Entry]) -> list[float]:
     values = [entry.state.get("step", 0.0) for entry in entries]
-    elsewhere = [i for i, value in enumerate(values) if isinstance(value, Tensor) and not value.is_cpu]
-    if elsewhere:  # all in one copy, which waits for the device
-        found = torch.stack([values[i].detach().float().reshape(()) for i in elsewhere]).tolist()
-        for i, value in zip(elsewhere, found, strict=True):
-            values[i] = value
+    elsewhere: dict[torch.device, list[int]] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor) and not value.is_cpu:
+            elsewhere.setdefault(value.device, []).append(index)
+    for indices in elsewhere.values():  # all of a device in one copy, which waits for it
+        found = torch.stack([values[index].detach().float().reshape(()) for index in indices]).tolist()
+        for index, value in zip(indices, found, strict=True):
+            values[index] = value
     return [float(value) for value in values]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import torch
@@ -25,17 +25,25 @@ class Entry:
     name: str  # for messages
     state: dict[str, Any]  # the optimizer's dictionary of this parameter
     staged: bool
+    before: InitVar[Entry | None] = None  # whose buffers to use again
     first: bool = False  # the momentum buffer was created for this step
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
     states: list[Tensor] = field(default_factory=list)  # as they stand in `state`, in the order of the rule
+    _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
+    _gradient: Tensor = field(init=False, repr=False)
+    _strides: tuple[int, ...] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, before: Entry | None) -> None:
         self.shape, self.dtype = self.param.shape, self.param.dtype
         if self.staged:
             keep = torch.preserve_format if flat_states.is_dense(self.param) else torch.contiguous_format
-            self._weight = torch.empty_like(self.param.detach(), memory_format=keep)
-            self._gradient = torch.empty_like(self._weight)
+            if before is not None and not before.changed() and before._strides == self.param.stride():
+                self._weight, self._gradient = before._weight, before._gradient
+            else:
+                self._weight = torch.empty_like(self.param.detach(), memory_format=keep)
+                self._gradient = torch.empty_like(self._weight)
+            self._strides = self.param.stride()
             self.weight, self.gradient = real(self._weight), real(self._gradient)
         else:
             self.weight = self.param.detach()
@@ -59,7 +67,9 @@ class Entry:
         self.param.detach().copy_(self._weight)
 
     def changed(self) -> bool:
-        return self.param.shape != self.shape or self.param.dtype != self.dtype
+        """Whether the buffers no longer fit the parameter. Only its strides may be others: copying minds them."""
+        param = self.param
+        return param.shape != self.shape or param.dtype != self.dtype or param.device != self._weight.device
 
     def can_use(self, state: Tensor | None) -> bool:
         """Whether the kernels can use this state where it lies."""

@@ -230,6 +230,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _forget_plan(self) -> None:
         self._plans: list[Plan] = []
+        self._replaced: dict[torch.device, Plan] = {}
         self._owners: tuple[Any, list[FlatParameters], list[Tensor]] | None = None
         self._move_states = True
         self._checked: dict[int, list[Any]] = {}
@@ -242,17 +243,20 @@ class Optimizer(torch.optim.Optimizer):
         check = not self._trust["state"]
         if not self._plans or not all(plan.refresh(groups, rules, state, check_states=check) for plan in self._plans):
             devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
-            validation.not_capturing(device for device in devices if device is not None)
-            self._plans = []
+            validation.not_capturing()
+            before = {plan.device: plan for plan in self._plans} or self._replaced
+            self._plans, self._replaced = [], before  # not yet valid, should the following fail
             distinct = list(dict.fromkeys(device for device in devices if device is not None))
             # A group that is empty now belongs to the first plan, which notices when it no longer is.
             members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
-            plans = [Plan(groups, rules, state, *where) for where in zip(distinct, members, strict=True)]
+            plans = [
+                Plan(groups, rules, state, device, own, before.get(device))
+                for device, own in zip(distinct, members, strict=True)
+            ]
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
-            self._plans, self._move_states = plans, False
-        if self._counts_steps:
-            validation.capturable_capture((plan.device for plan in self._plans), groups)
+            self._plans, self._replaced, self._move_states = plans, {}, False
+        validation.capture([plan.device for plan in self._plans], groups if self._counts_steps else [])
         return self._plans
 
     def _flat_owners(self) -> tuple[list[FlatParameters], list[Tensor]]:

@@ -52,8 +52,15 @@ class Plan:
         state: State,
         device: torch.device,
         members: Sequence[int],
+        before: Plan | None = None,
     ) -> None:
-        """Of the groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`."""
+        """Of the groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`.
+
+        ``before``: the plan that this one replaces. What a captured graph may still use stays where it is.
+        """
+        self._before = before
+        staged = [] if before is None else before._staged
+        self._staging = {id(entry.param): entry for entry in staged}
         self.device, self.groups, self.generation = device, len(groups), 0
         self.device_memory: Any = None
         self._members = list(members)
@@ -83,9 +90,15 @@ class Plan:
         self._fill_states(move_states)
         self._counts: counting.Counts | None = None
         if counts_steps:
-            self._counts = counting.make(self.entries, self.device, capturable=self._capturable, keep=not move_states)
+            before = None if self._before is None else self._before._counts
+            if self._capturable:
+                before = before if isinstance(before, counting.DeviceCounts) else None
+                self._counts = counting.DeviceCounts(self.entries, self.device, before)
+            else:
+                self._counts = counting.HostCounts(self.entries, keep=not move_states)
+        self._before, self._staging = None, {}
         self._publish_states()
-        self._staged = [entry for entry in self.entries if entry.staged]
+        self._staged: list[Entry] = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
         same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
         self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool, device="cpu")
@@ -93,6 +106,7 @@ class Plan:
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all_active, self._updated = True, list[Tensor]()
+        self._dirty = False
         self._roster = self._make_roster(self._params)
         self._activate()
 
@@ -110,14 +124,18 @@ class Plan:
             return False
         if self._counts is not None and self._counts.were_set():
             return False
+        self._dirty, dirty = True, self._dirty  # should it end before it is done, addresses may have changed
         answer = self._roster.refresh(
             [groups[g]["params"] for g in self._members],
             self._table.data_ptr() + segments.GRADIENT * self._table.element_size(),
             self._table.size(1),
         )
-        if answer == extension.MOVED:
+        if answer == extension.REBUILD:
+            return False
+        if answer == extension.MOVED or dirty:
             self._activate()
-        return bool(answer != extension.REBUILD)
+        self._dirty = False
+        return True
 
     def load_staged(self) -> None:
         active = [entry for entry in self._staged if entry.param.grad is not None]
@@ -173,7 +191,7 @@ class Plan:
         state = self._state.get(param, {})
         for key in reference.RULES[rule].state_names:
             validation.state(key, state.get(key), param, name)
-        return Entry(param, group, rule, name, state, staged)
+        return Entry(param, group, rule, name, state, staged, before=self._staging.get(id(param)))
 
     def _fill_states(self, move: bool) -> None:
         """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is."""
@@ -264,8 +282,7 @@ class Plan:
         if self._counts is None:
             return True
         steps = [entry.state.get("step") for entry in self.entries]
-        first, size = self._counts.steps.data_ptr(), self._counts.steps.element_size()
-        return all(isinstance(s, Tensor) and s.data_ptr() == first + i * size for i, s in enumerate(steps))
+        return all(isinstance(s, Tensor) and s.data_ptr() == self._counts.address(i) for i, s in enumerate(steps))
 
     def check_options(self, index: int, group: Mapping[str, Any]) -> None:
         """Raises where options of a group that have changed do not fit its parameters."""

@@ -78,6 +78,49 @@ def test_a_step_count_that_is_set_is_used() -> None:
     assert_alike(pair)
 
 
+@pytest.mark.parametrize("rebuild", ["late gradient", "set", "group"])
+def test_counts_and_staging_buffers_never_move(rebuild: str) -> None:
+    """A graph that was captured goes on with the memory that it saw."""
+    params = [nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(4, 6)[:, ::2]), nn.Parameter(torch.randn(3))]
+    optimizer = optim.Adam(params, capturable=True)
+
+    def step(*without: int) -> None:
+        for index, param in enumerate(params):
+            param.grad = None if index in without else torch.ones_like(param)
+        optimizer.step()
+
+    step(2)
+    plan = vars(optimizer)["_plans"][0]
+    counts = [optimizer.state[param]["step"] for param in params[:2]]
+    staged = [(entry.weight.data_ptr(), entry.gradient.data_ptr()) for entry in plan.entries if entry.staged]
+    assert len(staged) == 1
+    match rebuild:
+        case "late gradient":
+            step()
+        case "set":
+            counts[0].fill_(1)
+            step(2)
+        case "group":
+            optimizer.add_param_group({"params": [nn.Parameter(torch.randn(2))]})
+            optimizer.param_groups[1]["params"][0].grad = torch.ones(2)
+            step(2)
+    after = vars(optimizer)["_plans"][0]
+    assert after is not plan
+    assert all(optimizer.state[param]["step"] is count for param, count in zip(params, counts, strict=False))
+    assert [count.item() for count in counts] == [2, 2]
+    assert staged == [(entry.weight.data_ptr(), entry.gradient.data_ptr()) for entry in after.entries if entry.staged]
+
+
+def test_a_count_that_is_set_after_a_late_gradient_is_used_for_that_parameter_alone() -> None:
+    pair = twins("adam")
+    step_both(pair, without=2)
+    step_both(pair)
+    for optimizer in pair:
+        optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(100)
+    step_both(pair)
+    assert_alike(pair)
+
+
 def test_a_state_dict_moves_between_capturable_and_not() -> None:
     pair = twins("amsgrad")
     step_both(pair)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regkernels import segments
+from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
 from regkernels.hyper import Hyper
 from regkernels.transfer import stream, upload
@@ -106,15 +107,21 @@ class PlanMemory:
         self._stream: int | None = None
         self._generation = -1
         self._work: Work | None = None
+        self._captured: Work | None = None  # between the gradients' norm and the update of one step
         self._sizes: Integers = numpy.empty(0, dtype=numpy.int64)
         self._known: list[Hyper] = []
         self._rows: Tensor | None = None
 
-    def work(self, table: Integers, generation: int) -> Work:
-        """``generation`` tells one content of ``table`` from another."""
+    def work(self, table: Integers, generation: int, *, step_follows: bool = False) -> Work:
+        """``generation`` tells one content of ``table`` from another; ``step_follows``: the same is asked for once more."""
         on = self._current_stream()
         if on is None:
-            return Work.of(Layout.of(table, self._groups), table, self._device)
+            captured = None if step_follows else self._captured
+            if captured is None:
+                captured = Work.of(Layout.of(table, self._groups), table, self._device)
+            self._captured = captured if step_follows else None
+            return captured
+        self._captured = None
         sizes = table[:, segments.NUMEL :]
         if self._work is None:
             self._work = Work.of(Layout.of(table, self._groups), table, self._device)
@@ -164,13 +171,15 @@ def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Work:
     key = (device, on, buffers)
     work = _recent.get(key) if on is not None else None
     if work is None:
+        for dtype in {w.dtype for w in tensors}:
+            check_dtype(device, dtype, "a tensor")
         unused = [0] * (segments.NUMEL - segments.STATE0)
         rows = [[w, o, *unused, numel, 0, 0, segments.kind("sgd", dtype)] for w, o, numel, dtype in buffers]
         table = numpy.array(rows, dtype=numpy.int64)
         work = Work.of(Layout.of(table, 1), table, device)
     if on is not None:
+        _recent.pop(key, None)  # as another thread may remove it at any time
         _recent[key] = work
-        _recent.move_to_end(key)
         while len(_recent) > _REMEMBERED:
             _recent.popitem(last=False)
     return work
