@@ -116,6 +116,31 @@ def test_two_graphs_of_one_optimizer_with_eager_steps_between_them(rule: str, cu
     assert_same_training(graphed, eager)  # the last step was eager, so the sums are those of that step
 
 
+@pytest.mark.parametrize("rule", ["nesterov", "adam"])
+def test_replays_go_on_after_an_eager_step_with_more_parameters(rule: str, cuda: torch.device) -> None:
+    """The graph works on the memory that it saw: no count, state or buffer may have moved."""
+    graphed, eager = (Training(rule, cuda, **options(rule)) for _ in range(2))
+    warm_up(graphed.whole)
+    for _ in range(WARM_UP):
+        eager.whole()
+    graphed.optimizer.zero_grad(set_to_none=True)
+    graph = captured(graphed.whole)
+    graph.replay()
+    eager.whole()
+    for training in (graphed, eager):
+        late = torch.nn.Parameter(torch.ones(5, device=cuda))
+        training.optimizer.add_param_group({"params": [late]})
+        training.optimizer.zero_grad(set_to_none=True)
+        training.backward()
+        late.grad = torch.ones(5, device=cuda)
+        training.optimizer.step()
+        late.grad = None
+    for number in range(3):
+        graph.replay()
+        eager.whole()
+        assert_same_training(graphed, eager, f"replay {number}")
+
+
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_sums_after_a_replay_are_those_of_the_replay(rule: str, cuda: torch.device) -> None:
     training = Training(rule, cuda, stats=True, **options(rule))

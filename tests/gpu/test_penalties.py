@@ -62,14 +62,15 @@ def test_a_strength_on_the_device_gets_its_gradient(device: torch.device) -> Non
     torch.testing.assert_close(strength.grad, weight.abs().sum(), rtol=1e-6, atol=0)
 
 
-def test_compiles_as_one_graph_and_trains_as_eager_does(device: torch.device) -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiles_as_one_graph_and_trains_as_eager_does(mode: str, device: torch.device) -> None:
     data = torch.randn(64, 32, device=device)
 
     def loss(model: nn.Module, data: Tensor) -> Tensor:
         return model(data).square().mean() + regkernels.elastic_net_penalty(model, 1e-2, 1e-3)
 
     models = []
-    for function in (loss, torch.compile(loss, fullgraph=True)):
+    for function in (loss, torch.compile(loss, fullgraph=True, mode=mode)):
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(32, 48), nn.Tanh(), nn.Linear(48, 1)).to(device)
         optimizer = regkernels.optim.AdamW(model.parameters(), lr=1e-2, l1=1e-3)
