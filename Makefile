@@ -39,8 +39,8 @@ lint: $(TOOLS) ## check style and formatting of Python and C++
 types: $(TOOLS) ## check the types
 	@$(BIN)/mypy
 
-bench: $(PACKAGE) ## run the benchmarks
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(PACKAGE) ## measure on this machine and keep a record (ARGS="--quick": in 2 minutes)
+	@$(BIN)/python -m regkernels bench $(ARGS)
 
 gpu: ## on a machine with a GPU: install for python3 itself (no .venv), test and measure there
 	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)

@@ -1,4 +1,4 @@
-"""The record of one measurement, and where records are kept."""
+"""The record of a run, and where records are kept: one folder per machine under benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -18,67 +18,102 @@ RESULTS = Path(__file__).with_name("results")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender in one case.
+    """One contender in one case. Times are medians over rounds.
 
-    ``warm``: steps that follow each other, the caches holding what fits. ``cold``: the first step after another contender
-    has had the machine, as after a forward and backward pass. Medians; ``low`` and ``high`` are the 20th and 80th
-    percentile of the warm times. ``speedup``: median over rounds of baseline time / this time.
+    ``ms``: runs that follow each other, the caches holding what fits; ``low_ms`` and ``high_ms`` are the 20th and 80th
+    percentile. ``cold_ms``: the first run after another contender has had the machine, as after a forward and backward pass.
+    ``ratio``: baseline time / this time, round by round, with the same percentiles.
     """
 
-    question: str
+    suite: str
     case: str
-    contender: str
+    peer: str
     baseline: str
-    warm_ms: float
+    shapes: str
+    x: float | None
+    ms: float
     low_ms: float
     high_ms: float
     cold_ms: float
-    speedup: float
-    speedup_cold: float
-    bytes_moved: int  # that must be read and written at least
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    ratio_cold: float
+    rounds: int
+    bytes_moved: int  # that must be read and written at least; 0: the question is not about memory
     gigabytes_per_second: float
-    percent_of_limit: float  # of the machine's read-modify-write bandwidth, or read bandwidth where nothing is written
+    percent_of_limit: float
+    limit: str  # which of the machine's streams 100 % is
+    note: str = ""  # such as: wrong, with the difference
+    peak_bytes: int | None = None  # of memory, beyond what is there before and after; None where that is not the question
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not measured; an empty ``peer`` stands for all of the case."""
+
+    suite: str
+    case: str
+    peer: str
+    reason: str
 
 
 @dataclass
 class Record:
     """All rows of a run, with what is needed to judge them."""
 
-    machine: str = field(default_factory=lambda: machine())
+    machine: str
+    device: str = "cpu"  # or "cuda"
+    instruction_set: str = ""  # AVX-512 and the like, or a GPU's architecture
     threads: int = field(default_factory=torch.get_num_threads)
     commit: str = field(default_factory=lambda: commit())
-    versions: dict[str, str] = field(
-        default_factory=lambda: {
-            "regkernels": regkernels.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-    )
-    instruction_set: str = field(default_factory=lambda: str(regkernels.info()["instruction_set"]))
+    versions: dict[str, str] = field(default_factory=lambda: versions())
     limits_gb_per_s: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    device: str = "cpu"  # or "gpu"
+    left_out: list[LeftOut] = field(default_factory=list)
 
-    def save(self) -> Path:
-        RESULTS.mkdir(exist_ok=True)
-        name = re.sub(r"[^a-z0-9]+", "-", self.machine.lower()).strip("-")
-        path = RESULTS / (f"{name}-{self.threads}-threads.json" if self.device == "cpu" else f"{name}.json")
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+    @property
+    def path(self) -> Path:
+        machine = re.sub(r"[^a-z0-9]+", "-", self.machine.lower()).strip("-")
+        return RESULTS / machine / (f"cpu-{self.threads}-threads.json" if self.device == "cpu" else "gpu.json")
+
+    def save(self, path: Path | None = None) -> Path:
+        """Each time the whole record, into a new file that then takes the old one's place: a run may be interrupted."""
+        path = path or self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        unfinished.replace(path)
         return path
 
     @classmethod
     def load(cls, path: Path) -> Record:
         data = json.loads(path.read_text())
-        return cls(**{**data, "rows": [Row(**row) for row in data["rows"]]})
+        rows = [Row(**row) for row in data.pop("rows")]
+        return cls(**data | {"rows": rows, "left_out": [LeftOut(**left) for left in data["left_out"]]})
 
 
-def machine() -> str:
-    """The processor's name."""
+def new(device: str) -> Record:
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        architecture = properties.gcnArchName if torch.version.hip else f"sm_{properties.major}{properties.minor}"
+        return Record(torch.cuda.get_device_name(0), device, architecture)
+    return Record(processor(), device, str(regkernels.info()["instruction_set"]))
+
+
+def processor() -> str:
     try:
         cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
         cpu = None
     return cpu.group(1) if cpu else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    found = {"regkernels": regkernels.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    if torch.version.cuda or torch.version.hip:
+        found["ROCm" if torch.version.hip else "CUDA"] = str(torch.version.hip or torch.version.cuda)
+    return found
 
 
 def commit() -> str:

@@ -2,84 +2,134 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.record import RESULTS, Record
+from benchmarks import pictures
+from benchmarks.headlines import TABLE, fastest, headlines, is_wrong
+from benchmarks.names import is_ours
+from benchmarks.record import RESULTS, Record, Row
+from benchmarks.tables import figures, machine_and_threads
 
 README = Path(__file__).parents[1] / "README.md"
+# By name, so that a record of another machine beside them changes nothing.
+CPU, GPU = RESULTS / "amd-epyc" / "cpu-2-threads.json", RESULTS / "nvidia-h200" / "gpu.json"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 GPU_BEGIN, GPU_END = "<!-- GPU benchmarks: begin -->", "<!-- GPU benchmarks: end -->"
+WORTH_A_LINE = 1.1
+"""A variant of ours is listed where it is so many times as fast as regkernels without it."""
+
+CAPTIONS = {
+    "limit": "How near everyone comes to the machine's limit",
+    "elements": "Time of a step against the number of elements",
+    "tensors": "Time of a step against the number of tensors",
+    "threads": "Time of a step against the number of threads",
+}
 
 
-def last_record(device: str) -> Record | None:
-    """The last record of a kind of device in alphabetical order of file names; there is one per machine and threads."""
-    records = [record for record in map(Record.load, sorted(RESULTS.glob("*.json"))) if record.device == device]
-    return records[-1] if records else None
+class NoPart(Exception):
+    """Says what is missing."""
 
 
-def newest_record() -> Record:
-    """Of the CPU."""
-    record = last_record("cpu")
-    if record is None:
-        raise SystemExit("no record under benchmarks/results/: run `python -m benchmarks --save` first")
-    return record
+def update_readme() -> int:
+    """Returns the exit status."""
+    try:
+        README.write_text(rewritten(README.read_text()))
+    except NoPart as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def table(record: Record) -> str:
-    lines = [
-        f"{record.machine}, {record.threads} threads, {record.instruction_set}, torch {record.versions['torch']}, "
-        f"commit {record.commit}. The machine streams {record.limits_gb_per_s['update']:.0f} GB/s when it updates "
-        f"memory in place and {record.limits_gb_per_s['read']:.0f} GB/s when it reads.",
-        "",
-        "| question | case | contender | ms | GB/s | % of limit | speed-up | speed-up, cold caches |",
-        "|---|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for row in record.rows:
-        lines.append(
-            f"| {row.question} | {row.case} | {row.contender} | {row.warm_ms:.2f} | {row.gigabytes_per_second:.1f} "
-            f"| {row.percent_of_limit:.0f} | {row.speedup:.2f} | {row.speedup_cold:.2f} |"
-        )
-    return "\n".join(lines)
+def rewritten(text: str) -> str:
+    """README.md's text with the parts of both records. The GPU's comes after the CPU's, where it has no marks yet."""
+    if not CPU.exists():
+        raise NoPart(f"{_relative(CPU)} is missing; on that machine, `python -m regkernels bench` writes it")
+    text = _between(text, BEGIN, END, part(CPU))
+    if not GPU.exists():
+        return text
+    if GPU_BEGIN not in text:
+        text = text.replace(END, f"{END}\n\n{GPU_BEGIN}\n{GPU_END}")
+    return _between(text, GPU_BEGIN, GPU_END, part(GPU))
 
 
-def gpu_table(record: Record) -> str:
-    limits, versions = record.limits_gb_per_s, record.versions
+def part(path: Path) -> str:
+    record = Record.load(path)
+    cases = headlines(record, TABLE)
+    paragraphs = [_introduction(record), _table(cases), *_remarks(record, cases)]
+    paragraphs += [f"![{CAPTIONS[what]}]({_relative(picture)})" for what, picture in pictures.beside(path)]
+    return "\n\n".join(paragraphs)
+
+
+def _introduction(record: Record) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     commit = f", commit {record.commit}" if record.commit else ""
+    streams = {"update": "updates memory in place", "copy": "copies", "read": "reads"}
+    of = record.limits_gb_per_s
+    limits = [f"{of[name]:.0f} GB/s when it {does}" for name, does in streams.items() if name in of]
+    return (
+        f"{machine_and_threads(record)}, {record.instruction_set}; {versions}{commit}. "
+        f"The machine streams {', '.join(limits[:-1])} and {limits[-1]}."
+    )
+
+
+def _table(cases: Iterable[Sequence[Row]]) -> str:
     lines = [
-        f"{record.machine}, torch {versions['torch']}, Triton {versions['triton']}{commit}. The device streams "
-        f"{limits['update']:.0f} GB/s when it updates memory in place, {limits['copy']:.0f} GB/s when it copies and "
-        f"{limits['read']:.0f} GB/s when it reads.",
-        "",
-        "| question | case | contender | ms | 20 % to 80 % | GB/s | % of limit | speed-up |",
-        "|---|---|---|--:|--:|--:|--:|--:|",
+        "| question | case | ours | ms | % of limit | speed-up (20 to 80 %) | over, ms | fastest other, ms |",
+        "|---|---|---|--:|--:|--:|---|---|",
     ]
-    for row in record.rows:
-        rate = f"{row.gigabytes_per_second:.0f} | {row.percent_of_limit:.0f}" if row.bytes_moved else " | "
-        lines.append(
-            f"| {row.question} | {row.case} | {row.contender} | {row.warm_ms:.3f} | {row.low_ms:.3f} to {row.high_ms:.3f} "
-            f"| {rate} | {row.speedup:.2f} |"
-        )
+    for rows in cases:
+        lines += [_line(row, rows) for row in _worth_a_line(rows)]
     return "\n".join(lines)
 
 
-def between(text: str, begin: str, end: str, table: str) -> str:
+def _worth_a_line(rows: Sequence[Row]) -> list[Row]:
+    plain = next((row for row in rows if row.peer == "regkernels"), None)
+    ours = [row for row in rows if is_ours(row.peer)]
+    if plain is None:
+        return ours
+    return [plain, *(row for row in ours if row is not plain and WORTH_A_LINE * row.ms < plain.ms)]
+
+
+def _line(row: Row, rows: Sequence[Row]) -> str:
+    baseline = next(other for other in rows if other.peer == row.baseline)
+    other = fastest([other for other in rows if not is_ours(other.peer)])
+    cells = [
+        row.suite.replace("_", " "),
+        row.case,
+        row.peer,
+        figures(row.ms),
+        f"{row.percent_of_limit:.0f}" if row.bytes_moved else "",
+        f"{figures(row.ratio)} ({figures(row.ratio_low)} to {figures(row.ratio_high)})",
+        f"{baseline.peer}, {figures(baseline.ms)}{', wrong' if is_wrong(baseline) else ''}",
+        "" if other is None else "the same" if other is baseline else f"{other.peer}, {figures(other.ms)}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _remarks(record: Record, cases: Iterable[Sequence[Row]]) -> list[str]:
+    """Who is not in the table, and why."""
+    wrong = dict.fromkeys(
+        f"{row.peer} ({row.suite.replace('_', ' ')})" for rows in cases for row in rows if is_wrong(row)
+    )
+    absent = [item.peer for item in record.left_out if item.peer and not item.suite]
+    remarks = []
+    if wrong:
+        remarks.append(f"Never the fastest here, as they compute something else than they should: {'; '.join(wrong)}.")
+    if absent:
+        remarks.append(f"Not installed on this machine: {'; '.join(absent)}.")
+    return remarks
+
+
+def _between(text: str, begin: str, end: str, part: str) -> str:
     """``text`` with the part between two marks replaced."""
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{README.name} has no {begin} ... {end}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+        raise NoPart(f"{README.name} has no {begin} ... {end}")
+    return f"{before}{begin}\n{part}\n{end}{after}"
 
 
-def with_tables(text: str, cpu: Record, gpu: Record | None) -> str:
-    """``text`` with the tables of these records. The GPU's comes after the CPU's, where it has no marks yet."""
-    text = between(text, BEGIN, END, table(cpu))
-    if gpu is None:
-        return text
-    if GPU_BEGIN not in text:
-        text = text.replace(END, f"{END}\n\n{GPU_BEGIN}\n{GPU_END}")
-    return between(text, GPU_BEGIN, GPU_END, gpu_table(gpu))
-
-
-def update_readme() -> None:
-    README.write_text(with_tables(README.read_text(), newest_record(), last_record("gpu")))
+def _relative(path: Path) -> str:
+    return path.relative_to(README.parent).as_posix()

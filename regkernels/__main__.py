@@ -1,8 +1,9 @@
-"""The command line: ``python -m regkernels info`` and ``python -m regkernels demo``."""
+"""The command line: ``python -m regkernels``, with the commands info, demo and bench."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "info":
         _print_info(regkernels.info())
         return 0
-    return _demo(options)
+    return _bench(options) if options.command == "bench" else _demo(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +68,77 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--quick", action="store_true", help="seconds instead of a minute: shows that it works, not what it is good for"
     )
+    _add_bench(commands)
     return parser
+
+
+_EXAMPLES = """\
+examples:
+  python -m regkernels bench --quick
+      Does it work here, and how fast is it roughly?
+  python -m regkernels bench
+      Everything. Leave the machine alone meanwhile; the record replaces the last one of this machine.
+  python -m regkernels bench --list
+      What --suite, --shapes and --peers may be, and which peers are missing here.
+  python -m regkernels bench --suite optimizer_step,full_step --peers regkernels --device cpu --output before
+      One part of it, kept in the folder `before`. Do it again after a change, with --output after, then:
+  python -m regkernels bench --compare before/MACHINE/cpu-8-threads.json after/MACHINE/cpu-8-threads.json
+      What has become faster or slower.
+"""
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure regkernels against other implementations on this machine (in a checkout)",
+        description="Measures how long regkernels takes, and others for the same thing: PyTorch's own optimizers, the\n"
+        "textbook recipe and whatever else is installed. First on the CPU, then on the GPU if there is one.\n"
+        "All take turns on the same data, and whoever computes something else is marked as wrong. Prints a\n"
+        "table per case, and keeps a record (JSON) and pictures. Ctrl-C keeps what has been measured.\n"
+        "Needs a checkout, and the extra: pip install -e .[bench]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    part = bench.add_argument_group("what to measure (NAME: several with commas, or the option repeated)")
+    part.add_argument("--quick", action="store_true", help="smaller models and fewer rounds, under 2 minutes in all")
+    part.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this question")
+    part.add_argument("--shapes", action="append", default=[], metavar="NAME", help="only this model")
+    part.add_argument(
+        "--peers", action="append", default=[], metavar="NAME", help="only this implementation, and the baseline"
+    )
+    part.add_argument("--device", choices=("cpu", "cuda"), help="only there; cuda is also how PyTorch calls AMD's GPUs")
+    part.add_argument(
+        "--threads", type=_threads, metavar="N", help="on the CPU, for everyone (default: as PyTorch has it)"
+    )
+    kept = bench.add_argument_group("what to keep")
+    kept.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where records and pictures go, in a folder per machine (default: the checkout's benchmarks/results; "
+        "benchmarks/scratch where only a part is measured, as it must not replace the record of the whole)",
+    )
+    kept.add_argument("--no-pictures", action="store_true", help="the record alone")
+    instead = bench.add_argument_group("instead of measuring")
+    other = instead.add_mutually_exclusive_group()
+    other.add_argument("--list", action="store_true", help="list suites, shapes, and peers with versions")
+    other.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="what is faster or slower in record B than in record A; the exit status is 1 where regkernels has become "
+        "slower by more than 10 %%, 2 where the two cannot be compared",
+    )
+    instead.add_argument(
+        "--force", action="store_true", help="compare even if machines, devices or numbers of threads differ"
+    )
+    other.add_argument("--readme", action="store_true", help="rewrite README.md's speed tables from committed records")
+
+
+def _threads(text: str) -> int:
+    return _whole_number(text, 1, 4096)
 
 
 def _whole_number(text: str, least: int, most: int) -> int:
@@ -152,6 +223,41 @@ def _demo(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """The suite is no part of the installed package, and a package `benchmarks` somewhere on the path may be anyone's."""
+    checkout = Path(regkernels.__file__).parents[1]
+    if not (checkout / "benchmarks" / "command.py").is_file():
+        print(
+            "The benchmarks are not part of the installed package, they are in its source repository. To run them:\n"
+            "  git clone THE-REPOSITORY regkernels\n"
+            "  cd regkernels\n"
+            "  make bench        (or: pip install -e .[bench], then: python -m regkernels bench)",
+            file=sys.stderr,
+        )
+        return 1
+    for package in ("rich",) if options.no_pictures else ("rich", "matplotlib"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            print(
+                f"The benchmarks need {package}, which could not be imported: {error}\n"
+                "To install what they need: pip install -e .[bench]",
+                file=sys.stderr,
+            )
+            return 1
+    if sys.path[0] != str(checkout):
+        sys.path.insert(0, str(checkout))
+    command = importlib.import_module("benchmarks.command")
+    try:
+        return int(command.run(options))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:  # the record could not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

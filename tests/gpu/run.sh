@@ -21,5 +21,5 @@ for file in tests/gpu/test_*.py; do
     "$PYTHON" -m pytest -q -m gpu "$file" "$@"
     case $? in 0 | 5) ;; *) status=1 ;; esac # 5: "$@" selects nothing in this file
 done
-"$PYTHON" -m benchmarks.gpu --save || status=1
+"$PYTHON" -m regkernels bench --device cuda || status=1
 exit $status

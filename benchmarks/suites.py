@@ -1,0 +1,16 @@
+"""The questions, by name: one module each, with ``cases(scope)``."""
+
+from __future__ import annotations
+
+SUITES = (
+    "penalty_forward",
+    "penalty_backward",
+    "optimizer_step",
+    "full_step",
+    "many_tensors",
+    "elements",
+    "tensors",
+    "threads",
+    "first_step",
+    "memory",
+)
