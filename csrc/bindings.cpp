@@ -70,7 +70,7 @@ PYBIND11_MODULE(_C, m) {
                 py::gil_scoped_release release;
                 sums = reduce(active_kernels(), pointer<const Run>(runs), count);
             }
-            return py::make_tuple(sums.absolute, sums.square, sums.nonzeros);
+            return py::make_tuple(sums.absolute, sums.square);
         },
         py::arg("runs"), py::arg("count"));
     m.def(

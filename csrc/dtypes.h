@@ -1,11 +1,15 @@
 // Loading and storing weights: storage type <-> compute type.
 //
-// float16 and bfloat16 are converted with integer arithmetic rather than F16C or AVX512-BF16 instructions, so that the
-// loops vectorise the same way on every instruction set and round to nearest even on each, as torch does.
+// Rounding is to nearest even on every instruction set, as torch does. Single elements are converted with integer
+// arithmetic, so that the loops around them vectorise the same way everywhere.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 namespace regkernels {
 namespace {
@@ -74,6 +78,39 @@ struct Float16 {
         return static_cast<Storage>(sign | (magnitude >= 0x47800000u ? special : finite));
     }
 };
+
+// Whole runs, into and out of arrays that stay in the first-level cache. float16 has instructions for it: with integer
+// arithmetic the conversions of SGD would take longer than its memory traffic.
+template <class T>
+inline void widen(const typename T::Storage* __restrict from, typename T::Compute* __restrict to, int64_t numel) {
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) to[i] = T::load(from[i]);
+}
+
+template <class T>
+inline void narrow(const typename T::Compute* __restrict from, typename T::Storage* __restrict to, int64_t numel) {
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) to[i] = T::store(from[i]);
+}
+
+#ifdef __F16C__
+template <>
+inline void widen<Float16>(const uint16_t* __restrict from, float* __restrict to, int64_t numel) {
+    int64_t i = 0;
+    for (; i + 8 <= numel; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+    for (; i < numel; ++i) to[i] = Float16::load(from[i]);
+}
+
+template <>
+inline void narrow<Float16>(const float* __restrict from, uint16_t* __restrict to, int64_t numel) {
+    int64_t i = 0;
+    for (; i + 8 <= numel; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < numel; ++i) to[i] = Float16::store(from[i]);
+}
+#endif
 
 }  // namespace
 }  // namespace regkernels

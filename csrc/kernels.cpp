@@ -20,13 +20,9 @@ constexpr int64_t kBlock = 512;
 enum Steps : int { kInGradient = 1, kThreshold = 2, kShrink = 4, kAllSteps = 8 };
 
 // One element, steps 2 to 9 of the specification.
-template <class T, template <class> class RuleOf, int kSteps>
-inline void update_element(typename T::Storage& weight, typename T::Storage gradient, typename T::Compute& state0,
-                           typename T::Compute& state1, typename T::Compute& state2, const Row<typename T::Compute>& h,
-                           bool writes_weight) {
-    using C = typename T::Compute;
-    C w = T::load(weight);
-    C g = T::load(gradient) * h.scale;
+template <class C, template <class> class RuleOf, int kSteps>
+inline C update_element(C w, C g, C& state0, C& state1, C& state2, const Row<C>& h) {
+    g = g * h.scale;
     if (kSteps & kInGradient) {
         g = h.coupled_decay != 0 ? g + h.coupled_decay * w : g;
         g = h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
@@ -45,14 +41,12 @@ inline void update_element(typename T::Storage& weight, typename T::Storage grad
         if (RuleOf<C>::kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
         z = z / divisor;
     }
-    weight = writes_weight ? T::store(z) : weight;
+    return z;
 }
 
-template <class T, template <class> class RuleOf, int kSteps>
-void update_block(typename T::Storage* __restrict weight, const typename T::Storage* __restrict gradient,
-                  typename T::Compute* __restrict state0, typename T::Compute* __restrict state1,
-                  typename T::Compute* __restrict state2, int64_t numel, const Row<typename T::Compute>& row) {
-    using C = typename T::Compute;
+template <class C, template <class> class RuleOf, int kSteps>
+void update_block(C* __restrict weight, const C* __restrict gradient, C* __restrict state0, C* __restrict state1,
+                  C* __restrict state2, int64_t numel, const Row<C>& row) {
     constexpr int kStates = RuleOf<C>::kStates;
     const Row<C> h = row;
     const bool writes_weight = h.lr != 0;
@@ -61,7 +55,9 @@ void update_block(typename T::Storage* __restrict weight, const typename T::Stor
         C a = kStates > 0 ? state0[i] : C(0);
         C b = kStates > 1 ? state1[i] : C(0);
         C c = kStates > 2 ? state2[i] : C(0);
-        update_element<T, RuleOf, kSteps>(weight[i], gradient[i], a, b, c, h, writes_weight);
+        const C w = weight[i];
+        const C z = update_element<C, RuleOf, kSteps>(w, gradient[i], a, b, c, h);
+        weight[i] = writes_weight ? z : w;
         if (kStates > 0) state0[i] = a;
         if (kStates > 1) state1[i] = b;
         if (kStates > 2) state2[i] = c;
@@ -82,18 +78,32 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
     const int steps = (row.coupled_decay != 0 || row.subgradient != 0 ? kInGradient : 0) |
                       (row.threshold != 0 || row.threshold_per_step != 0 ? kThreshold : 0) |
                       (row.shrink_divisor != 1 || row.shrink_per_step != 0 ? kShrink : 0);
-    constexpr decltype(&update_block<T, RuleOf, 0>) kBlocks[kAllSteps] = {
-        update_block<T, RuleOf, 0>, update_block<T, RuleOf, 1>, update_block<T, RuleOf, 2>, update_block<T, RuleOf, 3>,
-        update_block<T, RuleOf, 4>, update_block<T, RuleOf, 5>, update_block<T, RuleOf, 6>, update_block<T, RuleOf, 7>};
+    constexpr decltype(&update_block<C, RuleOf, 0>) kBlocks[kAllSteps] = {
+        update_block<C, RuleOf, 0>, update_block<C, RuleOf, 1>, update_block<C, RuleOf, 2>, update_block<C, RuleOf, 3>,
+        update_block<C, RuleOf, 4>, update_block<C, RuleOf, 5>, update_block<C, RuleOf, 6>, update_block<C, RuleOf, 7>};
     const auto block = kBlocks[steps];
-    WeightLanes weights;
+    WeightLanes<true> weights;
     GradientLanes gradients;
     for (int64_t i = begin; i < end; i += kBlock) {
         const int64_t numel = end - i < kBlock ? end - i : kBlock;
-        if (sums) add<T>(gradients, gradient + i, numel);
-        block(weight + i, gradient + i, kStates > 0 ? state[0] + i : nullptr, kStates > 1 ? state[1] + i : nullptr,
-              kStates > 2 ? state[2] + i : nullptr, numel, row);
-        if (sums) add<T>(weights, weight + i, numel);
+        C* states[3];
+        for (int k = 0; k < 3; ++k) states[k] = k < kStates ? state[k] + i : nullptr;
+        if constexpr (sizeof(Storage) == sizeof(C)) {
+            if (sums) add_run(gradients, gradient + i, numel);
+            block(weight + i, gradient + i, states[0], states[1], states[2], numel, row);
+            if (sums) add_run(weights, weight + i, numel);
+        } else {
+            C wide_weight[kBlock], wide_gradient[kBlock];
+            widen<T>(weight + i, wide_weight, numel);
+            widen<T>(gradient + i, wide_gradient, numel);
+            if (sums) add_run(gradients, wide_gradient, numel);
+            block(wide_weight, wide_gradient, states[0], states[1], states[2], numel, row);
+            if (row.lr != 0) narrow<T>(wide_weight, weight + i, numel);
+            if (sums) {
+                widen<T>(weight + i, wide_weight, numel);  // the sums are those of rounded weights
+                add_run(weights, wide_weight, numel);
+            }
+        }
     }
     if (sums) {
         finish(weights, sums);
@@ -103,34 +113,47 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
 
 template <class T>
 void reduce(const void* weight, int64_t numel, Sums* sums) {
-    WeightLanes lanes;
+    WeightLanes<false> lanes;
     add<T>(lanes, static_cast<const typename T::Storage*>(weight), numel);
     finish(lanes, sums);
+}
+
+// out = function(in), element by element; both may be the same memory.
+template <class T, class Function>
+inline void map(const void* in, void* out, int64_t numel, const Function& function) {
+    using C = typename T::Compute;
+    const auto* x = static_cast<const typename T::Storage*>(in);
+    auto* y = static_cast<typename T::Storage*>(out);
+    if constexpr (sizeof(*x) == sizeof(C)) {
+#pragma omp simd
+        for (int64_t i = 0; i < numel; ++i) y[i] = function(x[i]);
+    } else {
+        C wide[kPiece];
+        for (int64_t begin = 0; begin < numel; begin += kPiece) {
+            const int64_t count = numel - begin < kPiece ? numel - begin : kPiece;
+            widen<T>(x + begin, wide, count);
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) wide[i] = function(wide[i]);
+            narrow<T>(wide, y + begin, count);
+        }
+    }
 }
 
 template <class T>
 void penalty_gradient(const void* weight, void* out, int64_t numel, double absolute, double square) {
     using C = typename T::Compute;
-    const auto* __restrict w = static_cast<const typename T::Storage*>(weight);
-    auto* __restrict o = static_cast<typename T::Storage*>(out);
     const C a = C(absolute), b = C(square);
-#pragma omp simd
-    for (int64_t i = 0; i < numel; ++i) {
-        const C x = T::load(w[i]);
-        C gradient = a * sign(x);
-        gradient = b != 0 ? gradient + b * x : gradient;  // 0 * inf would be NaN
-        o[i] = T::store(gradient);
-    }
+    map<T>(weight, out, numel, [a, b](C w) {
+        const C gradient = a * sign(w);
+        return b != 0 ? gradient + b * w : gradient;  // 0 * inf would be NaN
+    });
 }
 
 template <class T>
 void shrink(const void* in, void* out, int64_t numel, double threshold) {
     using C = typename T::Compute;
-    const auto* x = static_cast<const typename T::Storage*>(in);
-    auto* o = static_cast<typename T::Storage*>(out);
     const C t = C(threshold);
-#pragma omp simd
-    for (int64_t i = 0; i < numel; ++i) o[i] = T::store(soft_threshold(T::load(x[i]), t));
+    map<T>(in, out, numel, [t](C x) { return soft_threshold(x, t); });
 }
 
 #define REGKERNELS_RULE(RULE) \

@@ -10,7 +10,7 @@ struct Kernels {
     // Elements [begin, end) of one segment; adds to `sums` where it is not null.
     using Update = void (*)(const Segment&, int64_t begin, int64_t end, const Hyper&, Sums* sums);
     Update update[kRules * kDtypes];
-    // Sums of |w|, w^2 and nonzeros of a contiguous run.
+    // Sums of |w| and w^2 of a contiguous run.
     using Reduce = void (*)(const void* weight, int64_t numel, Sums* sums);
     Reduce reduce[kDtypes];
     // out = absolute * sign(w) + square * w

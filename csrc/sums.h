@@ -45,6 +45,7 @@ inline Doubles absolute_value(Doubles x) {
 }
 
 // Carried across the blocks of a chunk, whose lengths must be multiples of kLanes except for the last.
+template <bool kNonzeros>
 struct WeightLanes {
     Doubles absolute[kVectors] = {};
     Doubles square[kVectors] = {};
@@ -56,7 +57,7 @@ struct WeightLanes {
             const Doubles x = load_doubles(w + v * kWidth);
             absolute[v] += absolute_value(x);
             square[v] += x * x;
-            nonzeros[v] -= x != 0;  // a true comparison is -1
+            if (kNonzeros) nonzeros[v] -= x != 0;  // a true comparison is -1
         }
     }
 };
@@ -99,8 +100,7 @@ inline void add(Lanes& lanes, const typename T::Storage* stored, int64_t numel) 
         typename T::Compute wide[kPiece];
         for (int64_t begin = 0; begin < numel; begin += kPiece) {
             const int64_t count = numel - begin < kPiece ? numel - begin : kPiece;
-#pragma omp simd
-            for (int64_t i = 0; i < count; ++i) wide[i] = T::load(stored[begin + i]);
+            widen<T>(stored + begin, wide, count);
             add_run(lanes, wide, count);
         }
     }
@@ -113,10 +113,11 @@ inline double add_lanes(const Vector (&lanes)[kVectors]) {
     return sum;
 }
 
-inline void finish(const WeightLanes& lanes, Sums* sums) {
+template <bool kNonzeros>
+inline void finish(const WeightLanes<kNonzeros>& lanes, Sums* sums) {
     sums->absolute += add_lanes(lanes.absolute);
     sums->square += add_lanes(lanes.square);
-    sums->nonzeros += add_lanes(lanes.nonzeros);
+    if (kNonzeros) sums->nonzeros += add_lanes(lanes.nonzeros);
 }
 
 inline void finish(const GradientLanes& lanes, Sums* sums) { sums->gradient += add_lanes(lanes.square); }

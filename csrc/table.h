@@ -10,7 +10,7 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/segments.py has the same number.
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 // One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
 struct Segment {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-INTERFACE = 1
+INTERFACE = 2
 """Of the extension's functions; kInterface in csrc/table.h."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -36,7 +36,7 @@ def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim."""
     runs = _runs(tensors, tensors)
     _adopt_thread_count()
-    absolute, square, _ = extension.C.reduce(runs.data_ptr(), len(runs))
+    absolute, square = extension.C.reduce(runs.data_ptr(), len(runs))
     return reference.penalty_value(absolute, square, l1, l2, reference.penalty_dtype(tensors))
 
 
