@@ -1,12 +1,12 @@
 """How long does a step take, without regularisation? By rule, dtype of the weights, and model.
 
-All of it, by everyone, for one model or those that were asked for; AdamW by a few for the others, as larger models leave
-no memory for more.
+All rules by everyone for one model, all rules and dtypes for one long tensor, AdamW by a few for larger models, where
+memory would not do for more. What takes minutes to compile is compiled once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,22 +17,38 @@ from benchmarks.case import Case, Scope
 from benchmarks.peers import Task
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-ADAMW = [("adamw", torch.float32)]
 EVERYTHING = [(rule, dtype) for rule in building.STATES for dtype in DTYPES]
-QUICK = [*((rule, torch.float32) for rule in building.STATES), ("adamw", torch.bfloat16)]
+ADAMW = ("adamw", torch.float32)
+USUAL = [*((rule, torch.float32) for rule in building.STATES), ("adamw", torch.bfloat16)]
+MODEL, LONG, LARGE = "gpt2-small", "2^26", ("resnet50", "vit-b", "gpt2-medium")
+
+
+def plan(scope: Scope) -> Iterator[tuple[str, str, torch.dtype, Sequence[str] | None]]:
+    """List of shapes, rule, dtype, and who takes part: None stands for everyone."""
+    if scope.shapes or scope.quick:
+        for name in scope.shapes or ("nanogpt",):
+            yield from ((name, *pair, None) for pair in (EVERYTHING if scope.shapes else USUAL))
+        return
+    yield from ((MODEL, *pair, None) for pair in USUAL)
+    yield from ((LONG, *pair, None) for pair in EVERYTHING)
+    for name in (*LARGE, *(["llama-1b"] if scope.device == "cuda" else [])):
+        yield name, *ADAMW, (FUSED, FOREACH, OURS, FLAT)
 
 
 def cases(scope: Scope) -> Iterator[Case]:
-    usual = ["gpt2-small", "resnet50", "vit-b", "gpt2-medium", *(["llama-1b"] if scope.device == "cuda" else [])]
-    for name in building.lists(scope, usual, ["nanogpt"]):
-        all_of_it = scope.shapes or scope.quick or name == usual[0]
-        for rule, dtype in QUICK if scope.quick else EVERYTHING if all_of_it else ADAMW:
-            label = f"{rule}, {building.dtype_name(dtype)}: {shapes.describe(name)}"
-            task = Task(rule)
-            peers = building.peers(task, scope) if all_of_it else [FUSED, FOREACH, OURS, FLAT]
-            yield building.step_case(
-                "optimizer_step", label, shapes.LISTS[name](), task, peers, scope, dtype, shapes=name
-            )
+    for name, rule, dtype, chosen in plan(scope):
+        task = Task(rule)
+        everyone = [peer for peer in building.peers(task, scope) if "compiled" not in peer or (rule, dtype) == ADAMW]
+        yield building.step_case(
+            "optimizer_step",
+            f"{rule}, {building.dtype_name(dtype)}: {shapes.describe(name)}",
+            shapes.LISTS[name](),
+            task,
+            chosen or everyone,
+            scope,
+            dtype,
+            shapes=name,
+        )
 
 
 def test_optimizer_step(benchmark: Any, timed: dict[str, Any]) -> None:

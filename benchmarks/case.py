@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+def is_wrong(note: str) -> bool:
+    """Whether a contender's note says that it computes something else on what is timed."""
+    return note.startswith("wrong:")
+
+
 @dataclass
 class Contender:
     """``run`` is timed; ``prepare`` is called before each run, outside of the clock.
@@ -30,7 +35,7 @@ class Case:
         name: what it is put to, as a person would say it.
         shapes: name of the list of shapes, a key of `benchmarks.shapes.LISTS`; empty where there is none.
         contenders: by peer (a key of `benchmarks.peers.PEERS`, or what stands before a comma in one); the first that is
-            present is the baseline of the ratios.
+            present, and computes the right thing, is the baseline of the ratios.
         bytes_moved: that must be read and written at least; 0 where the question is not about memory.
         memory: bytes that the contenders take up together, at a guess; a case that does not fit is skipped and said.
         limit: which stream of the machine bounds it: "update", "read" or "copy".

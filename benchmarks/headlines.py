@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks import case
 from benchmarks.record import Record, Row
 
 # Suite and how the name of a case begins. Where a record has no such case, as after a quick run: the same of another
@@ -44,7 +45,7 @@ def headlines(record: Record, wanted: Iterable[tuple[str, str]]) -> list[list[Ro
 
 def is_wrong(row: Row) -> bool:
     """On what is timed; with gradients of another layout it may be wrong and is timed all the same."""
-    return row.note.startswith("wrong:")
+    return case.is_wrong(row.note)
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:

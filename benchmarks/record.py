@@ -45,7 +45,9 @@ class Row:
     percent_of_limit: float
     limit: str  # which of the machine's streams 100 % is
     note: str = ""  # such as: wrong, with the difference
-    peak_bytes: int | None = None  # of memory, beyond what is there before and after; None where that is not the question
+    peak_bytes: int | None = (
+        None  # of memory, beyond what is there before and after; None where that is not the question
+    )
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ LISTS: dict[str, Callable[[], Shapes]] = {
     "gpt2-small": partial(gpt2, 768, 12),
     "gpt2-medium": partial(gpt2, 1024, 24),
     "llama-1b": llama_1b,
+    "2^26": partial(equal, 1, 2**26),
     "1000x1000": partial(equal, 1000, 1000),
     "2000x64": partial(equal, 2000, 64),
     "10000x64": partial(equal, 10000, 64),
