@@ -201,6 +201,13 @@ def test_without_its_baseline_a_case_has_another(suite: Any, tmp_path: Path) -> 
     assert {row.baseline for row in kept(tmp_path / "scratch").rows} == {"a"}
 
 
+def test_who_computes_something_else_is_no_baseline(suite: Any, tmp_path: Path) -> None:
+    notes = {"torch fused": "wrong: weights stay as they are", "a": "wrong for other layouts: all of them"}
+    suite["cases"] = [case("first", makers("torch fused", "a", "b"), notes=notes)]
+    assert bench() == 0
+    assert {row.baseline for row in kept(tmp_path / "scratch").rows} == {"a"}
+
+
 def test_too_little_memory_is_said(
     suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
