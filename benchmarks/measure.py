@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -113,6 +116,9 @@ def forget() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":  # glibc keeps what was freed in pieces of a few MB, gigabytes of it
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _ms(seconds: float) -> float:
