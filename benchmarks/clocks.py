@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -53,9 +53,13 @@ def clock(name: str, device: str) -> Clock:
     return event_time if name == "device" and device == "cuda" else wall_time
 
 
-def limits(device: str, elements: int) -> dict[str, float]:
+STREAMS = ("copy", "update", "read")
+
+
+def limits(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict[str, float]:
     """GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the best of several runs."""
-    x, y = torch.ones(elements, device=device), torch.ones(elements, device=device)
+    x = torch.ones(elements, device=device)
+    y = torch.ones(elements if "copy" in streams else 1, device=device)
     runs = {
         "copy": (lambda: y.copy_(x), 8 * elements),
         "update": (lambda: x.add_(1.0), 8 * elements),
@@ -65,6 +69,7 @@ def limits(device: str, elements: int) -> dict[str, float]:
     return {
         name: round(size / min(time_of(Contender(run)) for _ in range(7)) / 1e9, 1)
         for name, (run, size) in runs.items()
+        if name in streams
     }
 
 

@@ -97,6 +97,7 @@ def _row(
         gigabytes_per_second=round(rate, 2),
         percent_of_limit=round(100 * rate / limits[case.limit], 1),
         limit=case.limit,
+        limit_gb_per_s=limits[case.limit],
         note=case.notes.get(name, ""),
         peak_bytes=case.peaks.get(name),
     )

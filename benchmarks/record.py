@@ -45,6 +45,7 @@ class Row:
     percent_of_limit: float
     limit: str  # which of the machine's streams 100 % is
     note: str = ""  # such as: wrong, with the difference
+    limit_gb_per_s: float | None = None  # measured right before the case, as neighbours come and go
     peak_bytes: int | None = (
         None  # of memory, beyond what is there before and after; None where that is not the question
     )

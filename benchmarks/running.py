@@ -103,10 +103,13 @@ def _measured(
 
         return Contender(contender.run, prepare, contender.bytes_moved, contender.keep)
 
+    # The whole machine's at the start, but this one now: neighbours, and with them what is left of the memory's speed,
+    # change within minutes.
+    limits = record.limits_gb_per_s | (machine_limits(record.device, [case.limit]) if case.bytes_moved else {})
     while contenders:
         turns = {name: announced(name, contender) for name, contender in contenders.items()}
         try:
-            return measure(case, turns, record.limits_gb_per_s, plan, record.device, tick)
+            return measure(case, turns, limits, plan, record.device, tick)
         except Exception as error:
             leave_out(running, reason(error))
         turns.clear()
@@ -115,8 +118,8 @@ def _measured(
     return []
 
 
-def machine_limits(device: str) -> dict[str, float]:
-    limits = clocks.limits(device, room.elements_for_limits(device))
+def machine_limits(device: str, streams: Iterable[str] = clocks.STREAMS) -> dict[str, float]:
+    limits = clocks.limits(device, room.elements_for_limits(device), streams)
     forget()
     return limits
 

@@ -78,7 +78,7 @@ def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
     monkeypatch.setattr(
         peers, "PEERS", {name: Peer(name, find, lambda task, params: nothing) for name, find in known.items()}
     )
-    monkeypatch.setattr(running, "machine_limits", lambda device: LIMITS)
+    monkeypatch.setattr(running, "machine_limits", lambda device, streams=(): LIMITS)
     monkeypatch.setattr(progress, "FULL", Plan(seconds=0.01, least=2, most=3, burst=2))
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "SCRATCH", tmp_path / "scratch")
