@@ -16,7 +16,7 @@ def capturing() -> bool:
 
 def is_capturing(device: torch.device) -> bool:
     """The same for ``device``, which has to be the current one unless it is the CPU."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return device.type == "cuda" and capturing()
 
 
 def stream(device: torch.device) -> int | None:
@@ -39,8 +39,10 @@ def upload(table: NDArray[Any], device: torch.device) -> Tensor:
     host = torch.from_numpy(table)
     if device.type == "cpu":
         return host.clone()
-    pinned = _set_apart(host) if is_capturing(device) else host.pin_memory()
-    if not is_capturing(device):
+    if is_capturing(device):
+        pinned = _set_apart(host)
+    else:
+        pinned = host.pin_memory()
         _provide_for_captures(host.nbytes)
     copy = torch.empty(host.shape, dtype=host.dtype, device=device)
     copy.copy_(pinned, non_blocking=True)

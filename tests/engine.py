@@ -197,3 +197,21 @@ def assert_plays_alike(scenario: Scenario, rule: str, **options: Any) -> None:
         for setting, outcome in zip(settings[1:], outcomes[1:], strict=True):
             for step, (got, expected) in enumerate(zip(outcome, outcomes[0], strict=True)):
                 assert_same(got, expected, f"step {step}, {setting}")
+
+
+def assert_kernels_agree_on_any_state(
+    case: cases.Case, dtype: torch.dtype, settings: list[Setting]
+) -> tuple[Outcome, Tensor]:
+    """A step from states with every kind of number in them. Also returns where a state was given a NaN."""
+    patterns = cases.every_pattern(torch.float64 if dtype == torch.float64 else torch.float32)
+    permutation = torch.randperm(len(patterns))
+
+    def exchange(optimizer: torch.optim.Optimizer) -> None:
+        (param,) = optimizer.param_groups[0]["params"]
+        state = optimizer.state[param]
+        for number, name in enumerate(name for name in state if name != "step"):
+            values = patterns[permutation].roll(number)
+            state[name].copy_(values.abs() if name.endswith("_sq") else values)
+
+    model = cases.model_of_one(*(torch.randn(len(patterns)).to(dtype) for _ in range(3)))
+    return assert_kernels_agree(case, model, settings, before_last=exchange), permutation < 2

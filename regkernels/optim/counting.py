@@ -65,7 +65,8 @@ class DeviceCounts:
             self._blocks.append(upload(values.numpy(), device))
             for entry, step in zip(new, self._blocks[-1].unbind(), strict=True):
                 entry.state["step"] = step
-        self._places = [place or self._find(entry) or (0, 0) for place, entry in zip(places, entries, strict=True)]
+        places_of_new = ((len(self._blocks) - 1, index) for index in range(len(new)))
+        self._places = [place or next(places_of_new) for place in places]
         if before is None or before.were_set():
             known: list[object] = list(_values(entries))
         else:

@@ -155,29 +155,29 @@ def test_sums_after_a_replay_are_those_of_the_replay(rule: str, cuda: torch.devi
         torch.testing.assert_close(stats.l1_norm[0], weights.abs().sum(), rtol=1e-12, atol=0)
 
 
-def test_a_capture_of_an_optimizer_that_is_not_capturable_is_refused(cuda: torch.device) -> None:
-    training, other = Training("adamw", cuda), Training("adamw", cuda)
-    warm_up(training.whole)
-    for _ in range(WARM_UP):
-        other.whole()
-    with pytest.raises(RuntimeError, match="capturable"):
+def assert_refused(training: Training, other: Training, match: str) -> None:
+    """A capture of a step is, and ``training`` goes on like ``other``, as if nothing had happened."""
+    with pytest.raises(RuntimeError, match=match):
         captured(training.optimizer.step)
     torch.cuda.synchronize()
     for each in (training, other):
         each.whole()
     assert_same_training(training, other, "as if nothing had happened")
+
+
+def test_a_capture_of_an_optimizer_that_is_not_capturable_is_refused(cuda: torch.device) -> None:
+    training, other = Training("adamw", cuda), Training("adamw", cuda)
+    warm_up(training.whole)
+    for _ in range(WARM_UP):
+        other.whole()
+    assert_refused(training, other, "capturable")
 
 
 @pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam"])
 def test_a_first_step_inside_a_capture_is_refused(rule: str, cuda: torch.device) -> None:
     training, other = Training(rule, cuda, **options(rule)), Training(rule, cuda, **options(rule))
     training.backward()
-    with pytest.raises(RuntimeError, match="cannot record"):
-        captured(training.optimizer.step)
-    torch.cuda.synchronize()
-    for each in (training, other):
-        each.whole()
-    assert_same_training(training, other, "as if nothing had happened")
+    assert_refused(training, other, "cannot record")
 
 
 @pytest.mark.parametrize("rule", ["adam", "adamw"])

@@ -6,7 +6,7 @@ With ``TRITON_INTERPRET=1`` the same kernels run, slowly, on CPU tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -39,25 +39,18 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
         work = memory.work(plan.segments.numpy(), plan.generation)
         table = memory.rows(rows)
         partials = _empty(device, len(segments.SUMS) if groups else 0, work.layout.chunks)
-        for launch in work.layout.launches:
-            rule, dtype = segments.rule_and_dtype(launch.kind)
-            _launch(
-                step.update,
-                (launch.chunks,),
-                of_device(device).update,
-                dtype,
-                work.segments,
-                work.owners,
-                table,
-                partials,
-                launch.first_chunk,
-                work.layout.chunks,
-                RULE=RULES[rule],
-                STATES=len(reference.RULES[rule].state_names),
-                STORAGE=TYPES[dtype],
-                COMPUTE=TYPES[reference.compute_dtype(dtype)],
-                STATS=groups > 0,
-            )
+        _over_chunks(
+            step.update,
+            of_device(device).update,
+            work,
+            [table, partials],
+            [work.layout.chunks],
+            lambda rule: {
+                "RULE": RULES[rule],
+                "STATES": len(reference.RULES[rule].state_names),
+                "STATS": groups > 0,
+            },
+        )
         if not groups:
             return None
         totals = _empty(device, groups, len(segments.SUMS))
@@ -102,45 +95,46 @@ def _map(
     device = tensors[0].device
     with _guard(device):
         work = work_of(tensors, out)
-        for launch in work.layout.launches:
-            _, dtype = segments.rule_and_dtype(launch.kind)
-            _launch(
-                elementwise.elementwise,
-                (launch.chunks,),
-                of_device(device).elementwise,
-                dtype,
-                work.segments,
-                work.owners,
-                work.segments if scale is None else scale,
-                launch.first_chunk,
-                float(first),
-                float(second),
-                FUNCTION=function,
-                SCALED=scale is not None,
-                STORAGE=TYPES[dtype],
-                COMPUTE=TYPES[reference.compute_dtype(dtype)],
-            )
+        pointer = work.segments if scale is None else scale
+        constants = {"FUNCTION": function, "SCALED": scale is not None}
+        shape = of_device(device).elementwise
+        _over_chunks(
+            elementwise.elementwise, shape, work, [pointer], [float(first), float(second)], lambda _: constants
+        )
 
 
 def _reduce(work: Work, column: Any, device: torch.device) -> Tensor:
     partials = _empty(device, 2, work.layout.chunks)
+    shape = of_device(device).reduce
+    _over_chunks(sums.reduce, shape, work, [partials], [work.layout.chunks], lambda _: {"COLUMN": column})
+    return partials
+
+
+def _over_chunks(
+    kernel: Any,
+    shape: Shape,
+    work: Work,
+    pointers: Sequence[Tensor],
+    numbers: Sequence[float],
+    constants: Callable[[str], dict[str, Any]],
+) -> None:
+    """One launch per rule and dtype. ``constants``: of the kernel, by rule; those of the dtype are added."""
     for launch in work.layout.launches:
-        _, dtype = segments.rule_and_dtype(launch.kind)
+        rule, dtype = segments.rule_and_dtype(launch.kind)
         _launch(
-            sums.reduce,
+            kernel,
             (launch.chunks,),
-            of_device(device).reduce,
+            shape,
             dtype,
             work.segments,
             work.owners,
-            partials,
+            *pointers,
             launch.first_chunk,
-            work.layout.chunks,
-            COLUMN=column,
+            *numbers,
+            **constants(rule),
             STORAGE=TYPES[dtype],
             COMPUTE=TYPES[reference.compute_dtype(dtype)],
         )
-    return partials
 
 
 def _second_stage(kernel: Any, grid: Sequence[int], work: Work, partials: Tensor, out: Tensor, *more: Any) -> None:

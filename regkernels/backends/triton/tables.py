@@ -118,22 +118,24 @@ class PlanMemory:
         if on is None:
             captured = None if step_follows else self._captured
             if captured is None:
-                captured = Work.of(Layout.of(table, self._groups), table, self._device)
+                captured = self._laid_out(table)
             self._captured = captured if step_follows else None
             return captured
         self._captured = None
+        if self._work is not None and generation == self._generation:
+            return self._work
         sizes = table[:, segments.NUMEL :]
-        if self._work is None:
-            self._work = Work.of(Layout.of(table, self._groups), table, self._device)
-        elif generation != self._generation and numpy.array_equal(sizes, self._sizes):
+        if self._work is not None and numpy.array_equal(sizes, self._sizes):
             # Only addresses have changed, as gradients' do that are freed and allocated anew.
             layout = self._work.layout
             self._work = self._work._replace(segments=upload(layout.addressed(table), self._device))
-        elif generation != self._generation:
-            self._work = Work.of(Layout.of(table, self._groups), table, self._device)
-        if generation != self._generation:
-            self._generation, self._sizes = generation, sizes.copy()
+        else:
+            self._work = self._laid_out(table)
+        self._generation, self._sizes = generation, sizes.copy()
         return self._work
+
+    def _laid_out(self, table: Integers) -> Work:
+        return Work.of(Layout.of(table, self._groups), table, self._device)
 
     def rows(self, rows: list[Hyper]) -> Tensor:
         """The table of hyper-parameters, float64 (rows, fields)."""
@@ -155,7 +157,7 @@ class PlanMemory:
         """None while it is captured. On another one than before all that was kept is forgotten."""
         on = stream(self._device)
         if on is not None and on != self._stream:
-            self._stream, self._generation, self._work, self._rows = on, -1, None, None
+            self._stream, self._work, self._rows = on, None, None
         return on
 
 
