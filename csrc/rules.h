@@ -1,6 +1,6 @@
 // The optimizer rules: from a gradient to a direction u and a step s per element, updating the states.
 //
-// Same names and order of lines as in regkernels/reference.py; every expression is written so that it rounds where
+// Same names and order of lines as in regkernels/reference/rules.py; every expression is written so that it rounds where
 // the reference rounds. A rule with a step of its own per element says so in kStepPerElement.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The regularisation of one element. Same names and order of lines as regkernels/reference.py.
+// The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py.
 #pragma once
 
 namespace regkernels {

@@ -1,6 +1,6 @@
 """The optimizer rules: from a gradient to a direction u, a step s and the new states.
 
-Same names and order of lines as in regkernels/reference.py and csrc/rules.h. The update kernel takes one of these
+Same names and order of lines as in regkernels/reference/rules.py and csrc/rules.h. The update kernel takes one of these
 functions as an argument; ``h`` is a `regkernels.hyper.Hyper` of scalars in the compute type.
 """
 

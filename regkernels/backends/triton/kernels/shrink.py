@@ -1,4 +1,4 @@
-"""The regularisation of one element. Same names and order of lines as regkernels/reference.py and csrc/shrink.h."""
+"""The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py and csrc/shrink.h."""
 
 from __future__ import annotations
 

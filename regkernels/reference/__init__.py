@@ -1,0 +1,42 @@
+"""The specification: every operation of the package in plain eager PyTorch.
+
+The C++ and the Triton kernels perform the same IEEE operations in the same order, so their weights and states equal
+these bit for bit. That is why the lines below avoid what rounds differently from backend to backend:
+
+- no ``lerp``, ``addcmul``, ``addcdiv``, no ``alpha=``: they may contract to a fused multiply-add;
+- no ``scalar / tensor`` and no ``tensor / scalar``: torch may compute a reciprocal and multiply;
+- `square_root` instead of ``torch.sqrt``, which is an ulp off for some values on CPU.
+
+Sums are not part of the bit promise; they are formed in float64 and agree to 1e-6 (in practice 1e-14).
+"""
+
+from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold, square_root
+from regkernels.reference.rules import RULES, Rule
+from regkernels.reference.step import update_
+from regkernels.reference.penalties import (
+    elastic_net_penalty,
+    l1_penalty,
+    l2_penalty,
+    penalty_dtype,
+    penalty_gradient,
+    penalty_value,
+    sums,
+)
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "compute_dtype",
+    "divide",
+    "elastic_net_penalty",
+    "l1_penalty",
+    "l2_penalty",
+    "penalty_dtype",
+    "penalty_gradient",
+    "penalty_value",
+    "sign",
+    "soft_threshold",
+    "square_root",
+    "sums",
+    "update_",
+]
