@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 
@@ -57,7 +58,8 @@ STREAMS = ("copy", "update", "read")
 
 
 def limits(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict[str, float]:
-    """GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the best of several runs."""
+    """GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the median of
+    several runs, as of everything that is compared with it."""
     x = torch.ones(elements, device=device)
     y = torch.ones(elements if "copy" in streams else 1, device=device)
     runs = {
@@ -67,7 +69,7 @@ def limits(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict
     }
     time_of = clock("device", device)
     return {
-        name: round(size / min(time_of(Contender(run)) for _ in range(7)) / 1e9, 1)
+        name: round(size / statistics.median(time_of(Contender(run)) for _ in range(7)) / 1e9, 1)
         for name, (run, size) in runs.items()
         if name in streams
     }

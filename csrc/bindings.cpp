@@ -35,7 +35,17 @@ py::dict layout() {
     layout["hyper"] = py::cast(std::vector<std::string>(std::begin(kHyperFields), std::end(kHyperFields)));
     layout["sums"] = std::vector<std::string>{"absolute", "square", "nonzeros", "gradient"};
     layout["dtypes"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16"};
-    layout["rules"] = std::vector<std::string>{"sgd", "momentum", "adam", "amsgrad"};
+    layout["rules"] = std::vector<std::string>{"sgd",
+                                               "momentum",
+                                               "adam",
+                                               "amsgrad",
+                                               "rmsprop",
+                                               "rmsprop_momentum",
+                                               "rmsprop_centered",
+                                               "rmsprop_centered_momentum",
+                                               "adagrad",
+                                               "lion"};
+    layout["roundings"] = std::vector<std::string>{"nearest", "stochastic", "remainder", "master"};
     layout["chunk"] = kChunk;
     layout["interface"] = kInterface;
     return layout;

@@ -4,17 +4,13 @@
 // used: the linker merges equal functions of all copies, and one that came from the AVX-512 copy would crash elsewhere.
 #include "kernels.h"
 
-#include "dtypes.h"
+#include "blocks.h"
 #include "rules.h"
 #include "shrink.h"
 #include "sums.h"
 
 namespace regkernels {
 namespace {
-
-// Elements per pass of the inner loop: 8 KiB of float32 weights and states stay in the first-level cache, where the
-// sums read them again.
-constexpr int64_t kBlock = 512;
 
 // Which of the regularisation steps a row asks for. Chosen outside of the loop: each costs as much as a rule.
 enum Steps : int { kInGradient = 1, kThreshold = 2, kShrink = 4, kAllSteps = 8 };
@@ -28,9 +24,9 @@ inline C update_element(C w, C g, C& state0, C& state1, C& state2, const Row<C>&
         g = h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
     }
     w = w * h.decay;
-    C u, s;
-    RuleOf<C>::apply(g, state0, state1, state2, h, u, s);
-    C z = w - s * u;
+    C move, s;
+    RuleOf<C>::apply(g, state0, state1, state2, h, move, s);
+    C z = w - move;
     if (kSteps & kThreshold) {
         C t = h.threshold;
         if (RuleOf<C>::kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
@@ -67,13 +63,9 @@ void update_block(C* __restrict weight, const C* __restrict gradient, C* __restr
 template <class T, template <class> class RuleOf>
 void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyper, Sums* sums) {
     using C = typename T::Compute;
-    using Storage = typename T::Storage;
     constexpr int kStates = RuleOf<C>::kStates;
-    auto* weight = reinterpret_cast<Storage*>(segment.weight);
-    const auto* gradient = reinterpret_cast<const Storage*>(segment.gradient);
-    C* state[3];
-    for (int k = 0; k < 3; ++k) state[k] = reinterpret_cast<C*>(segment.state[k]);
-
+    constexpr bool kWide = sizeof(typename T::Storage) == sizeof(C);
+    const Kind kind(segment.kind);
     const Row<C> row(hyper);
     const int steps = (row.coupled_decay != 0 || row.subgradient != 0 ? kInGradient : 0) |
                       (row.threshold != 0 || row.threshold_per_step != 0 ? kThreshold : 0) |
@@ -82,32 +74,41 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
         update_block<C, RuleOf, 0>, update_block<C, RuleOf, 1>, update_block<C, RuleOf, 2>, update_block<C, RuleOf, 3>,
         update_block<C, RuleOf, 4>, update_block<C, RuleOf, 5>, update_block<C, RuleOf, 6>, update_block<C, RuleOf, 7>};
     const auto block = kBlocks[steps];
-    WeightLanes<true> weights;
-    GradientLanes gradients;
+
+    WeightLanes<true> weight_sums;
+    GradientLanes gradient_sums;
+    WeightBlock<T, kWide> weight;
+    StateBlock<C> states[kStates > 0 ? kStates : 1];
+    C wide_gradient[kWide ? 1 : kBlock];
+    Random random;
     for (int64_t i = begin; i < end; i += kBlock) {
         const int64_t numel = end - i < kBlock ? end - i : kBlock;
-        C* states[3];
-        for (int k = 0; k < 3; ++k) states[k] = k < kStates ? state[k] + i : nullptr;
-        if constexpr (sizeof(Storage) == sizeof(C)) {
-            if (sums) add_run(gradients, gradient + i, numel);
-            block(weight + i, gradient + i, states[0], states[1], states[2], numel, row);
-            if (sums) add_run(weights, weight + i, numel);
+        const C* gradient = wide_gradient;
+        if constexpr (kWide) {
+            gradient = at<const C>(segment.gradient, i);
         } else {
-            C wide_weight[kBlock], wide_gradient[kBlock];
-            widen<T>(weight + i, wide_weight, numel);
-            widen<T>(gradient + i, wide_gradient, numel);
-            if (sums) add_run(gradients, wide_gradient, numel);
-            block(wide_weight, wide_gradient, states[0], states[1], states[2], numel, row);
-            if (row.lr != 0) narrow<T>(wide_weight, weight + i, numel);
-            if (sums) {
-                widen<T>(weight + i, wide_weight, numel);  // the sums are those of rounded weights
-                add_run(weights, wide_weight, numel);
+            widen<T>(at<const uint16_t>(segment.gradient, i), wide_gradient, numel);
+        }
+        if (sums) add_run(gradient_sums, gradient, numel);
+        weight.load(segment, kind.rounding, i, numel);
+        if (hyper.skip == 0) {
+            C* values[3] = {};
+            for (int k = 0; k < kStates; ++k) {
+                states[k].load(segment, k, kind.narrow, i, numel);
+                values[k] = states[k].values;
             }
+            block(weight.values, gradient, values[0], values[1], values[2], numel, row);
+            for (int k = 0; k < kStates; ++k) states[k].store(segment, k, kind.narrow, i, numel, hyper, random);
+            if (row.lr != 0) weight.store(segment, kind.rounding, i, numel, hyper, random);
+        }
+        if (sums) {
+            weight.reload(segment, i, numel);
+            add_run(weight_sums, weight.values, numel);
         }
     }
     if (sums) {
-        finish(weights, sums);
-        finish(gradients, sums);
+        finish(weight_sums, sums);
+        finish(gradient_sums, sums);
     }
 }
 
@@ -166,7 +167,9 @@ void shrink(const void* in, void* out, int64_t numel, double threshold) {
 
 constexpr Kernels kTable = {
     REGKERNELS_NAME(REGKERNELS_TARGET),
-    {REGKERNELS_RULE(SGD), REGKERNELS_RULE(Momentum), REGKERNELS_RULE(Adam), REGKERNELS_RULE(AMSGrad)},
+    {REGKERNELS_RULE(SGD), REGKERNELS_RULE(Momentum), REGKERNELS_RULE(Adam), REGKERNELS_RULE(AMSGrad),
+     REGKERNELS_RULE(RMSprop), REGKERNELS_RULE(RMSpropMomentum), REGKERNELS_RULE(RMSpropCentered),
+     REGKERNELS_RULE(RMSpropCenteredMomentum), REGKERNELS_RULE(Adagrad), REGKERNELS_RULE(Lion)},
     {REGKERNELS_DTYPES(reduce)},
     {REGKERNELS_DTYPES(penalty_gradient)},
     {REGKERNELS_DTYPES(shrink)},

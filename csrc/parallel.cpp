@@ -104,8 +104,8 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
     std::vector<Sums> partials(totals ? chunks.size() : 0);
     for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
         const Segment& segment = segments[chunk.item];
-        kernels.update[segment.kind](segment, chunk.begin, chunk.end, rows[segment.row],
-                                     totals ? &partials[i] : nullptr);
+        kernels.update[Kind(segment.kind).kernel](segment, chunk.begin, chunk.end, rows[segment.row],
+                                                  totals ? &partials[i] : nullptr);
     });
     for (size_t i = 0; i < partials.size(); ++i) {
         add(totals[segments[chunks[i].item].total], partials[i]);

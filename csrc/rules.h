@@ -1,9 +1,10 @@
-// The optimizer rules: from a gradient to a direction u and a step s per element, updating the states.
+// The optimizer rules: from a gradient to a move of the weight and a step s per element, updating the states.
 //
-// Same names and order of lines as in regkernels/reference/rules.py; every expression is written so that it rounds where
-// the reference rounds. A rule with a step of its own per element says so in kStepPerElement.
+// Same names and order of lines as in regkernels/reference/rules.py; every expression is written so that it rounds
+// where the reference rounds. A rule with a step of its own per element says so in kStepPerElement.
 #pragma once
 
+#include "shrink.h"
 #include "table.h"
 
 namespace regkernels {
@@ -46,9 +47,9 @@ template <class C>
 struct SGD {
     static constexpr bool kStepPerElement = false;
     static constexpr int kStates = 0;
-    static void apply(C g, C&, C&, C&, const Row<C>& h, C& u, C& s) {
-        u = g;
+    static void apply(C g, C&, C&, C&, const Row<C>& h, C& move, C& s) {
         s = h.lr;
+        move = h.lr * g;
     }
 };
 
@@ -56,10 +57,11 @@ template <class C>
 struct Momentum {
     static constexpr bool kStepPerElement = false;
     static constexpr int kStates = 1;
-    static void apply(C g, C& buffer, C&, C&, const Row<C>& h, C& u, C& s) {
+    static void apply(C g, C& buffer, C&, C&, const Row<C>& h, C& move, C& s) {
         buffer = h.momentum * buffer + h.one_minus_dampening * g;
-        u = h.nesterov ? g + h.momentum * buffer : buffer;
+        const C u = h.nesterov ? g + h.momentum * buffer : buffer;
         s = h.lr;
+        move = h.lr * u;
     }
 };
 
@@ -67,11 +69,11 @@ template <class C>
 struct Adam {
     static constexpr bool kStepPerElement = true;
     static constexpr int kStates = 2;
-    static void apply(C g, C& exp_avg, C& exp_avg_sq, C&, const Row<C>& h, C& u, C& s) {
+    static void apply(C g, C& exp_avg, C& exp_avg_sq, C&, const Row<C>& h, C& move, C& s) {
         exp_avg = h.beta1 * exp_avg + h.one_minus_beta1 * g;
         exp_avg_sq = h.beta2 * exp_avg_sq + h.one_minus_beta2 * g * g;
-        u = exp_avg * h.inverse_bias1;
         s = h.lr / (square_root(exp_avg_sq) * h.inverse_sqrt_bias2 + h.eps);
+        move = s * (exp_avg * h.inverse_bias1);
     }
 };
 
@@ -79,13 +81,92 @@ template <class C>
 struct AMSGrad {
     static constexpr bool kStepPerElement = true;
     static constexpr int kStates = 3;
-    static void apply(C g, C& exp_avg, C& exp_avg_sq, C& max_exp_avg_sq, const Row<C>& h, C& u, C& s) {
+    static void apply(C g, C& exp_avg, C& exp_avg_sq, C& max_exp_avg_sq, const Row<C>& h, C& move, C& s) {
         exp_avg = h.beta1 * exp_avg + h.one_minus_beta1 * g;
         exp_avg_sq = h.beta2 * exp_avg_sq + h.one_minus_beta2 * g * g;
         const bool larger = exp_avg_sq > max_exp_avg_sq || exp_avg_sq != exp_avg_sq;  // NaN must not be forgotten
         max_exp_avg_sq = larger ? exp_avg_sq : max_exp_avg_sq;
-        u = exp_avg * h.inverse_bias1;
         s = h.lr / (square_root(max_exp_avg_sq) * h.inverse_sqrt_bias2 + h.eps);
+        move = s * (exp_avg * h.inverse_bias1);
+    }
+};
+
+template <class C>
+struct RMSprop {
+    static constexpr bool kStepPerElement = true;
+    static constexpr int kStates = 1;
+    static void apply(C g, C& square_avg, C&, C&, const Row<C>& h, C& move, C& s) {
+        square_avg = h.beta2 * square_avg + h.one_minus_beta2 * g * g;
+        s = h.lr / (square_root(square_avg) + h.eps);
+        move = s * g;
+    }
+};
+
+template <class C>
+struct RMSpropMomentum {
+    static constexpr bool kStepPerElement = true;
+    static constexpr int kStates = 2;
+    static void apply(C g, C& square_avg, C& buffer, C&, const Row<C>& h, C& move, C& s) {
+        square_avg = h.beta2 * square_avg + h.one_minus_beta2 * g * g;
+        const C scale = 1 / (square_root(square_avg) + h.eps);
+        buffer = h.momentum * buffer + scale * g;
+        s = h.lr * scale;
+        move = h.lr * buffer;
+    }
+};
+
+template <class C>
+inline C variance(C square_avg, C grad_avg) {
+    const C difference = square_avg - grad_avg * grad_avg;
+    return difference < 0 ? C(0) : difference;
+}
+
+template <class C>
+struct RMSpropCentered {
+    static constexpr bool kStepPerElement = true;
+    static constexpr int kStates = 2;
+    static void apply(C g, C& square_avg, C& grad_avg, C&, const Row<C>& h, C& move, C& s) {
+        square_avg = h.beta2 * square_avg + h.one_minus_beta2 * g * g;
+        grad_avg = h.beta2 * grad_avg + h.one_minus_beta2 * g;
+        s = h.lr / (square_root(variance(square_avg, grad_avg)) + h.eps);
+        move = s * g;
+    }
+};
+
+template <class C>
+struct RMSpropCenteredMomentum {
+    static constexpr bool kStepPerElement = true;
+    static constexpr int kStates = 3;
+    static void apply(C g, C& square_avg, C& buffer, C& grad_avg, const Row<C>& h, C& move, C& s) {
+        square_avg = h.beta2 * square_avg + h.one_minus_beta2 * g * g;
+        grad_avg = h.beta2 * grad_avg + h.one_minus_beta2 * g;
+        const C scale = 1 / (square_root(variance(square_avg, grad_avg)) + h.eps);
+        buffer = h.momentum * buffer + scale * g;
+        s = h.lr * scale;
+        move = h.lr * buffer;
+    }
+};
+
+template <class C>
+struct Adagrad {
+    static constexpr bool kStepPerElement = true;
+    static constexpr int kStates = 1;
+    static void apply(C g, C& total, C&, C&, const Row<C>& h, C& move, C& s) {
+        total = total + g * g;
+        s = h.lr / (square_root(total) + h.eps);
+        move = s * g;
+    }
+};
+
+template <class C>
+struct Lion {
+    static constexpr bool kStepPerElement = false;
+    static constexpr int kStates = 1;
+    static void apply(C g, C& exp_avg, C&, C&, const Row<C>& h, C& move, C& s) {
+        const C u = sign(h.beta1 * exp_avg + h.one_minus_beta1 * g);
+        exp_avg = h.beta2 * exp_avg + h.one_minus_beta2 * g;
+        s = h.lr;
+        move = h.lr * u;
     }
 };
 

@@ -10,21 +10,23 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/segments.py has the same number.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 // One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
 struct Segment {
     int64_t weight;
     int64_t gradient;
     int64_t state[3];
+    int64_t kept;  // what rounding takes from the weights: a remainder or a master copy
     int64_t numel;
-    int64_t row;    // index into the hyper-parameter table
-    int64_t total;  // index into the table of sums (the param group)
-    int64_t kind;   // rule * kDtypes + dtype
+    int64_t row;     // index into the hyper-parameter table
+    int64_t total;   // index into the table of sums (the param group)
+    int64_t stream;  // the parameter's number, where random numbers are needed
+    int64_t kind;    // see Kind
 };
 
-constexpr const char* kSegmentFields[] = {"weight", "gradient", "state0", "state1", "state2",
-                                          "numel",  "row",      "total",  "kind"};
+constexpr const char* kSegmentFields[] = {"weight", "gradient", "state0", "state1", "state2", "kept",
+                                          "numel",  "row",      "total",  "stream", "kind"};
 
 // One row of hyper-parameters, computed on the host in double. Zero (one, where it multiplies) means "not asked for".
 struct Hyper {
@@ -42,11 +44,14 @@ struct Hyper {
     double nesterov;             // SGD, 0 or 1
     double beta1;                // Adam
     double one_minus_beta1;      // Adam
-    double beta2;                // Adam
+    double beta2;                // Adam; RMSprop's alpha
     double one_minus_beta2;      // Adam
     double inverse_bias1;        // Adam, 1 / (1 - beta1^step)
     double inverse_sqrt_bias2;   // Adam, 1 / sqrt(1 - beta2^step)
     double eps;                  // Adam
+    double skip;                 // not 0: nothing is written
+    double seed;                 // of stochastic rounding
+    double step;                 // of stochastic rounding
 };
 
 constexpr const char* kHyperFields[] = {"scale",
@@ -67,7 +72,10 @@ constexpr const char* kHyperFields[] = {"scale",
                                         "one_minus_beta2",
                                         "inverse_bias1",
                                         "inverse_sqrt_bias2",
-                                        "eps"};
+                                        "eps",
+                                        "skip",
+                                        "seed",
+                                        "step"};
 static_assert(sizeof(Hyper) == sizeof(kHyperFields) / sizeof(kHyperFields[0]) * sizeof(double), "one name per field");
 static_assert(sizeof(Segment) == sizeof(kSegmentFields) / sizeof(kSegmentFields[0]) * sizeof(int64_t),
               "one name per field");
@@ -82,7 +90,29 @@ struct Sums {
 constexpr int kSums = 4;
 
 enum Dtype : int64_t { kFloat64, kFloat32, kFloat16, kBFloat16, kDtypes };
-enum Rule : int64_t { kSGD, kMomentum, kAdam, kAMSGrad, kRules };
+enum Rule : int64_t {
+    kSGD,
+    kMomentum,
+    kAdam,
+    kAMSGrad,
+    kRMSprop,
+    kRMSpropMomentum,
+    kRMSpropCentered,
+    kRMSpropCenteredMomentum,
+    kAdagrad,
+    kLion,
+    kRules
+};
+enum Rounding : int64_t { kNearest, kStochastic, kRemainder, kMaster, kRoundings };
+
+// The kind of a segment is ((rule * kDtypes + dtype) * 2 + narrow) * kRoundings + rounding.
+struct Kind {
+    explicit Kind(int64_t kind)
+        : kernel(kind / (2 * kRoundings)), narrow(kind / kRoundings % 2), rounding(Rounding(kind % kRoundings)) {}
+    int64_t kernel;  // rule * kDtypes + dtype
+    bool narrow;     // states in bfloat16
+    Rounding rounding;
+};
 
 // Elements per unit of work. Partial sums are formed per chunk and added in order, so this number is part of what
 // makes a sum reproducible: changing it changes the last bits of every penalty.

@@ -36,11 +36,14 @@ class Hyper(NamedTuple):
     nesterov: Number = 0.0
     beta1: Number = 0.0
     one_minus_beta1: Number = 1.0
-    beta2: Number = 0.0
+    beta2: Number = 0.0  # RMSprop's alpha
     one_minus_beta2: Number = 1.0
     inverse_bias1: Number = 1.0  # 1 / (1 - beta1**step)
     inverse_sqrt_bias2: Number = 1.0  # 1 / sqrt(1 - beta2**step)
     eps: Number = 0.0
+    skip: Number = 0.0  # not 0: nothing is written
+    seed: Number = 0.0  # of stochastic rounding, a whole number below 2**32
+    step: Number = 0.0  # the same
 
     def rounded(self, dtype: torch.dtype) -> Hyper:
         """The same row with every value rounded to the compute type ``dtype``."""

@@ -7,44 +7,84 @@ share a row are merged, which is what makes `regkernels.FlatParameters` fast.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-INTERFACE = 2
+from regkernels.precision import KEPT_DTYPES, ROUNDINGS
+from regkernels.reference.elementwise import compute_dtype
+
+INTERFACE = 3
 """Of the extension's functions; kInterface in csrc/table.h."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weight types, in the order of csrc/table.h."""
 
-RULES = ("sgd", "momentum", "adam", "amsgrad")
+RULES = (
+    "sgd",
+    "momentum",
+    "adam",
+    "amsgrad",
+    "rmsprop",
+    "rmsprop_momentum",
+    "rmsprop_centered",
+    "rmsprop_centered_momentum",
+    "adagrad",
+    "lion",
+)
 """Optimizer rules, in the order of csrc/table.h; what they do is in `regkernels.reference.RULES`."""
 
-FIELDS = ("weight", "gradient", "state0", "state1", "state2", "numel", "row", "total", "kind")
+FIELDS = ("weight", "gradient", "state0", "state1", "state2", "kept", "numel", "row", "total", "stream", "kind")
 """Columns of a table of segments (int64), in the order of csrc/table.h."""
 
 SUMS = ("absolute", "square", "nonzeros", "gradient")
 """Columns of a table of sums (float64), in the order of csrc/table.h."""
 
-WEIGHT, GRADIENT, STATE0, NUMEL, ROW, TOTAL, KIND = (
-    FIELDS.index(name) for name in ("weight", "gradient", "state0", "numel", "row", "total", "kind")
+WEIGHT, GRADIENT, STATE0, KEPT, NUMEL, ROW, TOTAL, STREAM, KIND = (
+    FIELDS.index(name) for name in ("weight", "gradient", "state0", "kept", "numel", "row", "total", "stream", "kind")
 )
 
 EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
-_WEIGHT_BYTES = torch.tensor([dtype.itemsize for dtype in DTYPES], device="cpu")
-_STATE_BYTES = torch.tensor([max(dtype.itemsize, 4) for dtype in DTYPES], device="cpu")
+
+class Kind(NamedTuple):
+    """What selects a kernel."""
+
+    rule: str
+    dtype: torch.dtype
+    rounding: str = "nearest"
+    narrow: bool = False  # states in bfloat16
+
+    @property
+    def number(self) -> int:
+        formats = DTYPES.index(self.dtype) * 2 + self.narrow
+        return (RULES.index(self.rule) * len(DTYPES) * 2 + formats) * len(ROUNDINGS) + ROUNDINGS.index(self.rounding)
+
+    @classmethod
+    def of(cls, number: int) -> Kind:
+        """The inverse of `number`."""
+        rest, rounding = divmod(number, len(ROUNDINGS))
+        rule, formats = divmod(rest, len(DTYPES) * 2)
+        return cls(RULES[rule], DTYPES[formats // 2], ROUNDINGS[rounding], bool(formats % 2))
+
+    @property
+    def widths(self) -> list[int]:
+        """Bytes of an element in each column from ``weight`` to ``kept``."""
+        state = 2 if self.narrow else compute_dtype(self.dtype).itemsize
+        kept = KEPT_DTYPES[self.rounding].itemsize if self.rounding in KEPT_DTYPES else 0
+        return [self.dtype.itemsize] * 2 + [state] * (KEPT - STATE0) + [kept]
 
 
-def kind(rule: str, dtype: torch.dtype) -> int:
-    """The number that selects a kernel."""
-    return RULES.index(rule) * len(DTYPES) + DTYPES.index(dtype)
+_KINDS = len(RULES) * len(DTYPES) * 2 * len(ROUNDINGS)
+_WIDTHS = torch.tensor([Kind.of(number).widths for number in range(_KINDS)], device="cpu")
+_DTYPES = torch.tensor([DTYPES.index(Kind.of(number).dtype) for number in range(_KINDS)], device="cpu")
 
 
-def rule_and_dtype(kind: int) -> tuple[str, torch.dtype]:
-    """What `kind` was made of."""
-    rule, dtype = divmod(kind, len(DTYPES))
-    return RULES[rule], DTYPES[dtype]
+def dtype_numbers(kinds: Tensor) -> Tensor:
+    """The index in `DTYPES` of each of some kinds."""
+    return _DTYPES[kinds]
 
 
 def merge(table: Tensor, may_follow: Tensor) -> Tensor:
@@ -56,15 +96,10 @@ def merge(table: Tensor, may_follow: Tensor) -> Tensor:
     if len(table) < 2 or not bool(may_follow[1:].any()):
         return table
     before, after = table[:-1], table[1:]
-    dtype = before[:, KIND] % len(DTYPES)
-    weight_bytes = before[:, NUMEL] * _WEIGHT_BYTES[dtype]
-    state_bytes = before[:, NUMEL] * _STATE_BYTES[dtype]
     joined = may_follow[1:] & (before[:, ROW:] == after[:, ROW:]).all(1)
-    joined &= before[:, WEIGHT] + weight_bytes == after[:, WEIGHT]
-    joined &= before[:, GRADIENT] + weight_bytes == after[:, GRADIENT]
-    for column in range(STATE0, NUMEL):
-        unused = before[:, column] == 0
-        joined &= torch.where(unused, after[:, column] == 0, before[:, column] + state_bytes == after[:, column])
+    addresses = before[:, WEIGHT:NUMEL]
+    ends = addresses + before[:, NUMEL, None] * _WIDTHS[before[:, KIND]]
+    joined &= torch.where(addresses == 0, 0, ends).eq(after[:, WEIGHT:NUMEL]).all(1)
     starts = torch.cat([joined.new_ones(1), ~joined])
     merged = table[starts].clone()
     merged[:, NUMEL] = torch.zeros(len(merged), dtype=torch.int64, device="cpu").index_add_(

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels import extension
 from regkernels.hyper import as_float
+from regkernels.precision import Precision
 from regkernels.transfer import capturing
 
 L1_MODES = ("prox", "decoupled", "subgradient")
@@ -56,18 +57,74 @@ def nonnegative(name: str, value: Any, where: str = "", *, wait: bool = True) ->
     return number
 
 
+def decay_rate(name: str, value: Any, where: str = "", *, wait: bool = True) -> None:
+    """A number in [0, 1)."""
+    if not 0 <= finite(name, value, where, wait=wait) < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {as_float(value)}{where}")
+
+
 def betas(value: Any, where: str = "", *, wait: bool = True) -> None:
     """Two numbers in [0, 1)."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {value!r}{where}")
     for index, beta in enumerate(value):
-        if not 0 <= finite(f"betas[{index}]", beta, where, wait=wait) < 1:
-            raise ValueError(f"betas[{index}] must be in [0, 1), got {as_float(beta)}{where}")
+        decay_rate(f"betas[{index}]", beta, where, wait=wait)
 
 
-def one_of(name: str, value: object, allowed: tuple[str, ...], where: str = "") -> None:
+def seed(value: Any) -> int:
+    """A whole number that fits into a word of 32 bits."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"seed must be a whole number, got {value!r}")
+    number = int(value)
+    if not 0 <= number < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {number}; take it modulo 2**32")
+    return number
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...], where: str = "") -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{where}")
+
+
+def precision(asked: Precision, param: Tensor, name: str) -> None:
+    """Whether a parameter can be rounded and have states as ``asked``."""
+    if asked.rounding == "remainder" and param.dtype == torch.float16:
+        raise ValueError(
+            f'param_rounding="remainder" needs bfloat16 weights, and {name} is float16: 16 more bits make a bfloat16 an exact '
+            'float32, but not a float16; choose "master" or "stochastic"'
+        )
+    if asked.state_dtype is None:
+        return
+    if param.is_complex():
+        raise ValueError(
+            f"state_dtype={asked.state_dtype} needs real parameters, and {name} is {param.dtype}; leave it out"
+        )
+    if param.dtype == torch.float64:
+        raise ValueError(
+            f"state_dtype={asked.state_dtype} needs weights that are computed in float32, and {name} is float64; leave it out, "
+            "or convert the model"
+        )
+
+
+def decay_mode(mode: str | None, decoupled: bool) -> str:
+    """``weight_decay_mode``, where torch's ``decoupled_weight_decay`` may say the same."""
+    if mode is None:
+        return "decoupled" if decoupled else "coupled"
+    if decoupled and mode != "decoupled":
+        raise ValueError(f"decoupled_weight_decay=True contradicts weight_decay_mode={mode!r}; leave one of them out")
+    return mode
+
+
+def gain_of_momentum(group: Mapping[str, Any], momentum: float, dampening: float, where: str) -> None:
+    """A proximal step needs the gain ``(1 - dampening) / (1 - momentum)``."""
+    proximal = (may_be_positive(group["l1"]) and group["l1_mode"] == "prox") or (
+        may_be_positive(group["weight_decay"]) and group["weight_decay_mode"] == "prox"
+    )
+    if proximal and momentum != 0 and not (momentum < 1 and dampening < 1):
+        raise ValueError(
+            f'mode "prox" needs momentum < 1 and dampening < 1, got momentum {momentum} and dampening {dampening}'
+            f'{where}: the gain (1 - dampening) / (1 - momentum) is not positive; choose the mode "decoupled"'
+        )
 
 
 def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> None:
@@ -116,7 +173,9 @@ def parameter(param: Tensor, name: str) -> None:
         raise TypeError(f"{name} has dtype {param.dtype}; allowed are float64, float32, float16, bfloat16 and complex")
 
 
-def complex_parameter(param: Tensor, l1: float | Tensor, name: str) -> None:
+def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
+    if param.is_complex() and rule == "lion":
+        raise ValueError(f"{name} is complex: Lion takes signs, which complex numbers have not; choose another optimizer")
     if param.is_complex() and may_be_positive(l1):
         raise ValueError(
             f"{name} is complex and its l1 is {l1}: an L1 penalty is defined for real parameters only; "

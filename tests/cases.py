@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels import segments
+from regkernels import reference, segments
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HALF = (torch.float16, torch.bfloat16)
@@ -34,6 +34,13 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "amsgrad": ("Adam", {"amsgrad": True, "betas": (0.7, 0.4)}),
     "adamw": ("AdamW", {}),
     "adamw_maximize": ("AdamW", {"maximize": True, "amsgrad": True, "eps": 1e-3}),
+    "rmsprop": ("RMSprop", {"alpha": 0.9}),
+    "rmsprop_momentum": ("RMSprop", {"alpha": 0.9, "momentum": 0.7, "maximize": True}),
+    "rmsprop_centered": ("RMSprop", {"centered": True, "eps": 1e-3}),
+    "rmsprop_both": ("RMSprop", {"centered": True, "momentum": 0.8, "eps": 1e-3}),
+    "adagrad": ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.3}),
+    "radam": ("RAdam", {"betas": (0.8, 0.9)}),
+    "lion": ("Lion", {"betas": (0.7, 0.9)}),
 }
 """Name of the class, in regkernels.optim and in torch.optim, and its arguments. Second moments that forget soon make
 amsgrad's running maximum differ from them."""
@@ -42,7 +49,14 @@ STATES = {
     "SGD": ("momentum_buffer",),
     "Adam": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
     "AdamW": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    "RMSprop": ("square_avg", "momentum_buffer", "grad_avg"),
+    "Adagrad": ("sum",),
+    "RAdam": ("exp_avg", "exp_avg_sq"),
+    "Lion": ("exp_avg",),
 }
+
+WITHOUT_METRIC = ("lion",)
+"""Rules that refuse the modes "prox"."""
 
 STRENGTHS = {"lr": 0.0123, "l1": 0.37, "weight_decay": 0.21}
 """No powers of two: each product rounds."""
@@ -65,7 +79,7 @@ class Case(NamedTuple):
 MATRIX = [
     Case(*names)
     for names in itertools.product(RULES, ("prox", "decoupled", "subgradient"), (None, "coupled", "decoupled", "prox"))
-    if names[2] is not None or names[0].startswith("adamw")
+    if (names[2] is not None or names[0].startswith("adamw")) and not (names[0] in WITHOUT_METRIC and "prox" in names)
 ]
 
 FEW = [
@@ -75,6 +89,32 @@ FEW = [
     Case("adamw", "decoupled", "decoupled"),
 ]
 """Each state, each mode at least once, for what is too much to run with the whole matrix."""
+
+
+class Precision(NamedTuple):
+    """Options of rounding, and the dtypes of weights that they allow."""
+
+    param_rounding: str
+    state_dtype: torch.dtype | None
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"param_rounding": self.param_rounding, "state_dtype": self.state_dtype, "seed": 2**32 - 5}
+
+    def __str__(self) -> str:
+        return self.param_rounding + ("" if self.state_dtype is None else " and bfloat16 states")
+
+
+PRECISIONS = [
+    Precision("stochastic", None, DTYPES),
+    Precision("remainder", None, (torch.float64, torch.float32, torch.bfloat16)),
+    Precision("master", None, DTYPES),
+    Precision("nearest", torch.bfloat16, (torch.float32, *HALF)),
+    Precision("stochastic", torch.bfloat16, (torch.float32, *HALF)),
+    Precision("remainder", torch.bfloat16, (torch.float32, torch.bfloat16)),
+    Precision("master", torch.bfloat16, (torch.float32, *HALF)),
+]
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
@@ -113,12 +153,12 @@ class Model(NamedTuple):
     gradients: list[list[list[Tensor]]]
 
 
-def model_of_every_size(steps: int = 3) -> Model:
+def model_of_every_size(steps: int = 3, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Model:
     """Per dtype a tensor of every size; in a group of their own, so that sums stay numbers, the special values."""
-    shapes = [(dtype, size) for dtype in DTYPES for size in SIZES]
+    shapes = [(dtype, size) for dtype in dtypes for size in SIZES]
     weights = [torch.randn(size).to(dtype) for dtype, size in shapes]
     gradients = [[torch.randn(size).to(dtype) for dtype, size in shapes] for _ in range(steps)]
-    special = [[special_pairs(dtype, step) for dtype in DTYPES] for step in range(steps)]
+    special = [[special_pairs(dtype, step) for dtype in dtypes] for step in range(steps)]
     return Model(
         [weights, [weight for weight, _ in special[0]]],
         [[ordinary, [g for _, g in pairs]] for ordinary, pairs in zip(gradients, special, strict=True)],
@@ -225,8 +265,10 @@ def _continues(one: list[int], other: list[int]) -> bool:
 
 def buffers(kind: int) -> Iterator[tuple[str, int]]:
     """The columns of addresses that a kernel uses, with the bytes of an element. States of halves are float32."""
-    rule, dtype = divmod(kind, len(DTYPES))
-    yield "weight", DTYPES[dtype].itemsize
-    yield "gradient", DTYPES[dtype].itemsize
-    for k in range(("sgd", "momentum", "adam", "amsgrad").index(segments.RULES[rule])):
-        yield f"state{k}", max(4, DTYPES[dtype].itemsize)
+    of = segments.Kind.of(kind)
+    yield "weight", of.dtype.itemsize
+    yield "gradient", of.dtype.itemsize
+    for k in range(len(reference.RULES[of.rule].state_names)):
+        yield f"state{k}", 2 if of.narrow else max(4, of.dtype.itemsize)
+    if of.rounding in ("remainder", "master"):
+        yield "kept", 2 if of.rounding == "remainder" else 4

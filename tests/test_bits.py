@@ -20,6 +20,31 @@ def test_every_rule_and_mode(case: cases.Case) -> None:
     assert (outcome["stats: nonzeros"][0] < sum(map(len, ordinary))).item() == (case.l1_mode != "subgradient")
 
 
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", cases.FEW, ids=str)
+def test_every_precision(case: cases.Case, precision: cases.Precision) -> None:
+    model = cases.model_of_every_size(dtypes=precision.dtypes)
+    outcome = engine.assert_kernels_agree(case, model, engine.kernels(), **precision.options)
+    kept = engine.values_of(outcome, precision.param_rounding)
+    assert bool(kept) == (precision.param_rounding in ("remainder", "master"))
+    assert all(tensor.any() for tensor in kept if len(tensor) > 100)
+    narrow = [dtype for name, dtype in ((n, t.dtype) for n, t in outcome.items()) if name.endswith(": exp_avg_sq")]
+    assert all(dtype == torch.bfloat16 for dtype in narrow) or precision.state_dtype is None
+
+
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("dtype", cases.HALF, ids=str)
+def test_every_half_precision_number_in_every_precision(dtype: torch.dtype, precision: cases.Precision) -> None:
+    if dtype not in precision.dtypes:
+        return
+    patterns = cases.every_pattern(dtype)
+    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
+    for case in cases.FEW[::2]:
+        engine.assert_kernels_agree(
+            case, cases.model_of_one(patterns, *gradients), engine.kernels(threads=(1,)), lr=0.3, **precision.options
+        )
+
+
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [(cases.FEW[0], torch.bfloat16), (cases.FEW[1], torch.float16), (cases.FEW[2], torch.float32)],

@@ -14,6 +14,7 @@ import regkernels
 from regkernels import extension, prox, segments
 from regkernels.hyper import Hyper
 from regkernels.optim.states import has_layout, is_dense
+from regkernels.precision import ROUNDINGS
 from tests import cases, engine
 
 pytestmark = pytest.mark.interpreted
@@ -217,16 +218,19 @@ def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
     """Segments of which many begin where the one before ends; and some where only one buffer does not."""
     number = st.integers(0, 2)
     likely = st.integers(0, 9).map(bool)
-    rules, dtypes = st.sampled_from(segments.RULES), st.sampled_from(cases.DTYPES)
+    kinds = st.builds(
+        segments.Kind,
+        st.sampled_from(segments.RULES),
+        st.sampled_from(cases.DTYPES),
+        st.sampled_from(ROUNDINGS),
+        st.booleans(),
+    )
     table: list[list[int]] = []
     for _ in range(draw(st.integers(0, 6))):
         before = dict(zip(segments.FIELDS, table[-1], strict=True)) if table else {}
-        before_rule, before_dtype = divmod(before.get("kind", 0), len(cases.DTYPES))
-        rule = segments.RULES[before_rule] if before and draw(likely) else draw(rules)
-        dtype = cases.DTYPES[before_dtype] if before and draw(likely) else draw(dtypes)
-        kind = segments.kind(rule, dtype)
+        kind = before["kind"] if before and draw(likely) else draw(kinds).number
         values = dict.fromkeys(segments.FIELDS, 0) | {"kind": kind, "numel": draw(number)}
-        for name in ("row", "total"):
+        for name in ("row", "total", "stream"):
             values[name] = before[name] if before and draw(likely) else draw(number)
         widths = dict(cases.buffers(before.get("kind", kind)))
         for column, (name, _) in enumerate(cases.buffers(kind)):

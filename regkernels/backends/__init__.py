@@ -71,6 +71,11 @@ def backend_for(device: torch.device) -> ModuleType:
     return importlib.import_module("regkernels.backends.triton")
 
 
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether numbers that kernels compute for ``device`` are handed out as tensors there, which nobody waits for."""
+    return device.type != "cpu" or name() == "triton"
+
+
 @contextmanager
 def use(backend: str) -> Iterator[None]:
     """Forces ``backend`` ("reference", "cpp" or "triton") within a ``with`` block."""

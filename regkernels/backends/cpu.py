@@ -26,7 +26,7 @@ def gradient_square_sum(plan: Plan) -> float:
     """Sum of the squares of all gradients."""
     table = plan.segments
     gradient, numel = table[:, segments.GRADIENT], table[:, segments.NUMEL]
-    dtype = table[:, segments.KIND] % len(segments.DTYPES)
+    dtype = segments.dtype_numbers(table[:, segments.KIND])
     runs = torch.stack([gradient, torch.zeros_like(gradient), numel, dtype], dim=1).contiguous()
     _adopt_thread_count()
     return extension.C.reduce(runs.data_ptr(), len(runs))[1]

@@ -20,7 +20,16 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]
     for entry, row in plan.active_entries():
         gradient = entry.gradient_to_read()
         squares = reference.sums([gradient])[1] if groups else 0.0  # before the step: both may be one memory
-        reference.update_(entry.rule, entry.weight, gradient, entry.tensors, rows[row])
+        reference.update_(
+            entry.rule,
+            entry.weight,
+            gradient,
+            entry.tensors,
+            rows[row],
+            entry.format.rounding,
+            entry.kept,
+            entry.stream,
+        )
         if groups:
             found = (*reference.sums([entry.weight]), squares)
             totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]

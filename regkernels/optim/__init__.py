@@ -1,8 +1,14 @@
 """Optimizers: torch.optim's, with exact L1 and L2 in one pass over memory."""
 
+from regkernels.optim.adagrad import Adagrad
 from regkernels.optim.adam import Adam
 from regkernels.optim.adamw import AdamW
-from regkernels.optim.optimizer import Optimizer, Stats
+from regkernels.optim.lion import Lion
+from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.options import Common
+from regkernels.optim.radam import RAdam
+from regkernels.optim.rmsprop import RMSprop
 from regkernels.optim.sgd import SGD
+from regkernels.optim.stats import Stats
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "Stats"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Common", "Lion", "Optimizer", "RAdam", "RMSprop", "Stats"]

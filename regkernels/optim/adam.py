@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from regkernels import validation
 from regkernels.hyper import Hyper, number, regularisation, square_root
 from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
 
 
@@ -45,9 +46,8 @@ class Adam(Optimizer):
         weight_decay_mode: "coupled" adds ``weight_decay * w`` to the gradient; "decoupled" multiplies ``w`` by
             ``1 - lr * weight_decay`` before the step, as AdamW does (no fixed objective); "prox" divides by
             ``1 + s_i * weight_decay`` after it. None: torch's own, coupled for Adam and decoupled for AdamW.
-        max_grad_norm: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
-            the gradients; None: no clipping.
-        stats: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
+        common: ``max_grad_norm``, ``stats``, ``skip_nonfinite``, ``amp_scaling``, ``param_rounding``, ``state_dtype`` and
+            ``seed``, as `regkernels.optim.Common` says.
 
     Raises:
         ValueError, TypeError: for a value outside of what is allowed, naming it, before anything is changed.
@@ -76,15 +76,9 @@ class Adam(Optimizer):
         l1: float | Tensor = 0.0,
         l1_mode: str = "prox",
         weight_decay_mode: str | None = None,
-        max_grad_norm: float | None = None,
-        stats: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        if weight_decay_mode is None:
-            weight_decay_mode = "decoupled" if decoupled_weight_decay else "coupled"
-        elif decoupled_weight_decay and weight_decay_mode != "decoupled":
-            raise ValueError(
-                f"decoupled_weight_decay=True contradicts weight_decay_mode={weight_decay_mode!r}; leave one of them out"
-            )
+        weight_decay_mode = validation.decay_mode(weight_decay_mode, decoupled_weight_decay)
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -101,7 +95,7 @@ class Adam(Optimizer):
             "l1_mode": l1_mode,
             "weight_decay_mode": weight_decay_mode,
         }
-        super().__init__(params, defaults, stats=stats, max_grad_norm=max_grad_norm)
+        super().__init__(params, defaults, common)
 
     def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         validation.nonnegative("eps", group["eps"], where)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from regkernels.optim.adam import Adam
+from regkernels.optim.options import Common
 
 
 class AdamW(Adam):
@@ -34,8 +35,7 @@ class AdamW(Adam):
         l1: float | Tensor = 0.0,
         l1_mode: str = "prox",
         weight_decay_mode: str | None = None,
-        max_grad_norm: float | None = None,
-        stats: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -52,6 +52,5 @@ class AdamW(Adam):
             l1=l1,
             l1_mode=l1_mode,
             weight_decay_mode="decoupled" if weight_decay_mode is None else weight_decay_mode,
-            max_grad_norm=max_grad_norm,
-            stats=stats,
+            **common,
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from regkernels.hyper import Number
 from regkernels.optim.entry import Entry
 from regkernels.transfer import is_capturing, upload
 
@@ -41,8 +42,8 @@ class HostCounts:
         """Whether somebody else has changed a count."""
         return not torch.equal(self._steps, self._expected)
 
-    def advance(self, active: Tensor | None) -> None:
-        """Counts a step of the entries in the mask ``active``, of all for None."""
+    def advance(self, active: Tensor | None, skip: Number) -> None:
+        """Counts a step of the entries in the mask ``active``, of all for None. ``skip``: 0, as the host knows it here."""
         increment = 1 if active is None else active.to(self._steps.dtype)
         self._steps += increment
         self._expected += increment
@@ -105,9 +106,10 @@ class DeviceCounts:
     def were_set(self) -> bool:
         return [block._version for block in self._blocks] != self._versions
 
-    def advance(self, active: Tensor | None) -> None:
+    def advance(self, active: Tensor | None, skip: Number) -> None:
+        """``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
         for block, increment in zip(self._blocks, self._increments(active), strict=True):
-            block += increment
+            block += increment * (skip == 0).to(block.dtype) if isinstance(skip, Tensor) else increment
         if active is not None:
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
         self._versions = [block._version for block in self._blocks]
@@ -140,7 +142,9 @@ def _all(active: Tensor | None, count: int) -> list[bool]:
 
 
 def _values(entries: Sequence[Entry]) -> list[float]:
-    values = [entry.state.get("step", 0.0) for entry in entries]
+    # A momentum buffer without a count comes from a run that did not count: its first step is over.
+    missing = [float("momentum_buffer" in entry.state and not entry.first) for entry in entries]
+    values = [entry.state.get("step", value) for entry, value in zip(entries, missing, strict=True)]
     elsewhere: dict[torch.device, list[int]] = {}
     for index, value in enumerate(values):
         if isinstance(value, Tensor) and not value.is_cpu:

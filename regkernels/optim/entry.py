@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regkernels import reference
 from regkernels.optim import states as flat_states
+from regkernels.precision import Format
+from regkernels.segments import Kind
 
 
 @dataclass
@@ -23,13 +26,15 @@ class Entry:
     group: int
     rule: str
     name: str  # for messages
+    number: int  # among all parameters of the optimizer
+    format: Format
     state: dict[str, Any]  # the optimizer's dictionary of this parameter
     staged: bool
     before: InitVar[Entry | None] = None  # whose buffers to use again
     first: bool = False  # the momentum buffer was created for this step
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
-    states: list[Tensor] = field(default_factory=list)  # as they stand in `state`, in the order of the rule
+    states: list[Tensor] = field(default_factory=list)  # as they stand in `state`: `state_names`
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
     _strides: tuple[int, ...] = field(init=False, repr=False)
@@ -49,9 +54,28 @@ class Entry:
             self.weight = self.param.detach()
 
     @property
+    def state_names(self) -> tuple[str, ...]:
+        """Those of the rule, and last what the rounding keeps."""
+        names = reference.RULES[self.rule].state_names
+        return names if self.format.kept is None else (*names, self.format.kept)
+
+    @property
     def tensors(self) -> list[Tensor]:
-        """The states as the kernels see them."""
-        return [real(tensor) for tensor in self.states]
+        """The rule's states as the kernels see them."""
+        return [real(tensor) for tensor in self.states[: len(reference.RULES[self.rule].state_names)]]
+
+    @property
+    def kept(self) -> Tensor | None:
+        return None if self.format.kept is None else self.states[-1]
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.rule, self.weight.dtype, self.format.rounding, self.format.narrow)
+
+    @property
+    def stream(self) -> int:
+        """What tells its random numbers from others'; the same for all that need none, so that they can be merged."""
+        return self.number if self.format.draws else 0
 
     def gradient_to_read(self) -> Tensor:
         grad = self.gradient if self.staged else self.param.grad
@@ -71,10 +95,10 @@ class Entry:
         param = self.param
         return param.shape != self.shape or param.dtype != self.dtype or param.device != self._weight.device
 
-    def can_use(self, state: Tensor | None) -> bool:
+    def can_use(self, name: str) -> bool:
         """Whether the kernels can use this state where it lies."""
-        param = self.param
-        if state is None or state.dtype != flat_states.state_dtype(param) or state.device != param.device:
+        param, state = self.param, self.state.get(name)
+        if state is None or state.dtype != self.format.dtype_of(name) or state.device != param.device:
             return False
         if self.staged and not flat_states.is_dense(param):
             return state.shape == param.shape and state.is_contiguous()

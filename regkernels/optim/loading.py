@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.optim.states import state_dtype
+from regkernels.precision import Precision
 
 
 def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -20,17 +20,22 @@ def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mappi
     return filled
 
 
-def restore_wide_states(
-    state: MutableMapping[Tensor, Any], incoming: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+def restore_own_formats(
+    state: MutableMapping[Tensor, Any],
+    incoming: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    precision: Precision,
 ) -> None:
-    """Takes states from ``incoming`` where torch has rounded them to the type of half-precision parameters."""
+    """Takes states from ``incoming`` where torch has cast them to the type of half-precision parameters: states that are
+    float32, and integers."""
     params = (param for group in groups for param in group["params"])
     keys = (key for group in incoming["param_groups"] for key in group["params"])
     for key, param in zip(keys, params, strict=True):
-        if key not in incoming["state"]:
+        if key not in incoming["state"] or not param.is_floating_point() or param.dtype.itemsize >= 4:
             continue
+        own = precision.of(param)
         for name, value in incoming["state"][key].items():
-            if name == "step" or not isinstance(value, Tensor) or not value.is_floating_point():
+            if name == "step" or not isinstance(value, Tensor):
                 continue
-            if param.is_floating_point() and param.dtype.itemsize < state_dtype(param).itemsize:
-                state[param][name] = value.to(device=param.device, dtype=state_dtype(param), copy=True)
+            dtype = own.dtype_of(name) if value.is_floating_point() else value.dtype
+            state[param][name] = value.to(device=param.device, dtype=dtype, copy=True)

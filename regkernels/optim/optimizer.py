@@ -5,54 +5,36 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.flat import FlatParameters
-from regkernels.hyper import Hyper, Number, clip_factor
-from regkernels.optim.loading import fill_missing_options, restore_wide_states
+from regkernels.hyper import Hyper, Number
+from regkernels.optim.loading import fill_missing_options, restore_own_formats
+from regkernels.optim.options import Common, Options
 from regkernels.optim.plan import Plan, Row
-from regkernels.segments import SUMS
-
-
-class Stats(NamedTuple):
-    """Sums formed during a step, on the parameters' device.
-
-    Over the weights that the step updated (parameters whose gradient was None are not among them), after the update:
-
-    - ``l1_norm``: sum of ``|w|``, float64, shape (param groups,)
-    - ``squared_norm``: sum of ``w**2``, float64, shape (param groups,)
-    - ``nonzeros``: number of ``w != 0``, int64, shape (param groups,)
-
-    and ``grad_norm``: Euclidean norm of all gradients before clipping, float64, 0-dim; NaN and Inf are visible in it.
-    A complex weight counts as two real ones.
-    """
-
-    l1_norm: Tensor
-    squared_norm: Tensor
-    nonzeros: Tensor
-    grad_norm: Tensor
+from regkernels.optim.scaling import Scaling
+from regkernels.optim.stats import Stats
 
 
 class Optimizer(torch.optim.Optimizer):
-    """What SGD, Adam and AdamW share: one pass over memory for gradient, decay, rule, shrinkage and sums.
+    """What all optimizers share: one pass over memory for gradient, decay, rule, shrinkage and sums.
 
     A subclass names its rule per param group and computes a row of hyper-parameters; see `regkernels.optim.SGD` for the
     arguments.
     """
 
     _counts_steps: ClassVar[bool]
-    _totals: list[Any] | None  # of the last step: one table of sums (groups, sums) per device
+    _totals: tuple[list[Any], Number] | None  # of the last step: sums per device, and what its gradients are scaled by
 
-    def __init__(self, params: Any, defaults: dict[str, Any], *, stats: bool, max_grad_norm: float | None) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
-        self._options = {
-            "stats": bool(stats),
-            "max_grad_norm": None if max_grad_norm is None else validation.nonnegative("max_grad_norm", max_grad_norm),
-        }
+        self._options = Options.of(common, type(self).__name__)
+        if self._options.amp_scaling:
+            self._step_supports_amp_scaling = True  # GradScaler looks for it
         # In a dictionary of its own, which copies of __dict__ (Lightning makes one) share.
         self._trust = {"state": True}
         self._forget_plan()
@@ -99,23 +81,35 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         groups = self.param_groups
         self._check_groups()
-        plans = self._current_plans()
+        scaling = Scaling.handed_over(self)
+        plans = self._current_plans(scaling)
+        if plans is None:
+            return loss
         plans = [plan for plan in plans if plan.has_rows]
         rows = [plan.rows for plan in plans]
         hypers = [[self._hyper(groups[row.group], row) for row in plan_rows] for plan_rows in rows]
         for plan in plans:
             plan.load_staged()
-        clip = self._clip(plans)
-        with_stats = len(groups) if self._options["stats"] else 0
+        if plans:
+            scaling = scaling.with_norm(self._options, lambda: map(_gradient_square_sum, plans))
+        with_stats = len(groups) if self._options.stats else 0
+        if scaling.skips and not with_stats:
+            return loss
         totals: list[Any] = []
         for plan, plan_rows, plan_hypers in zip(plans, rows, hypers, strict=True):
             scaled = [
-                hyper._replace(scale=-clip if groups[row.group]["maximize"] else clip)
+                hyper._replace(
+                    scale=-scaling.factor if groups[row.group]["maximize"] else scaling.factor,
+                    skip=scaling.skip,
+                    seed=float(self._options.precision.seed),
+                    step=row.step if plan.draws else 0.0,
+                )
                 for hyper, row in zip(plan_hypers, plan_rows, strict=True)
             ]
             totals.append(backends.backend_for(plan.device).update(plan, scaled, with_stats))
-            plan.advance()
-        self._totals = totals if with_stats else None
+            if not scaling.skips:
+                plan.advance(scaling.skip)
+        self._totals = (totals, scaling.inverse_scale) if with_stats else None
         return loss
 
     @property
@@ -124,11 +118,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._totals is None:
             return None
         device = next((plan.device for plan in self._plans), torch.device("cpu"))
-        total = torch.zeros(len(self.param_groups), len(SUMS), dtype=torch.float64, device=device)
-        for of_device in self._totals:
-            total = total + torch.as_tensor(of_device, dtype=torch.float64, device=device)
-        absolute, square, nonzeros, gradient = total.unbind(1)
-        return Stats(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt())
+        return Stats.of(*self._totals, len(self.param_groups), device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients as torch does, except that parameters of a `FlatParameters` keep theirs, zeroed.
@@ -212,11 +202,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Reading the state ends the trust in it, here and in the copy: a shallow copy works on the same dictionaries.
-        return {**super().__getstate__(), "_options": dict(self._options), "_trust": {"state": False}}
+        own: dict[str, Any] = {"_options": self._options, "_trust": {"state": False}}
+        if self._options.amp_scaling:
+            own["_step_supports_amp_scaling"] = True
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_options" not in self.__dict__:
-            self._options = {"stats": False, "max_grad_norm": None}
+            self._options = Options()
         self._forget_plan()
         super().__setstate__(state)
         for group in self.param_groups:
@@ -224,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(key, value)
         incoming = self.__dict__.get("_incoming")
         if incoming is not None:
-            restore_wide_states(self.__dict__["state"], incoming, self.param_groups)
+            restore_own_formats(self.__dict__["state"], incoming, self.param_groups, self._options.precision)
 
     # --- within a step ---
 
@@ -236,8 +229,8 @@ class Optimizer(torch.optim.Optimizer):
         self._checked: dict[int, list[Any]] = {}
         self._totals = None
 
-    def _current_plans(self) -> list[Plan]:
-        """One per device."""
+    def _current_plans(self, scaling: Scaling) -> list[Plan] | None:
+        """One per device; None where the step is left out and would have to create states first."""
         groups, state = self.param_groups, self.__dict__["state"]
         rules = [self._rule(group) for group in groups]
         check = not self._trust["state"]
@@ -250,9 +243,11 @@ class Optimizer(torch.optim.Optimizer):
             # A group that is empty now belongs to the first plan, which notices when it no longer is.
             members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
             plans = [
-                Plan(groups, rules, state, device, own, before.get(device))
+                Plan(groups, rules, self._options, state, device, own, before.get(device))
                 for device, own in zip(distinct, members, strict=True)
             ]
+            if scaling.skips or (self._options.skip_nonfinite and not all(plan.may_be_finite() for plan in plans)):
+                return None
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
             self._plans, self._replaced, self._move_states = plans, {}, False
@@ -288,16 +283,9 @@ class Optimizer(torch.optim.Optimizer):
                 if all(map(_cannot_change, options)):
                     self._checked[index] = values
 
-    def _clip(self, plans: list[Plan]) -> Number:
-        """The factor for all gradients that ``max_grad_norm`` asks for."""
-        max_norm = self._options["max_grad_norm"]
-        if max_norm is None or not plans:
-            return 1.0
-        sums = [backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans]
-        devices = [square_sum.device for square_sum in sums if isinstance(square_sum, Tensor)]
-        if len(sums) > 1 and devices:
-            sums = [torch.as_tensor(square_sum, dtype=torch.float64, device=devices[0]) for square_sum in sums]
-        return clip_factor(sum(sums[1:], start=sums[0]), max_norm)
+
+def _gradient_square_sum(plan: Plan) -> Number:
+    return backends.backend_for(plan.device).gradient_square_sum(plan)  # type: ignore[no-any-return]
 
 
 def _cannot_change(value: object) -> bool:

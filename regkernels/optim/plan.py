@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
+from regkernels.hyper import Number
 from regkernels.optim import counting
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
+from regkernels.optim.options import Options
 
 State = MutableMapping[Any, Any]
 
@@ -40,6 +43,7 @@ class Plan:
     Attributes:
         entries: parameters with states, whether or not they have a gradient at present.
         segments: int64 table (see `regkernels.segments`) of what the next step updates.
+        draws: whether a step needs random numbers.
         generation: another number whenever ``segments`` has changed.
         groups: number of param groups of the optimizer, those on other devices included.
         device_memory: what the backend keeps between steps; nothing here looks at it.
@@ -49,6 +53,7 @@ class Plan:
         self,
         groups: Sequence[Mapping[str, Any]],
         rules: Sequence[str],
+        options: Options,
         state: State,
         device: torch.device,
         members: Sequence[int],
@@ -65,15 +70,20 @@ class Plan:
         self.device_memory: Any = None
         self._members = list(members)
         self._rules = list(rules)
+        self._options = options
         self._state = state
         self._capturable = _is_capturable(groups[g] for g in members)
+        # Whether a step was left out is known on the device only, so that is where steps are counted, too.
+        self._may_skip = options.may_skip and backends.is_asynchronous(device)
         listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
+        before_group = list(accumulate((len(group["params"]) for group in groups), initial=0))
         names = [reference.RULES[rule].state_names for rule in rules]
         self.entries = [
-            self._entry(param, g, i, groups[g], rules[g])
+            self._entry(param, g, i, before_group[g] + i, groups[g], rules[g])
             for g, i, param in listed
             if param.grad is not None or _has_states(state.get(param), names[g])
         ]
+        self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         # By address within a storage, so that neighbours can be merged; storages in the order given.
         storages: dict[int, int] = {}
         for entry in self.entries:
@@ -89,9 +99,9 @@ class Plan:
         """
         self._fill_states(move_states)
         self._counts: counting.Counts | None = None
-        if counts_steps:
+        if counts_steps or self._must_count():
             before = None if self._before is None else self._before._counts
-            if self._capturable:
+            if self._capturable or self._may_skip:
                 before = before if isinstance(before, counting.DeviceCounts) else None
                 self._counts = counting.DeviceCounts(self.entries, self.device, before)
             else:
@@ -100,6 +110,7 @@ class Plan:
         self._publish_states()
         self._staged: list[Entry] = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
+        self.draws = any(entry.format.draws for entry in self.entries)
         same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
         self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool, device="cpu")
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
@@ -109,6 +120,13 @@ class Plan:
         self._dirty = False
         self._roster = self._make_roster(self._params)
         self._activate()
+
+    def may_be_finite(self) -> bool:
+        """Whether no gradient has an element that is infinite or NaN; True where that takes waiting for the device."""
+        if backends.is_asynchronous(self.device):
+            return True
+        gradients = (entry.param.grad for entry in self.entries)
+        return all(bool(grad.isfinite().all()) for grad in gradients if grad is not None)
 
     # --- every step ---
 
@@ -155,15 +173,15 @@ class Plan:
         """The distinct rows that the next step needs, in the order of `segments`' row column."""
         return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
 
-    def advance(self) -> None:
-        """After the kernels: copies staged weights back and counts the step."""
+    def advance(self, skip: Number) -> None:
+        """After the kernels: copies staged weights back and counts the step, unless ``skip`` is not 0 on the device."""
         for entry in self._staged:
             if entry.param.grad is not None:
                 entry.save()
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
         torch.autograd.graph.increment_version(self._updated)
         if self._counts is not None:
-            self._counts.advance(None if self._all_active else self._active)
+            self._counts.advance(None if self._all_active else self._active, skip)
         if any(first for _, _, first in self._row_keys):
             self._first[self._active] = False
             self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]
@@ -175,12 +193,20 @@ class Plan:
 
     # --- building ---
 
-    def _entry(self, param: Tensor, group: int, position: int, options: Mapping[str, Any], rule: str) -> Entry:
+    def _must_count(self) -> bool:
+        """Whether steps are counted for another reason than the rule: random numbers, or a first step that may be left out
+        without the host knowing."""
+        return any(entry.format.draws or (self._may_skip and entry.rule == "momentum") for entry in self.entries)
+
+    def _entry(
+        self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], rule: str
+    ) -> Entry:
         name = f"parameter {position} of param group {group}"
         if options.get("param_names"):
             name += f" ({options['param_names'][position]})"
         validation.parameter(param, name)
-        validation.complex_parameter(param, options["l1"], name)
+        validation.complex_parameter(param, options["l1"], rule, name)
+        validation.precision(self._options.precision, param, name)
         backends.backend_for(param.device)
         validation.capturable(param, options, name, interpreted=backends.name() == "triton")
         gpu.check_dtype(param.device, param.dtype, name)
@@ -191,30 +217,33 @@ class Plan:
         state = self._state.get(param, {})
         for key in reference.RULES[rule].state_names:
             validation.state(key, state.get(key), param, name)
-        return Entry(param, group, rule, name, state, staged, before=self._staging.get(id(param)))
+        before = self._staging.get(id(param))
+        return Entry(param, group, rule, name, number, self._options.precision.of(param), state, staged, before=before)
 
     def _fill_states(self, move: bool) -> None:
         """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is."""
         wanted: list[tuple[int, Entry, str]] = []
         for entry in self.entries:
-            for order, name in enumerate(reference.RULES[entry.rule].state_names):
-                if move or not entry.can_use(entry.state.get(name)):
+            for order, name in enumerate(entry.state_names):
+                if move or not entry.can_use(name):
                     wanted.append((order, entry, name))
         wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
-        tensors = flat_states.allocate([entry.param for _, entry, _ in wanted])
+        tensors = flat_states.allocate([(entry.param, entry.format.dtype_of(name)) for _, entry, name in wanted])
         for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
             old = entry.state.get(name)
-            if old is None:
-                entry.first = True
-            else:
+            if old is not None:
                 tensor.copy_(old)
+            elif name == "momentum_buffer":
+                entry.first = True
+            elif name == "sum":
+                tensor.fill_(self._initial[entry.group])
             entry.state[name] = tensor
 
     def _publish_states(self) -> None:
         for entry in self.entries:
             if entry.state:
                 self._state[entry.param] = entry.state
-            entry.states = [entry.state[name] for name in reference.RULES[entry.rule].state_names]
+            entry.states = [entry.state[name] for name in entry.state_names]
 
     def _make_table(self) -> Tensor:
         rows = []
@@ -223,9 +252,10 @@ class Plan:
             if entry.param.grad is not None:
                 gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
             addresses = [tensor.data_ptr() for tensor in entry.tensors]
-            addresses += [0] * (segments.NUMEL - segments.STATE0 - len(addresses))
-            kind = segments.kind(entry.rule, entry.weight.dtype)
-            rows.append([entry.weight.data_ptr(), gradient, *addresses, entry.weight.numel(), 0, entry.group, kind])
+            addresses += [0] * (segments.KEPT - segments.STATE0 - len(addresses))
+            addresses.append(0 if entry.kept is None else entry.kept.data_ptr())
+            last = (entry.weight.numel(), 0, entry.group, entry.stream, entry.kind.number)
+            rows.append([entry.weight.data_ptr(), gradient, *addresses, *last])
         return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(segments.FIELDS))
 
     def _make_roster(self, params: Sequence[Tensor]) -> Any:
@@ -270,14 +300,13 @@ class Plan:
 
     def _states_are_ours(self) -> bool:
         """Whether the state dictionary still holds this plan's tensors, where they were, and the step counts it expects."""
-        for entry, addresses in zip(
-            self.entries, self._table[:, segments.STATE0 : segments.NUMEL].tolist(), strict=True
-        ):
+        for entry, addresses in zip(self.entries, self._table.tolist(), strict=True):
             if entry.state and self._state.get(entry.param) is not entry.state:
                 return False
-            names = reference.RULES[entry.rule].state_names
-            for name, tensor, address in zip(names, entry.states, addresses, strict=False):
-                if entry.state.get(name) is not tensor or tensor.data_ptr() != address:
+            columns = range(segments.STATE0, segments.STATE0 + len(entry.states))
+            for name, tensor, column in zip(entry.state_names, entry.states, columns, strict=True):
+                column = segments.KEPT if name == entry.format.kept else column
+                if entry.state.get(name) is not tensor or tensor.data_ptr() != addresses[column]:
                     return False
         if self._counts is None:
             return True
@@ -288,7 +317,7 @@ class Plan:
         """Raises where options of a group that have changed do not fit its parameters."""
         for entry in self.entries:
             if entry.group == index:
-                validation.complex_parameter(entry.param, group["l1"], entry.name)
+                validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
                 validation.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
 
 

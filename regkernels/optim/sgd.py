@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
+import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, regularisation
+from regkernels.hyper import Hyper, Number, regularisation
 from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
 
 
@@ -39,9 +41,8 @@ class SGD(Optimizer):
         weight_decay_mode: "coupled" adds ``weight_decay * w`` to the gradient (None: this one, torch's); "decoupled"
             multiplies ``w`` by ``1 - lr * weight_decay`` before the step; "prox" divides by ``1 + lr * c * weight_decay``
             after it.
-        max_grad_norm: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
-            the gradients; None: no clipping.
-        stats: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
+        common: ``max_grad_norm``, ``stats``, ``skip_nonfinite``, ``amp_scaling``, ``param_rounding``, ``state_dtype`` and
+            ``seed``, as `regkernels.optim.Common` says.
 
     Raises:
         ValueError, TypeError: for a value outside of what is allowed, naming it, before anything is changed.
@@ -68,8 +69,7 @@ class SGD(Optimizer):
         l1: float | Tensor = 0.0,
         l1_mode: str = "prox",
         weight_decay_mode: str | None = None,
-        max_grad_norm: float | None = None,
-        stats: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -85,7 +85,7 @@ class SGD(Optimizer):
             "l1_mode": l1_mode,
             "weight_decay_mode": "coupled" if weight_decay_mode is None else weight_decay_mode,
         }
-        super().__init__(params, defaults, stats=stats, max_grad_norm=max_grad_norm)
+        super().__init__(params, defaults, common)
 
     def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         momentum = validation.nonnegative("momentum", group["momentum"], where)
@@ -95,14 +95,7 @@ class SGD(Optimizer):
                 f"nesterov=True needs momentum > 0 and dampening = 0, got momentum {momentum} and "
                 f"dampening {dampening}{where}"
             )
-        proximal = (validation.may_be_positive(group["l1"]) and group["l1_mode"] == "prox") or (
-            validation.may_be_positive(group["weight_decay"]) and group["weight_decay_mode"] == "prox"
-        )
-        if proximal and momentum != 0 and not (momentum < 1 and dampening < 1):
-            raise ValueError(
-                f'mode "prox" needs momentum < 1 and dampening < 1, got momentum {momentum} and dampening {dampening}'
-                f'{where}: the gain (1 - dampening) / (1 - momentum) is not positive; choose the mode "decoupled"'
-            )
+        validation.gain_of_momentum(group, momentum, dampening, where)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "momentum" if group["momentum"] != 0 else "sgd"
@@ -115,6 +108,13 @@ class SGD(Optimizer):
         return Hyper(
             **regularisation(group, gain=gain, step_per_element=False),
             momentum=momentum,
-            one_minus_dampening=1.0 if row.first else 1.0 - dampening,
+            one_minus_dampening=_one_minus(dampening, row),
             nesterov=float(group["nesterov"]),
         )
+
+
+def _one_minus(dampening: float, row: Row) -> Number:
+    """1 in a parameter's first step, whose buffer is the gradient."""
+    if isinstance(row.step, Tensor):
+        return torch.where(row.step == 1, 1.0, 1.0 - dampening)
+    return 1.0 if row.first else 1.0 - dampening

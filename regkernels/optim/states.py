@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regkernels.reference import compute_dtype
-
 _ALIGNMENT = 64
 
 
@@ -41,15 +39,8 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
-def state_dtype(weight: Tensor) -> torch.dtype:
-    """The type of a parameter's state tensors: the compute type, complex for complex parameters."""
-    if weight.is_complex():
-        return torch.complex128 if weight.dtype == torch.complex128 else torch.complex64
-    return compute_dtype(weight.dtype)
-
-
-def allocate(params: Sequence[Tensor]) -> list[Tensor]:
-    """Zeros in the layout of each of ``params``, one after the other in one buffer per device and dtype.
+def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:
+    """Zeros of a dtype in the layout of a parameter, one after the other in one buffer per device and dtype.
 
     In the order given, so that states of parameters which are adjacent in memory are adjacent, too. Others begin at a
     multiple of 64 bytes: behind one of an odd size all would be out of alignment. A parameter that is not dense gets a
@@ -58,22 +49,17 @@ def allocate(params: Sequence[Tensor]) -> list[Tensor]:
     sizes: dict[tuple[torch.device, torch.dtype], int] = {}
     offsets = []
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
-    for param in params:
-        key = (param.device, state_dtype(param))
+    for param, dtype in wanted:
+        key = (param.device, dtype)
         offset = sizes.get(key, 0)
         if param.data_ptr() != ends.get(key):
-            step = _ALIGNMENT // key[1].itemsize
+            step = _ALIGNMENT // dtype.itemsize
             offset = (offset + step - 1) // step * step
         offsets.append(offset)
         sizes[key] = offset + param.numel()
         ends[key] = param.data_ptr() + param.nbytes
     buffers = {key: torch.zeros(size, dtype=key[1], device=key[0]) for key, size in sizes.items()}
     return [
-        torch.as_strided(
-            buffers[param.device, state_dtype(param)],
-            param.shape,
-            dense_strides(param),
-            offset,
-        )
-        for param, offset in zip(params, offsets, strict=True)
+        torch.as_strided(buffers[param.device, dtype], param.shape, dense_strides(param), offset)
+        for (param, dtype), offset in zip(wanted, offsets, strict=True)
     ]

@@ -11,6 +11,7 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 """
 
 from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold, square_root
+from regkernels.reference.rounding import join, philox, random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES, Rule
 from regkernels.reference.step import update_
 from regkernels.reference.penalties import (
@@ -29,14 +30,20 @@ __all__ = [
     "compute_dtype",
     "divide",
     "elastic_net_penalty",
+    "join",
     "l1_penalty",
     "l2_penalty",
     "penalty_dtype",
     "penalty_gradient",
     "penalty_value",
+    "philox",
+    "random_bits",
+    "round_stochastically",
     "sign",
     "soft_threshold",
+    "split",
     "square_root",
     "sums",
     "update_",
+    "widen",
 ]

@@ -1,4 +1,4 @@
-"""The rules: from a gradient to a direction u and a step s."""
+"""The rules: from a gradient to a move of the weight and a step s per element."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from regkernels.hyper import Hyper
-from regkernels.reference.elementwise import divide, square_root
+from regkernels.reference.elementwise import divide, sign, square_root
 
 
 class Rule(NamedTuple):
-    """How an optimizer turns a gradient into a step; ``apply(g, states, h)`` updates ``states`` and returns u, s."""
+    """How an optimizer turns a gradient into a step.
+
+    ``apply(g, states, h)`` updates ``states`` and returns what is taken from the weight, and the step s: the metric of the
+    proximal operators, a tensor where ``step_per_element``.
+    """
 
     apply: Callable[[Tensor, Sequence[Tensor], Hyper], tuple[Tensor, Tensor | float]]
     state_names: tuple[str, ...]
@@ -22,8 +26,7 @@ class Rule(NamedTuple):
 
 def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor | float]:
     """Gradient descent (no state)."""
-    u = g
-    return u, h.lr
+    return h.lr * g, h.lr
 
 
 def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor | float]:
@@ -35,17 +38,19 @@ def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Ten
     (buffer,) = states
     buffer.copy_(h.momentum * buffer + h.one_minus_dampening * g)
     u = g + h.momentum * buffer if h.nesterov else buffer
-    return u, h.lr
+    return h.lr * u, h.lr
 
 
 def adam(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
-    """Adam. Source: Kingma and Ba (2015), algorithm 1; AdamW differs in the decay only (Loshchilov and Hutter, 2019)."""
+    """Adam. Source: Kingma and Ba (2015), algorithm 1; AdamW differs in the decay only (Loshchilov and Hutter, 2019).
+
+    RAdam is this rule with other numbers: Liu et al., On the variance of the adaptive learning rate (2020), algorithm 2.
+    """
     exp_avg, exp_avg_sq = states
     exp_avg.copy_(h.beta1 * exp_avg + h.one_minus_beta1 * g)
     exp_avg_sq.copy_(h.beta2 * exp_avg_sq + h.one_minus_beta2 * g * g)
-    u = exp_avg * h.inverse_bias1
     s = divide(h.lr, square_root(exp_avg_sq) * h.inverse_sqrt_bias2 + h.eps, like=g)
-    return u, s
+    return s * (exp_avg * h.inverse_bias1), s
 
 
 def amsgrad(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
@@ -54,9 +59,67 @@ def amsgrad(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tens
     exp_avg.copy_(h.beta1 * exp_avg + h.one_minus_beta1 * g)
     exp_avg_sq.copy_(h.beta2 * exp_avg_sq + h.one_minus_beta2 * g * g)
     max_exp_avg_sq.copy_(torch.maximum(max_exp_avg_sq, exp_avg_sq))  # keeps NaN
-    u = exp_avg * h.inverse_bias1
     s = divide(h.lr, square_root(max_exp_avg_sq) * h.inverse_sqrt_bias2 + h.eps, like=g)
-    return u, s
+    return s * (exp_avg * h.inverse_bias1), s
+
+
+def rmsprop(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
+    """RMSprop. Source: Hinton, Neural networks for machine learning, lecture 6e (2012), as in torch."""
+    (square_avg,) = states
+    square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
+    s = divide(h.lr, square_root(square_avg) + h.eps, like=g)
+    return s * g, s
+
+
+def rmsprop_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
+    """RMSprop whose scaled gradients are accumulated."""
+    square_avg, buffer = states
+    square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
+    scale = divide(1.0, square_root(square_avg) + h.eps, like=g)
+    buffer.copy_(h.momentum * buffer + scale * g)
+    return h.lr * buffer, h.lr * scale
+
+
+def rmsprop_centered(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
+    """RMSprop by the variance. Source: Graves, Generating sequences with recurrent neural networks (2013), equation 39."""
+    square_avg, grad_avg = states
+    square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
+    grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)
+    s = divide(h.lr, square_root(variance(square_avg, grad_avg)) + h.eps, like=g)
+    return s * g, s
+
+
+def rmsprop_centered_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
+    """Both."""
+    square_avg, buffer, grad_avg = states
+    square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
+    grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)
+    scale = divide(1.0, square_root(variance(square_avg, grad_avg)) + h.eps, like=g)
+    buffer.copy_(h.momentum * buffer + scale * g)
+    return h.lr * buffer, h.lr * scale
+
+
+def variance(square_avg: Tensor, grad_avg: Tensor) -> Tensor:
+    """``square_avg - grad_avg**2``, not below 0: where the gradient is constant, rounding alone could make it negative and
+    the weight NaN."""
+    difference = square_avg - grad_avg * grad_avg
+    return torch.where(difference < 0, torch.zeros_like(difference), difference)
+
+
+def adagrad(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor]:
+    """Adagrad. Source: Duchi, Hazan and Singer (2011), with torch's decay of lr."""
+    (total,) = states
+    total.copy_(total + g * g)
+    s = divide(h.lr, square_root(total) + h.eps, like=g)
+    return s * g, s
+
+
+def lion(g: Tensor, states: Sequence[Tensor], h: Hyper) -> tuple[Tensor, Tensor | float]:
+    """Lion. Source: Chen et al., Symbolic discovery of optimization algorithms (2023), algorithm 2."""
+    (exp_avg,) = states
+    u = sign(h.beta1 * exp_avg + h.one_minus_beta1 * g)
+    exp_avg.copy_(h.beta2 * exp_avg + h.one_minus_beta2 * g)
+    return h.lr * u, h.lr
 
 
 RULES = {
@@ -64,4 +127,12 @@ RULES = {
     "momentum": Rule(momentum, ("momentum_buffer",), step_per_element=False),
     "adam": Rule(adam, ("exp_avg", "exp_avg_sq"), step_per_element=True),
     "amsgrad": Rule(amsgrad, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), step_per_element=True),
+    "rmsprop": Rule(rmsprop, ("square_avg",), step_per_element=True),
+    "rmsprop_momentum": Rule(rmsprop_momentum, ("square_avg", "momentum_buffer"), step_per_element=True),
+    "rmsprop_centered": Rule(rmsprop_centered, ("square_avg", "grad_avg"), step_per_element=True),
+    "rmsprop_centered_momentum": Rule(
+        rmsprop_centered_momentum, ("square_avg", "momentum_buffer", "grad_avg"), step_per_element=True
+    ),
+    "adagrad": Rule(adagrad, ("sum",), step_per_element=True),
+    "lion": Rule(lion, ("exp_avg",), step_per_element=False),
 }

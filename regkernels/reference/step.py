@@ -9,30 +9,63 @@ from torch import Tensor
 
 from regkernels.hyper import Hyper
 from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold
+from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES
 
 
 @torch.no_grad()
-def update_(rule: str, weight: Tensor, gradient: Tensor, states: Sequence[Tensor], hyper: Hyper) -> None:
-    """One optimizer step of one tensor. Mutates ``weight`` and ``states``; ``gradient`` is read only.
+def update_(
+    rule: str,
+    weight: Tensor,
+    gradient: Tensor,
+    states: Sequence[Tensor],
+    hyper: Hyper,
+    rounding: str = "nearest",
+    kept: Tensor | None = None,
+    stream: int = 0,
+) -> None:
+    """One optimizer step of one tensor. Mutates ``weight``, ``states`` and ``kept``; ``gradient`` is read only.
 
     ``weight`` and ``gradient``: float64, float32, float16 or bfloat16, same shape and dtype, real. ``states``: as many as
-    the rule has, in `compute_dtype`. A step with ``lr == 0`` updates the states and leaves the weight's bits alone.
+    the rule has, in `compute_dtype`, or bfloat16, which is always rounded stochastically. ``rounding``: of a half-precision
+    weight, one of `regkernels.precision.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
+    ``stream``: the parameter's number, which tells its random numbers from others'.
+
+    A step with ``lr == 0`` updates the states and leaves the weight's bits alone; one with ``skip`` changes nothing.
     """
     dtype = compute_dtype(weight.dtype)
     h = hyper.rounded(dtype)
-    w = weight.to(dtype)
+    if h.skip:
+        return
+    w = widen(weight, rounding, kept)
     g = gradient.to(dtype) * h.scale
+    wide = [state.to(dtype) for state in states]
     if h.coupled_decay:
         g = g + h.coupled_decay * w
     if h.subgradient:
         g = g + h.subgradient * sign(w)
     w = w * h.decay
-    u, s = RULES[rule].apply(g, states, h)
-    z = w - s * u
+    move, s = RULES[rule].apply(g, wide, h)
+    z = w - move
     t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
     z = soft_threshold(z, t)
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
     z = divide(z, divisor, like=z)
-    if h.lr:
+
+    seed, step = int(hyper.seed), int(hyper.step)
+    for slot, (state, value) in enumerate(zip(states, wide, strict=True), start=1):
+        if state.dtype == torch.bfloat16:
+            state.copy_(round_stochastically(value, state.dtype, random_bits(state, seed, stream, step, slot)))
+    if not h.lr:
+        return
+    if rounding == "stochastic":
+        weight.copy_(round_stochastically(z, weight.dtype, random_bits(weight, seed, stream, step, slot=0)))
+    elif rounding == "remainder":
+        assert kept is not None
+        for part, value in zip((weight, kept), split(z), strict=True):
+            part.copy_(value)
+    else:
         weight.copy_(z)
+        if rounding == "master":
+            assert kept is not None
+            kept.copy_(z)

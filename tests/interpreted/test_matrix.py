@@ -19,13 +19,13 @@ SMALL = (0, 1, 3, 17, 255, 256, 257, 513, 1025)
 LARGE = (CHUNK.value - 1, CHUNK.value, CHUNK.value + 1, 2 * CHUNK.value + 300)
 
 
-def model(sizes: tuple[int, ...], offset: int = 0) -> cases.Model:
+def model(sizes: tuple[int, ...], offset: int = 0, dtypes: tuple[torch.dtype, ...] = cases.DTYPES) -> cases.Model:
     """Two groups of all dtypes; ``offset`` elements lie between where an allocation begins and the weight."""
 
     def tensors() -> list[torch.Tensor]:
-        return [torch.randn(size + offset).to(dtype)[offset:] for dtype in cases.DTYPES for size in sizes]
+        return [torch.randn(size + offset).to(dtype)[offset:] for dtype in dtypes for size in sizes]
 
-    special = [cases.special_pairs(dtype, 1) for dtype in cases.DTYPES]
+    special = [cases.special_pairs(dtype, 1) for dtype in dtypes]
     return cases.Model(
         [tensors(), [weight for weight, _ in special]], [[tensors(), [g for _, g in special]] for _ in range(3)]
     )
@@ -37,6 +37,24 @@ def test_every_rule_and_mode(case: cases.Case) -> None:
     ordinary = [weight for weight in engine.values_of(outcome, "weight") if len(weight) in SMALL]
     assert len(ordinary) == len(SMALL) * len(cases.DTYPES)
     assert all(weight.isfinite().all() for weight in ordinary)
+
+
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", cases.FEW, ids=str)
+def test_every_precision(case: cases.Case, precision: cases.Precision) -> None:
+    sizes = model((1, 17, 1025), dtypes=precision.dtypes)
+    engine.assert_kernels_agree(case, sizes, [TRITON], **precision.options)
+
+
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("dtype", cases.HALF, ids=str)
+def test_every_half_precision_number_in_every_precision(dtype: torch.dtype, precision: cases.Precision) -> None:
+    if dtype not in precision.dtypes:
+        return
+    patterns = cases.every_pattern(dtype)
+    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
+    model = cases.model_of_one(patterns, *gradients)
+    engine.assert_kernels_agree(cases.FEW[3], model, [TRITON], lr=0.3, **precision.options)
 
 
 @pytest.mark.parametrize("case", cases.FEW, ids=str)

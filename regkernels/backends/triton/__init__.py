@@ -21,6 +21,7 @@ from regkernels.backends.triton.kernels import columns, elementwise, step, sums
 from regkernels.backends.triton.kernels.rules import RULES
 from regkernels.backends.triton.tables import PlanMemory, Work, work_of
 from regkernels.hyper import Hyper
+from regkernels.segments import Kind
 
 if TYPE_CHECKING:
     from regkernels.optim.plan import Plan
@@ -45,9 +46,12 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
             work,
             [table, partials],
             [work.layout.chunks],
-            lambda rule: {
-                "RULE": RULES[rule],
-                "STATES": len(reference.RULES[rule].state_names),
+            lambda kind: {
+                "RULE": RULES[kind.rule],
+                "STATES": len(reference.RULES[kind.rule].state_names),
+                "PER_ELEMENT": reference.RULES[kind.rule].step_per_element,
+                "STATE": tl.bfloat16 if kind.narrow else TYPES[reference.compute_dtype(kind.dtype)],
+                "ROUNDING": kind.rounding,
                 "STATS": groups > 0,
             },
         )
@@ -116,24 +120,24 @@ def _over_chunks(
     work: Work,
     pointers: Sequence[Tensor],
     numbers: Sequence[float],
-    constants: Callable[[str], dict[str, Any]],
+    constants: Callable[[Kind], dict[str, Any]],
 ) -> None:
-    """One launch per rule and dtype. ``constants``: of the kernel, by rule; those of the dtype are added."""
+    """One launch per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added."""
     for launch in work.layout.launches:
-        rule, dtype = segments.rule_and_dtype(launch.kind)
+        kind = Kind.of(launch.kind)
         _launch(
             kernel,
             (launch.chunks,),
             shape,
-            dtype,
+            kind.dtype,
             work.segments,
             work.owners,
             *pointers,
             launch.first_chunk,
             *numbers,
-            **constants(rule),
-            STORAGE=TYPES[dtype],
-            COMPUTE=TYPES[reference.compute_dtype(dtype)],
+            **constants(kind),
+            STORAGE=TYPES[kind.dtype],
+            COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
         )
 
 

@@ -20,6 +20,7 @@ from regkernels import segments
 from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
 from regkernels.hyper import Hyper
+from regkernels.segments import Kind
 from regkernels.transfer import stream, upload
 
 _ALIGNMENT = 16
@@ -28,7 +29,7 @@ Integers = NDArray[numpy.integer[Any]]
 
 
 class Launch(NamedTuple):
-    """The segments of one kind (rule and dtype) are neighbours in the table, and so are their chunks."""
+    """The segments of one kind are neighbours in the table, and so are their chunks."""
 
     kind: int
     first_chunk: int
@@ -176,7 +177,7 @@ def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Work:
         for dtype in {w.dtype for w in tensors}:
             check_dtype(device, dtype, "a tensor")
         unused = [0] * (segments.NUMEL - segments.STATE0)
-        rows = [[w, o, *unused, numel, 0, 0, segments.kind("sgd", dtype)] for w, o, numel, dtype in buffers]
+        rows = [[w, o, *unused, numel, 0, 0, 0, Kind("sgd", dtype).number] for w, o, numel, dtype in buffers]
         table = numpy.array(rows, dtype=numpy.int64)
         work = Work.of(Layout.of(table, 1), table, device)
     if on is not None:

@@ -35,3 +35,8 @@ def square_root(x):
         return tl.sqrt_rn(x)
     else:
         return tl.sqrt(x)
+
+
+@triton.jit
+def inverse(x):
+    return divide(tl.full([], 1.0, x.dtype), x)

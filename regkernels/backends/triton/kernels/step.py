@@ -5,16 +5,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from regkernels.backends.triton.kernels import chunks, sums
+from regkernels.backends.triton.kernels import chunks, rounding, sums
 from regkernels.backends.triton.kernels.columns import (
     ABSOLUTE,
     GRADIENT,
     GRADIENT_SQUARE,
+    KEPT,
     NONZEROS,
     PARAMETERS,
     ROW,
+    SEED,
     SQUARE,
     STATE0,
+    STEP,
+    STREAM,
     WEIGHT,
 )
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
@@ -38,8 +42,8 @@ def update_element(w, g, states, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexp
     g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
     g = tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
     w = w * h.decay
-    u, s, states = RULE(g, states, h)
-    z = w - s * u
+    move, s, states = RULE(g, states, h)
+    z = w - move
     t = h.threshold
     if PER_ELEMENT:
         t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
@@ -52,6 +56,12 @@ def update_element(w, g, states, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexp
     return z, states
 
 
+@triton.constexpr_function
+def kept_type(rounding):
+    """Of what a rounding keeps; a type, which is not used, also where it keeps nothing."""
+    return tl.float32 if rounding == "master" else tl.int16
+
+
 @triton.jit
 def update_blocks(
     lanes,
@@ -61,37 +71,67 @@ def update_blocks(
     end,
     numel,
     h,
+    seed,
+    step,
     RULE: tl.constexpr,
     STATES: tl.constexpr,
+    PER_ELEMENT: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
+    STATE: tl.constexpr,
+    ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
+    KEEPS: tl.constexpr = ROUNDING == "remainder" or ROUNDING == "master"
     weight = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
     gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, WIDE)
     pointers = ()
     for k in tl.static_range(STATES):
-        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, COMPUTE, WIDE),)
+        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, STATE, WIDE),)
+    if KEEPS:
+        kept = chunks.pointer(segment, KEPT, start, kept_type(ROUNDING), WIDE)
+    stream = tl.load(segment + STREAM).to(tl.uint32)
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < numel
         stored = chunks.load(weight, offsets, mask, WIDE)
-        w = widen(stored, COMPUTE)
+        if ROUNDING == "remainder":
+            w = rounding.join(stored, chunks.load(kept, offsets, mask, WIDE))
+        elif ROUNDING == "master":
+            w = rounding.prefer_weight(stored, chunks.load(kept, offsets, mask, WIDE), STORAGE)
+        else:
+            w = widen(stored, COMPUTE)
         g = widen(chunks.load(gradient, offsets, mask, WIDE), COMPUTE)
         states = ()
         for k in tl.static_range(STATES):
-            states = states + (chunks.load(pointers[k], offsets, mask, WIDE),)
-        z, states = update_element(w, g, states, h, RULE, STATES > 1)
-        new = narrow(z, STORAGE)
-        if h.lr != 0:
+            states = states + (widen(chunks.load(pointers[k], offsets, mask, WIDE), COMPUTE),)
+        z, states = update_element(w, g, states, h, RULE, PER_ELEMENT)
+        place = start + offsets
+        if ROUNDING == "stochastic":
+            random = rounding.random_bits(place, seed, stream, step, 0)
+            new = rounding.round_stochastically(z, random, STORAGE)
+        elif ROUNDING == "remainder":
+            new, rest = rounding.split(z)
+        else:
+            new = narrow(z, STORAGE)
+            rest = z
+        if (h.lr != 0) & (h.skip == 0):
             chunks.store(weight, offsets, new, mask, WIDE)
-        for k in tl.static_range(STATES):
-            chunks.store(pointers[k], offsets, states[k], mask, WIDE)
+            if KEEPS:
+                chunks.store(kept, offsets, rest, mask, WIDE)
+        if h.skip == 0:
+            for k in tl.static_range(STATES):
+                state = states[k]
+                if STATE != COMPUTE:
+                    state = rounding.round_stochastically(
+                        state, rounding.random_bits(place, seed, stream, step, k + 1), STATE
+                    )
+                chunks.store(pointers[k], offsets, state, mask, WIDE)
         if STATS:
-            new = tl.where(h.lr != 0, widen(new, COMPUTE), w)
+            new = tl.where((h.lr != 0) & (h.skip == 0), widen(new, COMPUTE), widen(stored, COMPUTE))
             if not WIDE:
                 new = tl.where(mask, new, 0.0)  # what a rule makes of the zeros beyond the end need not be 0
             lanes = sums.add_weights(lanes, new, chunks.vector(STORAGE))
@@ -109,20 +149,64 @@ def update(
     stride: tl.int64,
     RULE: tl.constexpr,
     STATES: tl.constexpr,
+    PER_ELEMENT: tl.constexpr,
+    STATE: tl.constexpr,
+    ROUNDING: tl.constexpr,
+    STATS: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
-    STATS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride)."""
     chunk, segment, start, numel = chunks.find(segments, owners, first_chunk)
-    h = load_row(rows, tl.load(segment + ROW), COMPUTE)
+    row = tl.load(segment + ROW)
+    h = load_row(rows, row, COMPUTE)
+    seed = tl.load(rows + row * PARAMETERS + SEED).to(tl.int64).to(tl.uint32)
+    step = tl.load(rows + row * PARAMETERS + STEP).to(tl.int64).to(tl.uint32)
     full = chunks.full_blocks(segment, numel, BLOCK)
     blocks = tl.cdiv(numel, BLOCK)
     lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
-    lanes = update_blocks(lanes, segment, start, 0, full, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, True)
     lanes = update_blocks(
-        lanes, segment, start, full, blocks, numel, h, RULE, STATES, STORAGE, COMPUTE, STATS, BLOCK, False
+        lanes,
+        segment,
+        start,
+        0,
+        full,
+        numel,
+        h,
+        seed,
+        step,
+        RULE,
+        STATES,
+        PER_ELEMENT,
+        STORAGE,
+        COMPUTE,
+        STATE,
+        ROUNDING,
+        STATS,
+        BLOCK,
+        True,
+    )
+    lanes = update_blocks(
+        lanes,
+        segment,
+        start,
+        full,
+        blocks,
+        numel,
+        h,
+        seed,
+        step,
+        RULE,
+        STATES,
+        PER_ELEMENT,
+        STORAGE,
+        COMPUTE,
+        STATE,
+        ROUNDING,
+        STATS,
+        BLOCK,
+        False,
     )
     if STATS:
         tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))

@@ -1,0 +1,104 @@
+// Blocks of weights and states on their way between memory, in whatever format they are stored, and the first-level
+// cache, where the rules find them in the compute type. What is stored in the compute type is updated where it lies.
+#pragma once
+
+#include "rounding.h"
+
+namespace regkernels {
+namespace {
+
+// Elements per pass of the inner loop: 8 KiB of float32 weights and states stay in the first-level cache, where the
+// sums read them again.
+constexpr int64_t kBlock = 512;
+
+// GCC thinks that a block could be empty, and none of its random numbers made.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+// Of one block of a segment; `first` counts elements of the segment.
+struct Random {
+    uint32_t words[kBlock / 2];
+
+    const uint32_t* draw(const Segment& segment, int64_t first, int64_t numel, const Hyper& hyper, uint32_t slot) {
+        random_bits(words, first, numel, static_cast<uint32_t>(hyper.seed), static_cast<uint32_t>(segment.stream),
+                    static_cast<uint32_t>(static_cast<int64_t>(hyper.step)), slot);
+        return words;
+    }
+};
+
+template <class C>
+inline C* at(int64_t address, int64_t element) {
+    return reinterpret_cast<C*>(address) + element;
+}
+
+// float64 and float32 weights.
+template <class T, bool kWide>
+struct WeightBlock {
+    using C = typename T::Compute;
+    C* values;
+
+    void load(const Segment& segment, Rounding, int64_t first, int64_t) { values = at<C>(segment.weight, first); }
+    void store(const Segment&, Rounding, int64_t, int64_t, const Hyper&, Random&) {}
+    void reload(const Segment&, int64_t, int64_t) {}
+};
+
+// Half-precision weights.
+template <class T>
+struct WeightBlock<T, false> {
+    float values[kBlock];
+
+    void load(const Segment& segment, Rounding rounding, int64_t first, int64_t numel) {
+        const auto* weight = at<const uint16_t>(segment.weight, first);
+        if (rounding == kRemainder) {
+            join(weight, at<const int16_t>(segment.kept, first), values, numel);
+            return;
+        }
+        widen<T>(weight, values, numel);
+        if (rounding == kMaster) prefer_weight<T>(weight, at<const float>(segment.kept, first), values, numel);
+    }
+
+    void store(const Segment& segment, Rounding rounding, int64_t first, int64_t numel, const Hyper& hyper,
+               Random& random) {
+        auto* weight = at<uint16_t>(segment.weight, first);
+        if (rounding == kStochastic) {
+            narrow_stochastically<T>(values, weight, numel, random.draw(segment, first, numel, hyper, 0));
+        } else if (rounding == kRemainder) {
+            split(values, weight, at<int16_t>(segment.kept, first), numel);
+        } else {
+            narrow<T>(values, weight, numel);
+            if (rounding == kMaster)
+                std::memcpy(at<float>(segment.kept, first), values, static_cast<size_t>(numel) * sizeof(float));
+        }
+    }
+
+    // As they were stored: sums are those of rounded weights.
+    void reload(const Segment& segment, int64_t first, int64_t numel) {
+        widen<T>(at<const uint16_t>(segment.weight, first), values, numel);
+    }
+};
+
+template <class C>
+struct StateBlock {
+    C* values;
+    C wide[kBlock];
+
+    void load(const Segment& segment, int k, bool narrow, int64_t first, int64_t numel) {
+        values = at<C>(segment.state[k], first);
+        if constexpr (sizeof(C) == sizeof(float)) {
+            if (!narrow) return;
+            widen<BFloat16>(at<const uint16_t>(segment.state[k], first), wide, numel);
+            values = wide;
+        }
+    }
+
+    void store(const Segment& segment, int k, bool narrow, int64_t first, int64_t numel, const Hyper& hyper,
+               Random& random) {
+        if constexpr (sizeof(C) == sizeof(float)) {
+            if (!narrow) return;
+            narrow_stochastically<BFloat16>(wide, at<uint16_t>(segment.state[k], first), numel,
+                                            random.draw(segment, first, numel, hyper, static_cast<uint32_t>(k) + 1));
+        }
+    }
+};
+
+}  // namespace
+}  // namespace regkernels

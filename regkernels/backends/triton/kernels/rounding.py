@@ -1,0 +1,84 @@
+"""Numbers in fewer bits than they are computed in: rounding them by chance, or keeping what rounding takes away.
+
+Same names and arithmetic as regkernels/reference/rounding.py and csrc/rounding.h.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from regkernels.backends.triton.kernels.dtypes import narrow, widen
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    for _ in tl.static_range(10):
+        one = c0.to(tl.uint64) * 0xD2511F53
+        two = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (two >> 32).to(tl.uint32) ^ c1 ^ k0
+        c1 = two.to(tl.uint32)
+        c2 = (one >> 32).to(tl.uint32) ^ c3 ^ k1
+        c3 = one.to(tl.uint32)
+        k0 = k0 + 0x9E3779B9
+        k1 = k1 + 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def random_bits(place, seed, stream, step, SLOT: tl.constexpr):
+    """16 bits for each element, by its place in the parameter. Eight elements share a counter, and a thread that holds
+    eight neighbours can compute it once."""
+    counter = place >> 3
+    c0 = counter.to(tl.uint32)
+    c1 = (counter >> 32).to(tl.uint32)
+    zero = c0 ^ c0
+    c0, c1, c2, c3 = philox(c0, c1, zero + step, zero + SLOT, seed, stream)
+    word = (place >> 1) & 3
+    bits = tl.where(word == 0, c0, tl.where(word == 1, c1, tl.where(word == 2, c2, c3)))
+    return tl.where((place & 1) == 0, bits & 0xFFFF, bits >> 16)
+
+
+@triton.jit
+def round_stochastically(x, random, TYPE: tl.constexpr):
+    bits = x.to(tl.uint32, bitcast=True)
+    if tl.bfloat16 == TYPE:
+        rounded = tl.where(x != x, 0x7FC0, (bits + random) >> 16)
+    else:
+        sign = (bits >> 16) & 0x8000
+        magnitude = bits & 0x7FFFFFFF
+        normal = (magnitude - (112 << 23) + (random >> 3)) >> 13
+        small = tl.where(magnitude < 0x38800000, magnitude, 0)
+        scaled = small.to(tl.float32, bitcast=True) * 16777216.0  # in units of the smallest subnormal number
+        whole = scaled.to(tl.int32)
+        fraction = ((scaled - whole.to(tl.float32)) * 65536.0).to(tl.int32)
+        subnormal = (whole + (random.to(tl.int32) < fraction).to(tl.int32)).to(tl.uint32)
+        finite = tl.where(magnitude < 0x38800000, subnormal, normal)
+        special = tl.where(magnitude > 0x7F800000, 0x7E00, 0x7C00)
+        rounded = sign | tl.where(magnitude >= 0x47800000, special, finite).to(tl.uint32)
+    return rounded.to(tl.uint16).to(TYPE, bitcast=True)
+
+
+@triton.jit
+def split(x):
+    bits = x.to(tl.uint32, bitcast=True)
+    nearest = (bits + 0x8000) >> 16
+    high = tl.where(x != x, 0x7FC0, nearest)
+    low = tl.where(x != x, 0, bits - (nearest << 16))
+    return high.to(tl.uint16).to(tl.bfloat16, bitcast=True), low.to(tl.uint16).to(tl.int16, bitcast=True)
+
+
+@triton.jit
+def join(weight, remainder):
+    """A zero has no negative remainder. One is found where a weight was set to zero by hand, and would make it a NaN."""
+    high = weight.to(tl.uint16, bitcast=True).to(tl.uint32)
+    low = remainder.to(tl.int32)
+    low = tl.where(((high & 0x7FFF) == 0) & (low < 0), 0, low)
+    return ((high << 16) + low.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def prefer_weight(weight, master, TYPE: tl.constexpr):
+    """A master copy that does not round to the weight is out of date: somebody has set the weight, and that counts."""
+    same = narrow(master, TYPE).to(tl.uint16, bitcast=True) == weight.to(tl.uint16, bitcast=True)
+    return tl.where(same, master, widen(weight, tl.float32))

@@ -1,0 +1,94 @@
+"""Adagrad with exact L1 and L2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from torch import Tensor
+
+from regkernels import validation
+from regkernels.hyper import Hyper, number, regularisation
+from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.options import Common
+from regkernels.optim.plan import Row
+
+
+class Adagrad(Optimizer):
+    """torch.optim.Adagrad with L1 and L2 regularisation in the same pass over memory.
+
+    Element i moves by ``s_i * g_i`` with ``s_i = lr / (sqrt(sum_i) + eps)``. The proximal operator in that metric has the
+    threshold ``l1 * s_i``. With it (``l1_mode="prox"``) and ``weight_decay_mode`` "coupled" or "prox", the fixed point
+    minimises ``f(w) + l1 * sum |w| + weight_decay / 2 * sum w**2``, and the zeros of that minimiser are exact zeros.
+
+    Args:
+        params: parameters, or dicts of parameters and options, or (name, parameter) pairs, as in torch. They are updated
+            in place: float64, float32, float16 or bfloat16, any shape and strides; complex where ``l1`` is 0.
+        lr: step size, >= 0; a float or a tensor of one element.
+        lr_decay: in step n, lr is ``lr / (1 + (n - 1) * lr_decay)``, >= 0, also where it multiplies the strengths.
+        weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``.
+        initial_accumulator_value: what the state ``sum`` begins with, >= 0. It has the parameter's shape and is float32 for
+            half-precision parameters; ``step`` is a 0-dim tensor on the CPU.
+        eps: added to the root of the sum, >= 0.
+        foreach, fused: accepted for torch's sake and ignored; there is one implementation.
+        maximize: maximises the objective; the penalties are never flipped.
+        differentiable: True is refused.
+        l1, l1_mode, weight_decay_mode: as in `regkernels.optim.Adam`; weight decay is coupled by default.
+        common: ``max_grad_norm``, ``stats``, ``skip_nonfinite``, ``amp_scaling``, ``param_rounding``, ``state_dtype`` and
+            ``seed``, as `regkernels.optim.Common` says.
+
+    Raises:
+        ValueError, TypeError: for a value outside of what is allowed, naming it, before anything is changed.
+
+    Sources: torch.optim.Adagrad; Duchi, Hazan and Singer (2011), with section 5 for the proximal step.
+    """
+
+    _counts_steps = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        l1: float | Tensor = 0.0,
+        l1_mode: str = "prox",
+        weight_decay_mode: str | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+            "l1": l1,
+            "l1_mode": l1_mode,
+            "weight_decay_mode": "coupled" if weight_decay_mode is None else weight_decay_mode,
+        }
+        super().__init__(params, defaults, common)
+
+    def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
+        for name in ("eps", "lr_decay", "initial_accumulator_value"):
+            validation.nonnegative(name, group[name], where)
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adagrad"
+
+    def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
+        lr = number(group["lr"], group) / (1.0 + (row.step - 1) * float(group["lr_decay"]))
+        return Hyper(
+            **regularisation({**group, "lr": lr}, gain=1.0, step_per_element=True),
+            eps=float(group["eps"]),
+        )

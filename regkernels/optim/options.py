@@ -1,0 +1,74 @@
+"""Arguments that all optimizers share and that have nothing to do with their rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+
+from regkernels import validation
+from regkernels.precision import ROUNDINGS, Precision
+
+
+class Common(TypedDict, total=False):
+    """Keyword arguments of every optimizer.
+
+    - ``max_grad_norm``: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
+      the gradients; None: no clipping.
+    - ``stats``: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
+    - ``skip_nonfinite``: a step whose gradients' norm is infinite or NaN is left out as a whole: no weight, no state, no step
+      count changes.
+    - ``amp_scaling``: lets torch.amp.GradScaler hand its scale to the step, which divides the gradients by it in the
+      kernel, instead of dividing them in a pass of its own. A skipped step changes nothing.
+    - ``param_rounding``: of float16 and bfloat16 weights. "nearest"; "stochastic": up or down by chance, so that the mean is
+      exact; "remainder" (bfloat16): 16 more bits in the state ``remainder``, so that weight and remainder together are the
+      float32 weight of a float32 run; "master": a float32 copy in the state ``master``.
+    - ``state_dtype``: torch.bfloat16 stores the rule's states in half the memory, rounded stochastically; None: the compute
+      type, float32 or float64.
+    - ``seed``: of stochastic rounding, in [0, 2**32). The random numbers depend on it, on the parameter's number, on the
+      step and on the element's place, on nothing else: replicas agree, and a resumed run repeats them.
+    """
+
+    max_grad_norm: float | None
+    stats: bool
+    skip_nonfinite: bool
+    amp_scaling: bool
+    param_rounding: str
+    state_dtype: torch.dtype | None
+    seed: int
+
+
+class Options(NamedTuple):
+    """The same, checked."""
+
+    max_grad_norm: float | None = None
+    stats: bool = False
+    skip_nonfinite: bool = False
+    amp_scaling: bool = False
+    precision: Precision = Precision()
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether only a step's own gradients, or a scaler, say that it is left out."""
+        return self.skip_nonfinite or self.amp_scaling
+
+    @classmethod
+    def of(cls, common: Mapping[str, Any], optimizer: str) -> Options:
+        """Raises where an argument is unknown or its value not allowed."""
+        for name in common:
+            if name not in Common.__annotations__:
+                raise TypeError(
+                    f"{optimizer} has no argument {name!r}; beside its own there are {', '.join(Common.__annotations__)}"
+                )
+        max_norm = common.get("max_grad_norm")
+        rounding, state_dtype = common.get("param_rounding", "nearest"), common.get("state_dtype")
+        validation.one_of("param_rounding", rounding, ROUNDINGS)
+        validation.one_of("state_dtype", state_dtype, (None, torch.float32, torch.bfloat16))
+        return cls(
+            None if max_norm is None else validation.nonnegative("max_grad_norm", max_norm),
+            bool(common.get("stats", False)),
+            bool(common.get("skip_nonfinite", False)),
+            bool(common.get("amp_scaling", False)),
+            Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
+        )

@@ -1,0 +1,128 @@
+"""RAdam with exact L1 and L2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from regkernels import validation
+from regkernels.hyper import Hyper, Number, number, regularisation, square_root
+from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.options import Common
+from regkernels.optim.plan import Row
+
+
+class RAdam(Optimizer):
+    """torch.optim.RAdam with L1 and L2 regularisation in the same pass over memory.
+
+    In the first steps, as long as the variance of the second moment is unknown, RAdam is momentum with the step ``lr`` for
+    every element; then Adam with ``s_i = lr * r / (sqrt(v_hat_i) + eps)``, r growing towards 1. The proximal operator's
+    threshold is ``l1`` times that step. With it (``l1_mode="prox"``) and ``weight_decay_mode`` "coupled" or "prox", the
+    fixed point minimises ``f(w) + l1 * sum |w| + weight_decay / 2 * sum w**2``, and the zeros of that minimiser are exact
+    zeros.
+
+    Args:
+        params: parameters, or dicts of parameters and options, or (name, parameter) pairs, as in torch. They are updated
+            in place: float64, float32, float16 or bfloat16, any shape and strides; complex where ``l1`` is 0.
+        lr: step size, >= 0; a float or a tensor of one element.
+        betas: decay rates of the first and second moment, each in [0, 1). The states ``exp_avg`` and ``exp_avg_sq`` have
+            the parameter's shape and are float32 for half-precision parameters; ``step`` is a 0-dim tensor, on the CPU
+            without ``capturable``.
+        eps: added to the root of the second moment before it is corrected for its bias, as in torch; >= 0.
+        weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``.
+        decoupled_weight_decay: True is ``weight_decay_mode="decoupled"``.
+        foreach: accepted for torch's sake and ignored; there is one implementation.
+        maximize: maximises the objective; the penalties are never flipped.
+        capturable: as in `regkernels.optim.Adam`.
+        differentiable: True is refused.
+        l1, l1_mode, weight_decay_mode: as in `regkernels.optim.Adam`; weight decay is coupled by default.
+        common: ``max_grad_norm``, ``stats``, ``skip_nonfinite``, ``amp_scaling``, ``param_rounding``, ``state_dtype`` and
+            ``seed``, as `regkernels.optim.Common` says.
+
+    Raises:
+        ValueError, TypeError: for a value outside of what is allowed, naming it, before anything is changed.
+
+    Sources: torch.optim.RAdam; Liu et al., On the variance of the adaptive learning rate and beyond (2020), algorithm 2.
+    """
+
+    _counts_steps = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Tensor = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        l1: float | Tensor = 0.0,
+        l1_mode: str = "prox",
+        weight_decay_mode: str | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        weight_decay_mode = validation.decay_mode(weight_decay_mode, decoupled_weight_decay)
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "decoupled_weight_decay": weight_decay_mode == "decoupled",
+            "differentiable": differentiable,
+            "l1": l1,
+            "l1_mode": l1_mode,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        super().__init__(params, defaults, common)
+
+    def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
+        validation.nonnegative("eps", group["eps"], where)
+        validation.betas(group["betas"], where, wait=wait)
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adam"
+
+    def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
+        beta1, beta2 = (number(beta, group) for beta in group["betas"])
+        fields = regularisation(group, gain=1.0, step_per_element=True)
+        bias2 = 1.0 - beta2**row.step
+        length = 2.0 / (1.0 - beta2) - 1.0
+        now = length - 2.0 * row.step * (1.0 - bias2) / bias2
+        # Below this the step is lr: the root of the second moment is taken times 0, and 1 is added.
+        is_known, eps = _select(now > 5.0, 1.0, 0.0), float(group["eps"])
+        variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
+        factor = _select(now > 5.0, square_root(_not_negative(variance * bias2)), 1.0)
+        return Hyper(
+            **{**fields, "lr": fields["lr"] * factor},
+            beta1=beta1,
+            one_minus_beta1=1.0 - beta1,
+            beta2=beta2,
+            one_minus_beta2=1.0 - beta2,
+            inverse_bias1=1.0 / (1.0 - beta1**row.step),
+            inverse_sqrt_bias2=is_known,
+            eps=_select(now > 5.0, eps, 1.0),
+        )
+
+
+def _select(condition: bool | Tensor, value: Number, otherwise: Number) -> Number:
+    if isinstance(condition, Tensor):
+        return torch.where(condition, value, otherwise)
+    return value if condition else otherwise
+
+
+def _not_negative(value: Number) -> Number:
+    """What is negative, or not a number, is not going to be used."""
+    if isinstance(value, Tensor):
+        return value.clamp(min=0.0)
+    return value if value > 0 and math.isfinite(value) else 0.0

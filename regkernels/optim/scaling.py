@@ -1,0 +1,79 @@
+"""What gradients are multiplied by, and whether a step is to be left out: clipping and torch.amp.GradScaler.
+
+A number that only the device knows stays a tensor there; nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels.hyper import Number, clip_factor
+from regkernels.optim.options import Options
+
+
+class Scaling(NamedTuple):
+    """Of one step."""
+
+    factor: Number = 1.0  # for every gradient
+    inverse_scale: Number = 1.0  # the scaler's part of it
+    skip: Number = 0.0  # not 0: the step is left out
+
+    @property
+    def skips(self) -> bool:
+        """Whether the host knows that the step is left out."""
+        return not isinstance(self.skip, Tensor) and self.skip != 0
+
+    @classmethod
+    def handed_over(cls, optimizer: torch.optim.Optimizer) -> Scaling:
+        """What torch.amp.GradScaler has set on the optimizer: ``grad_scale`` (None: it has divided the gradients itself)
+        and ``found_inf``."""
+        attributes = vars(optimizer)
+        scale, found_inf = (_number(attributes.get(name)) for name in ("grad_scale", "found_inf"))
+        inverse_scale = 1.0 if scale is None else 1.0 / scale
+        return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
+
+    def with_norm(self, options: Options, square_sums: Callable[[], Iterable[Number]]) -> Scaling:
+        """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, of the sums of squares of all gradients by device."""
+        if self.skips or (options.max_grad_norm is None and not options.skip_nonfinite):
+            return self
+        square_sum = _total(square_sums())
+        factor, skip = self.factor, self.skip
+        if options.max_grad_norm is not None:
+            factor = factor * clip_factor(square_sum * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
+        if options.skip_nonfinite:
+            skip = _either(skip, _is_not_finite(square_sum))
+        return self._replace(factor=factor, skip=skip)
+
+
+def _number(value: Tensor | float | None) -> Number | None:
+    if isinstance(value, Tensor):
+        return float(value.item()) if value.is_cpu else value.detach().double().reshape(())
+    return value
+
+
+def _total(sums: Iterable[Number]) -> Number:
+    found = list(sums)
+    devices = [square_sum.device for square_sum in found if isinstance(square_sum, Tensor)]
+    if len(found) > 1 and devices:
+        found = [torch.as_tensor(square_sum, dtype=torch.float64, device=devices[0]) for square_sum in found]
+    return sum(found[1:], start=found[0])
+
+
+def _is_not_finite(value: Number) -> Number:
+    if isinstance(value, Tensor):
+        return value.isfinite().logical_not().double()
+    return float(not math.isfinite(value))
+
+
+def _either(a: Number, b: Number) -> Number:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        device = a.device if isinstance(a, Tensor) else b.device  # type: ignore[union-attr]
+        return torch.as_tensor(a, dtype=torch.float64, device=device).maximum(
+            torch.as_tensor(b, dtype=torch.float64, device=device)
+        )
+    return max(a, b)

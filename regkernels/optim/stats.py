@@ -1,0 +1,40 @@
+"""Sums that a step forms on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels.hyper import Number
+from regkernels.segments import SUMS
+
+
+class Stats(NamedTuple):
+    """Sums formed during a step, on the parameters' device.
+
+    Over the weights that the step updated (parameters whose gradient was None are not among them), after the update:
+
+    - ``l1_norm``: sum of ``|w|``, float64, shape (param groups,)
+    - ``squared_norm``: sum of ``w**2``, float64, shape (param groups,)
+    - ``nonzeros``: number of ``w != 0``, int64, shape (param groups,)
+
+    and ``grad_norm``: Euclidean norm of all gradients before clipping, without a scaler's scale, float64, 0-dim; NaN and
+    Inf are visible in it. A complex weight counts as two real ones.
+    """
+
+    l1_norm: Tensor
+    squared_norm: Tensor
+    nonzeros: Tensor
+    grad_norm: Tensor
+
+    @classmethod
+    def of(cls, totals: Sequence[Any], inverse_scale: Number, groups: int, device: torch.device) -> Stats:
+        """``totals``: one table (groups, sums) per device, of gradients that ``inverse_scale`` has yet to be applied to."""
+        total = torch.zeros(groups, len(SUMS), dtype=torch.float64, device=device)
+        for of_device in totals:
+            total = total + torch.as_tensor(of_device, dtype=torch.float64, device=device)
+        absolute, square, nonzeros, gradient = total.unbind(1)
+        return cls(absolute, square, nonzeros.to(torch.int64), gradient.sum().sqrt() * inverse_scale)

@@ -1,0 +1,58 @@
+"""In which formats weights and states are stored, and what is stored beside them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels.reference.elementwise import compute_dtype
+
+ROUNDINGS = ("nearest", "stochastic", "remainder", "master")
+"""How half-precision weights are rounded, in the order of csrc/table.h."""
+
+KEPT_DTYPES = {"remainder": torch.int16, "master": torch.float32}
+"""The state that a rounding adds to those of the rule, under its own name."""
+
+
+class Format(NamedTuple):
+    """Of one parameter."""
+
+    rounding: str
+    states: torch.dtype  # of the rule's states
+    narrow: bool  # states in fewer bits than they are computed in
+
+    @property
+    def kept(self) -> str | None:
+        return self.rounding if self.rounding in KEPT_DTYPES else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step needs random numbers, and with them the number of the step."""
+        return self.narrow or self.rounding == "stochastic"
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Of the state ``name``."""
+        return KEPT_DTYPES[name] if name == self.kept else self.states
+
+
+class Precision(NamedTuple):
+    """What an optimizer was asked for: ``param_rounding``, ``state_dtype`` and ``seed``."""
+
+    rounding: str = "nearest"
+    state_dtype: torch.dtype | None = None
+    seed: int = 0
+
+    def of(self, param: Tensor) -> Format:
+        """The format of a parameter; `regkernels.validation.precision` says which are refused."""
+        if param.is_complex():
+            states = torch.complex128 if param.dtype == torch.complex128 else torch.complex64
+            return Format("nearest", states, narrow=False)
+        computed = compute_dtype(param.dtype)
+        rounding = self.rounding if param.dtype.itemsize < 4 else "nearest"
+        states = self.state_dtype or computed
+        return Format(rounding, states, narrow=states.itemsize < computed.itemsize)
+
+
+PLAIN = Precision()
