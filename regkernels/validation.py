@@ -175,7 +175,9 @@ def parameter(param: Tensor, name: str) -> None:
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
     if param.is_complex() and rule == "lion":
-        raise ValueError(f"{name} is complex: Lion takes signs, which complex numbers have not; choose another optimizer")
+        raise ValueError(
+            f"{name} is complex: Lion takes signs, which complex numbers have not; choose another optimizer"
+        )
     if param.is_complex() and may_be_positive(l1):
         raise ValueError(
             f"{name} is complex and its l1 is {l1}: an L1 penalty is defined for real parameters only; "
