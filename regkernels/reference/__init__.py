@@ -11,9 +11,6 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 """
 
 from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold, square_root
-from regkernels.reference.rounding import join, philox, random_bits, round_stochastically, split, widen
-from regkernels.reference.rules import RULES, Rule
-from regkernels.reference.step import update_
 from regkernels.reference.penalties import (
     elastic_net_penalty,
     l1_penalty,
@@ -23,6 +20,9 @@ from regkernels.reference.penalties import (
     penalty_value,
     sums,
 )
+from regkernels.reference.rounding import join, philox, random_bits, round_stochastically, split, widen
+from regkernels.reference.rules import RULES, Rule
+from regkernels.reference.step import update_
 
 __all__ = [
     "RULES",
