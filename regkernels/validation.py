@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from regkernels import extension
+from regkernels import extension, overlaps
 from regkernels.hyper import as_float
 from regkernels.precision import Precision
 from regkernels.transfer import capturing
@@ -163,7 +163,7 @@ def parameter(param: Tensor, name: str) -> None:
         )
     if param.is_sparse or param.layout != torch.strided:
         raise TypeError(f"{name} has layout {param.layout}; only dense (torch.strided) parameters can be updated")
-    if _overlaps_itself(param):
+    if overlaps.overlaps_itself(param):
         raise ValueError(
             f"{name} is expanded or overlaps itself (shape {tuple(param.shape)}, strides {param.stride()}): several of its "
             "elements are one place in memory; pass a clone() of it"
@@ -260,49 +260,12 @@ def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
 
 def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
     """Tensors that are going to be written must not overlap."""
-    runs = sorted(
-        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
-    )
-    open_runs: list[tuple[int, int, int, Tensor, str]] = []
-    for run in runs:
-        open_runs = [other for other in open_runs if other[1] > run[0]]
-        for other in open_runs:
-            if _share_an_element(other[3], run[3]):
-                raise ValueError(
-                    f"{other[4]} and {run[4]} share memory, so a step would update it twice; "
-                    "tie weights by using one Parameter object in both places"
-                )
-        open_runs.append(run)
-
-
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First address, and the one after the last."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
-
-
-def _overlaps_itself(tensor: Tensor) -> bool:
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            # Not nested like the dimensions of a slice; so rare that looking at every element is no matter.
-            return tensor.numel() > 0 and _addresses(tensor).unique().numel() < tensor.numel()
-        reach += max(size - 1, 0) * stride
-    return False
-
-
-def _share_an_element(a: Tensor, b: Tensor) -> bool:
-    if all((end - begin) == t.nbytes for t in (a, b) for begin, end in [_extent(t)]):
-        return True  # both without gaps, and their extents overlap
-    return bool(torch.isin(_addresses(a), _addresses(b)).any())
-
-
-def _addresses(tensor: Tensor) -> Tensor:
-    offsets = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
-    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        shape = [1] * dim + [size] + [1] * (tensor.dim() - dim - 1)
-        offsets = offsets + stride * torch.arange(size, device="cpu").reshape(shape)
-    return tensor.data_ptr() + tensor.element_size() * offsets
+    pair = overlaps.first_shared(named)
+    if pair is not None:
+        raise ValueError(
+            f"{pair[0]} and {pair[1]} share memory, so a step would update it twice; "
+            "tie weights by using one Parameter object in both places"
+        )
 
 
 def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:

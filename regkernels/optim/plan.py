@@ -20,7 +20,7 @@ from torch import Tensor
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
 from regkernels.hyper import Number
-from regkernels.optim import counting
+from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
 from regkernels.optim.options import Options
@@ -97,7 +97,7 @@ class Plan:
 
         ``move_states`` copies all states into fresh flat buffers.
         """
-        self._fill_states(move_states)
+        filling.fill(self.entries, self._initial, move=move_states)
         self._counts: counting.Counts | None = None
         if counts_steps or self._must_count():
             before = None if self._before is None else self._before._counts
@@ -107,7 +107,7 @@ class Plan:
             else:
                 self._counts = counting.HostCounts(self.entries, keep=not move_states)
         self._before, self._staging = None, {}
-        self._publish_states()
+        filling.publish(self.entries, self._state)
         self._staged: list[Entry] = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
         self.draws = any(entry.format.draws for entry in self.entries)
@@ -138,7 +138,9 @@ class Plan:
             return False
         if _is_capturable(groups[g] for g in self._members) != self._capturable:
             return False
-        if any(entry.changed() for entry in self._staged) or (check_states and not self._states_are_ours()):
+        if any(entry.changed() for entry in self._staged) or (
+            check_states and not filling.are_ours(self.entries, self._state, self._table, self._counts)
+        ):
             return False
         if self._counts is not None and self._counts.were_set():
             return False
@@ -220,31 +222,6 @@ class Plan:
         before = self._staging.get(id(param))
         return Entry(param, group, rule, name, number, self._options.precision.of(param), state, staged, before=before)
 
-    def _fill_states(self, move: bool) -> None:
-        """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is."""
-        wanted: list[tuple[int, Entry, str]] = []
-        for entry in self.entries:
-            for order, name in enumerate(entry.state_names):
-                if move or not entry.can_use(name):
-                    wanted.append((order, entry, name))
-        wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
-        tensors = flat_states.allocate([(entry.param, entry.format.dtype_of(name)) for _, entry, name in wanted])
-        for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
-            old = entry.state.get(name)
-            if old is not None:
-                tensor.copy_(old)
-            elif name == "momentum_buffer":
-                entry.first = True
-            elif name == "sum":
-                tensor.fill_(self._initial[entry.group])
-            entry.state[name] = tensor
-
-    def _publish_states(self) -> None:
-        for entry in self.entries:
-            if entry.state:
-                self._state[entry.param] = entry.state
-            entry.states = [entry.state[name] for name in entry.state_names]
-
     def _make_table(self) -> Tensor:
         rows = []
         for entry in self.entries:
@@ -297,21 +274,6 @@ class Plan:
             (key >> 40, index, bool(key & 1)) for key, index in zip(keys.tolist(), example.tolist(), strict=True)
         ]
         self._table[members, segments.ROW] = row
-
-    def _states_are_ours(self) -> bool:
-        """Whether the state dictionary still holds this plan's tensors, where they were, and the step counts it expects."""
-        for entry, addresses in zip(self.entries, self._table.tolist(), strict=True):
-            if entry.state and self._state.get(entry.param) is not entry.state:
-                return False
-            columns = range(segments.STATE0, segments.STATE0 + len(entry.states))
-            for name, tensor, column in zip(entry.state_names, entry.states, columns, strict=True):
-                column = segments.KEPT if name == entry.format.kept else column
-                if entry.state.get(name) is not tensor or tensor.data_ptr() != addresses[column]:
-                    return False
-        if self._counts is None:
-            return True
-        steps = [entry.state.get("step") for entry in self.entries]
-        return all(isinstance(s, Tensor) and s.data_ptr() == self._counts.address(i) for i, s in enumerate(steps))
 
     def check_options(self, index: int, group: Mapping[str, Any]) -> None:
         """Raises where options of a group that have changed do not fit its parameters."""

@@ -1,0 +1,60 @@
+"""States of a plan's entries: created where they are missing, and looked after."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from regkernels import segments
+from regkernels.optim import states as flat_states
+from regkernels.optim.counting import Counts
+from regkernels.optim.entry import Entry
+
+
+def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> None:
+    """Creates missing states, all at once; adopts the others, copying where their memory cannot be used as it is.
+
+    ``initial``: what Adagrad's sums begin with, by param group. ``move`` copies all states into fresh flat buffers.
+    """
+    wanted: list[tuple[int, Entry, str]] = []
+    for entry in entries:
+        for order, name in enumerate(entry.state_names):
+            if move or not entry.can_use(name):
+                wanted.append((order, entry, name))
+    wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
+    tensors = flat_states.allocate([(entry.param, entry.format.dtype_of(name)) for _, entry, name in wanted])
+    for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
+        old = entry.state.get(name)
+        if old is not None:
+            tensor.copy_(old)
+        elif name == "momentum_buffer":
+            entry.first = True
+        elif name == "sum":
+            tensor.fill_(initial[entry.group])
+        entry.state[name] = tensor
+
+
+def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:
+    """Puts the entries' states into the optimizer's dictionary."""
+    for entry in entries:
+        if entry.state:
+            state[entry.param] = entry.state
+        entry.states = [entry.state[name] for name in entry.state_names]
+
+
+def are_ours(entries: Sequence[Entry], state: MutableMapping[Any, Any], table: Tensor, counts: Counts | None) -> bool:
+    """Whether the dictionary still holds these entries' tensors, where ``table`` says, and the counts it expects."""
+    for entry, addresses in zip(entries, table.tolist(), strict=True):
+        if entry.state and state.get(entry.param) is not entry.state:
+            return False
+        columns = range(segments.STATE0, segments.STATE0 + len(entry.states))
+        for name, tensor, column in zip(entry.state_names, entry.states, columns, strict=True):
+            address = addresses[segments.KEPT if name == entry.format.kept else column]
+            if entry.state.get(name) is not tensor or tensor.data_ptr() != address:
+                return False
+    if counts is None:
+        return True
+    steps = [entry.state.get("step") for entry in entries]
+    return all(isinstance(s, Tensor) and s.data_ptr() == counts.address(i) for i, s in enumerate(steps))

@@ -1,0 +1,54 @@
+"""Which tensors lie in the same memory, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements are one place in memory, as in an expanded tensor."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            # Not nested like the dimensions of a slice; so rare that looking at every element is no matter.
+            return tensor.numel() > 0 and _addresses(tensor).unique().numel() < tensor.numel()
+        reach += max(size - 1, 0) * stride
+    return False
+
+
+def first_shared(named: Iterable[tuple[Tensor, str]]) -> tuple[str, str] | None:
+    """The names of two tensors that have an element in common; None where there are none."""
+    runs = sorted(
+        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
+    )
+    open_runs: list[tuple[int, int, int, Tensor, str]] = []
+    for run in runs:
+        open_runs = [other for other in open_runs if other[1] > run[0]]
+        for other in open_runs:
+            if _share_an_element(other[3], run[3]):
+                return other[4], run[4]
+        open_runs.append(run)
+    return None
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """First address, and the one after the last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _share_an_element(a: Tensor, b: Tensor) -> bool:
+    if all((end - begin) == t.nbytes for t in (a, b) for begin, end in [_extent(t)]):
+        return True  # both without gaps, and their extents overlap
+    return bool(torch.isin(_addresses(a), _addresses(b)).any())
+
+
+def _addresses(tensor: Tensor) -> Tensor:
+    offsets = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        shape = [1] * dim + [size] + [1] * (tensor.dim() - dim - 1)
+        offsets = offsets + stride * torch.arange(size, device="cpu").reshape(shape)
+    return tensor.data_ptr() + tensor.element_size() * offsets
