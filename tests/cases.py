@@ -58,6 +58,11 @@ STATES = {
 WITHOUT_METRIC = ("lion",)
 """Rules that refuse the modes "prox"."""
 
+
+def l1_modes(rule: str) -> tuple[str, ...]:
+    return ("decoupled", "subgradient") if rule in WITHOUT_METRIC else ("prox", "decoupled", "subgradient")
+
+
 STRENGTHS = {"lr": 0.0123, "l1": 0.37, "weight_decay": 0.21}
 """No powers of two: each product rounds."""
 
@@ -258,7 +263,7 @@ def joined(table: list[list[int]], may_follow: list[bool]) -> list[list[int]]:
 
 def _continues(one: list[int], other: list[int]) -> bool:
     before, after = (dict(zip(segments.FIELDS, values, strict=True)) for values in (one, other))
-    return all(before[name] == after[name] for name in ("row", "total", "kind")) and all(
+    return all(before[name] == after[name] for name in ("row", "total", "stream", "kind")) and all(
         after[name] == before[name] + width * before["numel"] for name, width in buffers(before["kind"])
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from regkernels import segments
 from regkernels.optim import states as flat_states
 from regkernels.optim.counting import Counts
-from regkernels.optim.entry import Entry
+from regkernels.optim.entry import Entry, real
 
 
 def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> None:
@@ -32,7 +32,7 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
         elif name == "momentum_buffer":
             entry.first = True
         elif name == "sum":
-            tensor.fill_(initial[entry.group])
+            real(tensor).fill_(initial[entry.group])
         entry.state[name] = tensor
 
 

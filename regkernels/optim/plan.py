@@ -216,11 +216,12 @@ class Plan:
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
             staged = staged or not flat_states.has_layout(param.grad, param) or param.grad.is_neg()
-        state = self._state.get(param, {})
-        for key in reference.RULES[rule].state_names:
-            validation.state(key, state.get(key), param, name)
+        state, own = self._state.get(param, {}), self._options.precision.of(param)
         before = self._staging.get(id(param))
-        return Entry(param, group, rule, name, number, self._options.precision.of(param), state, staged, before=before)
+        entry = Entry(param, group, rule, name, number, own, state, staged, before=before)
+        for key in entry.state_names:
+            validation.state(key, state.get(key), param, name)
+        return entry
 
     def _make_table(self) -> Tensor:
         rows = []
