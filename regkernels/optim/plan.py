@@ -44,6 +44,7 @@ class Plan:
         entries: parameters with states, whether or not they have a gradient at present.
         segments: int64 table (see `regkernels.segments`) of what the next step updates.
         draws: whether a step needs random numbers.
+        may_skip: whether only the device knows that a step is left out.
         generation: another number whenever ``segments`` has changed.
         groups: number of param groups of the optimizer, those on other devices included.
         device_memory: what the backend keeps between steps; nothing here looks at it.
@@ -74,7 +75,7 @@ class Plan:
         self._state = state
         self._capturable = _is_capturable(groups[g] for g in members)
         # Whether a step was left out is known on the device only, so that is where steps are counted, too.
-        self._may_skip = options.may_skip and backends.is_asynchronous(device)
+        self.may_skip = options.may_skip and backends.is_asynchronous(device)
         listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
         before_group = list(accumulate((len(group["params"]) for group in groups), initial=0))
         names = [reference.RULES[rule].state_names for rule in rules]
@@ -101,7 +102,7 @@ class Plan:
         self._counts: counting.Counts | None = None
         if counts_steps or self._must_count():
             before = None if self._before is None else self._before._counts
-            if self._capturable or self._may_skip:
+            if self._capturable or self.may_skip:
                 before = before if isinstance(before, counting.DeviceCounts) else None
                 self._counts = counting.DeviceCounts(self.entries, self.device, before)
             else:
@@ -198,7 +199,7 @@ class Plan:
     def _must_count(self) -> bool:
         """Whether steps are counted for another reason than the rule: random numbers, or a first step that may be left out
         without the host knowing."""
-        return any(entry.format.draws or (self._may_skip and entry.rule == "momentum") for entry in self.entries)
+        return any(entry.format.draws or (self.may_skip and entry.rule == "momentum") for entry in self.entries)
 
     def _entry(
         self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], rule: str

@@ -53,6 +53,7 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
                 "STATE": tl.bfloat16 if kind.narrow else TYPES[reference.compute_dtype(kind.dtype)],
                 "ROUNDING": kind.rounding,
                 "STATS": groups > 0,
+                "MAY_SKIP": plan.may_skip,
             },
         )
         if not groups:

@@ -26,7 +26,7 @@ FIRST = tl.constexpr(FIELDS.index("first"))
 ALIGNED = tl.constexpr(FIELDS.index("aligned"))
 
 PARAMETERS = tl.constexpr(len(Hyper._fields))
-SEED, STEP = (tl.constexpr(Hyper._fields.index(name)) for name in ("seed", "step"))
+SKIP, SEED, STEP = (tl.constexpr(Hyper._fields.index(name)) for name in ("skip", "seed", "step"))
 
 SUMS = tl.constexpr(len(segments.SUMS))
 ABSOLUTE, SQUARE, NONZEROS, GRADIENT_SQUARE = (tl.constexpr(k) for k in range(4))

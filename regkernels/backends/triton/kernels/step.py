@@ -15,6 +15,7 @@ from regkernels.backends.triton.kernels.columns import (
     PARAMETERS,
     ROW,
     SEED,
+    SKIP,
     SQUARE,
     STATE0,
     STEP,
@@ -118,24 +119,37 @@ def update_blocks(
         else:
             new = narrow(z, STORAGE)
             rest = z
-        if (h.lr != 0) & (h.skip == 0):
+        if h.lr != 0:
             chunks.store(weight, offsets, new, mask, WIDE)
             if KEEPS:
                 chunks.store(kept, offsets, rest, mask, WIDE)
-        if h.skip == 0:
-            for k in tl.static_range(STATES):
-                state = states[k]
-                if STATE != COMPUTE:
-                    state = rounding.round_stochastically(
-                        state, rounding.random_bits(place, seed, stream, step, k + 1), STATE
-                    )
-                chunks.store(pointers[k], offsets, state, mask, WIDE)
+        for k in tl.static_range(STATES):
+            state = states[k]
+            if STATE != COMPUTE:
+                random = rounding.random_bits(place, seed, stream, step, k + 1)
+                state = rounding.round_stochastically(state, random, STATE)
+            chunks.store(pointers[k], offsets, state, mask, WIDE)
         if STATS:
-            new = tl.where((h.lr != 0) & (h.skip == 0), widen(new, COMPUTE), widen(stored, COMPUTE))
+            new = tl.where(h.lr != 0, widen(new, COMPUTE), widen(stored, COMPUTE))
             if not WIDE:
                 new = tl.where(mask, new, 0.0)  # what a rule makes of the zeros beyond the end need not be 0
             lanes = sums.add_weights(lanes, new, chunks.vector(STORAGE))
             lanes = sums.add_gradients(lanes, g, chunks.vector(STORAGE))
+    return lanes
+
+
+@triton.jit
+def add_unchanged(lanes, segment, start, end, numel, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of a chunk's first ``end`` blocks, where the step is left out."""
+    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, False)
+    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, False)
+    for block in range(0, end):
+        offsets = block * BLOCK + tl.arange(0, BLOCK)
+        mask = offsets < numel
+        w = widen(chunks.load(weight, offsets, mask, False), COMPUTE)
+        g = widen(chunks.load(gradient, offsets, mask, False), COMPUTE)
+        lanes = sums.add_weights(lanes, w, chunks.vector(STORAGE))
+        lanes = sums.add_gradients(lanes, g, chunks.vector(STORAGE))
     return lanes
 
 
@@ -153,6 +167,7 @@ def update(
     STATE: tl.constexpr,
     ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
+    MAY_SKIP: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -165,6 +180,11 @@ def update(
     step = tl.load(rows + row * PARAMETERS + STEP).to(tl.int64).to(tl.uint32)
     full = chunks.full_blocks(segment, numel, BLOCK)
     blocks = tl.cdiv(numel, BLOCK)
+    if MAY_SKIP:  # then there are no blocks: a branch around the stores would take registers that the sums need
+        skip = tl.load(rows + row * PARAMETERS + SKIP) != 0
+        unchanged = tl.where(skip, blocks, 0)
+        full = tl.where(skip, 0, full)
+        blocks -= unchanged
     lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
     lanes = update_blocks(
         lanes,
@@ -209,6 +229,8 @@ def update(
         False,
     )
     if STATS:
+        if MAY_SKIP:
+            lanes = add_unchanged(lanes, segment, start, unchanged, numel, STORAGE, COMPUTE, BLOCK)
         tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))
         tl.store(partials + SQUARE * stride + chunk, tl.sum(lanes.square))
         tl.store(partials + NONZEROS * stride + chunk, tl.sum(lanes.nonzeros).to(tl.float64))
