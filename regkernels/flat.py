@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
@@ -19,8 +20,8 @@ _ALIGNMENT = 64
 class FlatParameters:
     """Moves parameters and their gradients into contiguous buffers, one pair per dtype and device.
 
-    The parameters stay the user's objects: only the memory behind them moves, ``param.data`` and ``param.grad`` become views
-    of the buffers. A step then works on one segment per param group instead of one per tensor, which pays for models of
+    The parameters stay the user's objects: only the memory behind them moves into the buffers. Each parameter is a storage of
+    its own there, so files of the model are what they were; ``param.grad`` is a view. A step then works on one segment per param group instead of one per tensor, which pays for models of
     many small tensors.
 
     Args:
@@ -69,7 +70,7 @@ class FlatParameters:
         offset = 0
         for param in params:
             strides = dense_strides(param)
-            weight = weights.as_strided(param.shape, strides, offset)
+            weight = _own_storage(weights[offset : offset + param.numel()]).as_strided(param.shape, strides)
             gradient = gradients.as_strided(param.shape, strides, offset)
             with torch.no_grad():
                 weight.copy_(param)
@@ -117,6 +118,15 @@ class FlatParameters:
         """The latest instance that moved ``param``, or None."""
         return _owners.get(param)  # type: ignore[no-any-return]
 
+    @staticmethod
+    def buffer(param: Tensor) -> Tensor | None:
+        """The buffer that the memory of ``param`` lies in, or None."""
+        flat, address = FlatParameters.owner(param), param.data_ptr()
+        for weights in () if flat is None else flat.weights:
+            if weights.data_ptr() <= address < weights.data_ptr() + weights.nbytes:
+                return weights
+        return None
+
     def __repr__(self) -> str:
         buffers = ", ".join(f"{len(w):,} x {str(w.dtype).removeprefix('torch.')} on {w.device}" for w in self.weights)
         return f"FlatParameters({len(self._views)} parameters: {buffers})"
@@ -124,6 +134,15 @@ class FlatParameters:
 
 # Weak in the parameters, and instances know theirs weakly: a model that is dropped frees its buffers.
 _owners = WeakIdKeyDictionary()
+
+
+def _own_storage(run: Tensor) -> Tensor:
+    """The same memory, as a storage that ends where ``run`` ends.
+
+    Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
+    parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
+    """
+    return from_dlpack(run) if run.numel() else run.clone()
 
 
 def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
+from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
-from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
 from regkernels.optim.options import Options
@@ -295,4 +295,5 @@ def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
 
 
 def _storage(entry: Entry) -> int:
-    return entry.weight.untyped_storage().data_ptr()
+    buffer = None if entry.staged else FlatParameters.buffer(entry.param)
+    return (entry.weight if buffer is None else buffer).untyped_storage().data_ptr()
