@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.precision import Precision
+from regkernels.precision import KEPT_DTYPES, Precision
+from regkernels.reference import RULES
+
+OWN_STATES = {name for rule in RULES.values() for name in rule.state_names} | KEPT_DTYPES.keys()
+"""Of all optimizers, tensors of the parameter's shape. Others are the user's, and are carried along as they are."""
 
 
 def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -26,16 +30,20 @@ def restore_own_formats(
     groups: Sequence[Mapping[str, Any]],
     precision: Precision,
 ) -> None:
-    """Takes states from ``incoming`` where torch has cast them to the type of half-precision parameters: states that are
-    float32, and integers."""
+    """Takes states from ``incoming`` that torch has spoiled.
+
+    It casts all tensors to the type of their parameter: integers, states that are float32 beside half-precision weights, states
+    that are bfloat16 beside float32 ones. Strings it takes for containers.
+    """
     params = (param for group in groups for param in group["params"])
     keys = (key for group in incoming["param_groups"] for key in group["params"])
     for key, param in zip(keys, params, strict=True):
-        if key not in incoming["state"] or not param.is_floating_point() or param.dtype.itemsize >= 4:
-            continue
         own = precision.of(param)
-        for name, value in incoming["state"][key].items():
-            if name == "step" or not isinstance(value, Tensor):
+        for name, value in incoming["state"].get(key, {}).items():
+            if isinstance(value, str):
+                state[param][name] = value
+            if name == "step" or not isinstance(value, Tensor) or not param.is_floating_point():
                 continue
-            dtype = own.dtype_of(name) if value.is_floating_point() else value.dtype
-            state[param][name] = value.to(device=param.device, dtype=dtype, copy=True)
+            dtype = own.dtype_of(name) if name in OWN_STATES else value.dtype
+            if dtype != param.dtype:
+                state[param][name] = value.to(device=param.device, dtype=dtype, copy=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from regkernels import backends, validation
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper, Number
+from regkernels.optim.checking import check_state_dict, dictionary
 from regkernels.optim.loading import fill_missing_options, restore_own_formats
 from regkernels.optim.options import Common, Options
 from regkernels.optim.plan import Plan, Row
@@ -185,17 +186,21 @@ class Optimizer(torch.optim.Optimizer):
 
         Keys of a param group that are missing there (torch has no ``l1``) keep this optimizer's values. float32 states of
         half-precision weights are taken as they are, where torch would round them to the weights' type.
+
+        Raises:
+            TypeError, ValueError: for a state dict that does not fit, naming what does not; nothing is changed then.
         """
         incoming: dict[str, Any] = {}
 
         def prepare(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            check_state_dict(self, state_dict)
             incoming.update(state_dict)
             return {**state_dict, "param_groups": fill_missing_options(state_dict["param_groups"], self.param_groups)}
 
         self._incoming = incoming
         hook = self.register_load_state_dict_pre_hook(prepare)  # the last to run: it sees what the user's hooks made
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dictionary(state_dict))
         finally:
             hook.remove()
             del self._incoming

@@ -21,6 +21,7 @@ from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
+from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry
 from regkernels.optim.options import Options
