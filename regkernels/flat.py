@@ -21,8 +21,8 @@ class FlatParameters:
     """Moves parameters and their gradients into contiguous buffers, one pair per dtype and device.
 
     The parameters stay the user's objects: only the memory behind them moves into the buffers. Each parameter is a storage of
-    its own there, so files of the model are what they were; ``param.grad`` is a view. A step then works on one segment per param group instead of one per tensor, which pays for models of
-    many small tensors.
+    its own there, so files of the model are what they were; ``param.grad`` is a view. A step then works on one segment per param group
+    instead of one per tensor, which pays for models of many small tensors.
 
     Args:
         module_or_params: a module, an iterable of tensors or (name, tensor) pairs, or an iterable of param groups (dicts,
