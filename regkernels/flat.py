@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.dlpack import from_dlpack
+from torch.utils.dlpack import from_dlpack, to_dlpack
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
@@ -142,7 +142,7 @@ def _own_storage(run: Tensor) -> Tensor:
     Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
     parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
     """
-    return from_dlpack(run) if run.numel() else run.clone()
+    return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
 def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
