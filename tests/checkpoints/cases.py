@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name of the class in regkernels.optim and torch.optim, and arguments that both know."""
 
+EXCHANGEABLE = [name for name, (kind, _) in OPTIMIZERS.items() if hasattr(torch.optim, kind)]
+
 PRECISIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "float32": (torch.float32, {}),
     "bfloat16, float32 states": (torch.bfloat16, {}),

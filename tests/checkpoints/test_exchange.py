@@ -10,6 +10,7 @@ import torch
 
 from regkernels import optim
 from tests.checkpoints.cases import (
+    EXCHANGEABLE,
     OPTIMIZERS,
     Model,
     assert_identical,
@@ -30,7 +31,7 @@ def _ours(name: str, model: Model, **more: Any) -> optim.Optimizer:
 
 
 @pytest.mark.parametrize("by_file", [False, True], ids=["in memory", "by file"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EXCHANGEABLE)
 def test_taking_turns_with_torch(name: str, by_file: bool) -> None:
     """Two groups, and parameters that have their first gradient while the one or the other is at work."""
     model = Model()
@@ -57,7 +58,7 @@ def test_taking_turns_with_torch(name: str, by_file: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EXCHANGEABLE)
 def test_half_precision_states_of_torch_are_widened_exactly(name: str, dtype: torch.dtype) -> None:
     model = Model(dtype)
     before = theirs(name, model)
