@@ -225,7 +225,8 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
             "model, saved by an optimizer that was given the parameters in the same order"
         )
     if key == "remainder":
-        fits, allowed = value.dtype == KEPT_DTYPES[key], str(KEPT_DTYPES[key])
+        fits = value.dtype == KEPT_DTYPES[key]
+        allowed = f"{KEPT_DTYPES[key]}; delete it where torch.optim has converted it, it then begins with 0"
     elif param.is_complex():
         fits, allowed = value.is_complex(), "a complex type"
     else:

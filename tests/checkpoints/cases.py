@@ -18,16 +18,32 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"betas": (0.8, 0.97), "weight_decay": 0.01}),
     "amsgrad": ("Adam", {"betas": (0.7, 0.4), "amsgrad": True}),
     "adamw": ("AdamW", {}),
+    "radam": ("RAdam", {"betas": (0.8, 0.97), "decoupled_weight_decay": True}),
+    "rmsprop": ("RMSprop", {"alpha": 0.9}),
+    "rmsprop_all": ("RMSprop", {"alpha": 0.9, "momentum": 0.8, "centered": True}),
+    "adagrad": ("Adagrad", {"lr_decay": 0.01, "initial_accumulator_value": 0.1}),
+    "lion": ("Lion", {}),
 }
-"""Name of the class in regkernels.optim and torch.optim, and arguments that both know."""
+"""Name of the class in regkernels.optim and, but for Lion, in torch.optim, and arguments that both know."""
 
 EXCHANGEABLE = [name for name, (kind, _) in OPTIMIZERS.items() if hasattr(torch.optim, kind)]
 
 PRECISIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "float32": (torch.float32, {}),
     "bfloat16, float32 states": (torch.bfloat16, {}),
+    "float32, bfloat16 states": (torch.float32, {"state_dtype": torch.bfloat16, "seed": 3}),
+    "stochastic": (torch.bfloat16, {"param_rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}),
+    "stochastic float16": (torch.float16, {"param_rounding": "stochastic"}),
+    "remainder": (torch.bfloat16, {"param_rounding": "remainder"}),
+    "master": (torch.float16, {"param_rounding": "master"}),
 }
 """The weights' dtype and arguments of the optimizer."""
+
+PAIRS = [
+    *((name, "float32") for name in OPTIMIZERS),
+    *((name, precision) for name in ("sgd", "momentum", "adamw") for precision in PRECISIONS if precision != "float32"),
+]
+"""An optimizer and a precision: each of both, not each with each."""
 
 LATE = 7
 """Steps before which a part of the model takes no part in the loss."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint import state_dict as sharded
 
 from regkernels import FlatParameters
-from tests.checkpoints.cases import OPTIMIZERS, PRECISIONS, Model, ours, snapshot, train
+from tests.checkpoints.cases import PAIRS, PRECISIONS, Model, ours, snapshot, train
 
-CASES = list(itertools.product(OPTIMIZERS, PRECISIONS, ("nested", "flattened"), ("", "flat")))
+CASES = [(*pair, form, layout) for pair in PAIRS for form in ("nested", "flattened") for layout in ("", "flat")]
 """Optimizer, precision, form of the optimizer's state dict, and whether the model is in a `FlatParameters`."""
 
 BEFORE, AFTER = range(9), range(9, 13)

@@ -261,7 +261,29 @@ REFUSED: dict[str, tuple[str, Callable[[Packed], Any], type[Exception], str]] = 
     ),
     "Adam into plain SGD": ("sgd", _from("Adam"), ValueError, "has 'exp_avg', 'exp_avg_sq', which this.*another one"),
     "AdamW of ours into SGD": ("sgd", _from("AdamW", optim), ValueError, "has 'exp_avg', 'exp_avg_sq', which this"),
-    "RMSprop into Adam": ("adam", _from("RMSprop"), ValueError, "lacks 'exp_avg', 'exp_avg_sq'"),
+    "RMSprop into Adam": ("adam", _from("RMSprop"), ValueError, "has 'square_avg', which this"),
+    "Adagrad into SGD": ("sgd", _from("Adagrad"), ValueError, "has 'sum', which this"),
+    "Adam into RMSprop": ("rmsprop", _from("Adam"), ValueError, "has 'exp_avg', 'exp_avg_sq', which this"),
+    "momentum into RMSprop": (
+        "rmsprop",
+        _from("SGD", momentum=0.9),
+        ValueError,
+        "lacks 'square_avg', 'grad_avg', 'step' and has 'mom",
+    ),
+    "Adam into Lion": ("lion", _from("Adam"), ValueError, "has 'exp_avg_sq', which this"),
+    "Lion into Adam": (
+        "adam",
+        lambda packed: _without_options(_saved("Lion", network(torch.float32))),
+        ValueError,
+        "lacks 'exp_avg_sq', 'step' and has 'exp_avg'",
+    ),
+    "RMSprop's momentum switched on": ("rmsprop", _group(momentum=0.9), ValueError, "lacks 'momentum_buffer' and has"),
+    "a remainder of floats": (
+        "adam",
+        _edit(lambda packed: packed["state"][1].update(remainder=torch.ones(7))),
+        TypeError,
+        "'remainder'.*dtype torch.float32.*must have torch.int16",
+    ),
     "Adam into amsgrad, without options": (
         "amsgrad",
         lambda packed: _without_options(_saved("Adam", network(torch.float32))),
@@ -288,6 +310,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("SGD", {"lr": 0.02, "momentum": 0.9, "l1": 1e-3}),
     "adam": ("Adam", {"lr": 0.02, "l1": 1e-3, "stats": True, "max_grad_norm": 0.1}),
     "amsgrad": ("Adam", {"lr": 0.02, "amsgrad": True}),
+    "rmsprop": ("RMSprop", {"lr": 0.02, "centered": True}),
+    "lion": ("Lion", {"lr": 0.02}),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regkernels import FlatParameters, optim
 from tests.checkpoints.cases import (
-    OPTIMIZERS,
+    PAIRS,
     PRECISIONS,
     Model,
     assert_identical,
@@ -65,8 +65,7 @@ WAYS: dict[str, Callable[[Packed], Packed]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_every_bit_survives(name: str, precision: str, way: str) -> None:
     dtype, options = PRECISIONS[precision]
     model = Model(dtype)
