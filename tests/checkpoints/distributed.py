@@ -13,7 +13,11 @@ from torch.distributed.checkpoint import state_dict as sharded
 from regkernels import FlatParameters
 from tests.checkpoints.cases import PAIRS, PRECISIONS, Model, ours, snapshot, train
 
-CASES = [(*pair, form, layout) for pair in PAIRS for form in ("nested", "flattened") for layout in ("", "flat")]
+CASES = [
+    *((*pair, form, layout) for pair in PAIRS for form, layout in (("nested", "flat"), ("flattened", ""))),
+    ("adamw", "float32", "nested", ""),
+    ("adamw", "float32", "flattened", "flat"),
+]
 """Optimizer, precision, form of the optimizer's state dict, and whether the model is in a `FlatParameters`."""
 
 BEFORE, AFTER = range(9), range(9, 13)
