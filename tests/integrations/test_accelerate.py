@@ -6,14 +6,15 @@ import copy
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from regkernels import optim
+from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
-from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins
+from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -108,6 +109,27 @@ def test_saved_state(name: str, dtype: torch.dtype, param_rounding: str) -> None
     assert optimizer.param_groups[0]["l1"] == REGULARISED["l1"]
     plain_loop(net, optimizer, batches[5:])
     assert_equal(model, other)
+
+
+def test_flat_parameters() -> None:
+    """Saved files hold every parameter, although all lie in one buffer."""
+    model, other = twins(network(torch.float32))
+    flat = FlatParameters(model)
+    for net in (model, other):
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        optimizer = ours("adamw", net.parameters(), **REGULARISED)
+        accelerated_loop(accelerator, net, optimizer, loader(), half_life(optimizer))
+        accelerator.save_state("flat" if net is model else "plain")
+    assert_equal(model, other)
+    files = [safetensors.torch.load_file(f"{directory}/model.safetensors") for directory in ("flat", "plain")]
+    assert files[0].keys() == files[1].keys() == dict(model.named_parameters()).keys()
+    nn.init.zeros_(model[0].weight)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(model, ours("adamw", model.parameters()))
+    accelerator.load_state("flat")
+    assert_equal(model, other)
+    assert all(within(param, flat.weights) for param in model.parameters())
 
 
 def test_stats_are_those_of_the_optimizer_inside() -> None:
