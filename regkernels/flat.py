@@ -11,6 +11,7 @@ from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defin
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
+from regkernels.compiling import outside_of_graphs
 from regkernels.optim.states import dense_strides
 
 _ALIGNMENT = 64
@@ -82,6 +83,7 @@ class FlatParameters:
             _owners[param] = self
             offset += param.numel()
 
+    @outside_of_graphs
     def zero_grad(self, params: Iterable[Tensor] | None = None) -> None:
         """Zeroes gradients in place and makes them views of the buffers again, where something replaced them.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
+from regkernels.compiling import outside_of_graphs
 from regkernels.optim.states import is_dense
 
 _library = torch.library.Library("regkernels", "DEF")
@@ -28,6 +29,7 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if is_dense(tensor) and not tensor.is_neg() else tensor.resolve_neg().contiguous()
 
 
+@outside_of_graphs
 def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     # Again here: while torch.compile traces, strengths have no values yet.
     validation.nonnegative("l1", l1)
@@ -35,6 +37,7 @@ def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     return backends.backend_for(params[0].device).penalty([_dense(w) for w in params], l1, l2)
 
 
+@outside_of_graphs
 def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2: float) -> list[Tensor]:
     weights = [_dense(w) for w in params]
     out = [torch.empty_like(w) for w in weights]
@@ -43,6 +46,7 @@ def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2:
     return out
 
 
+@outside_of_graphs
 def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
     validation.nonnegative("threshold", threshold)
     x = _dense(x)
@@ -51,6 +55,7 @@ def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
     return out
 
 
+@outside_of_graphs
 def _soft_threshold_in_place(x: Tensor, threshold: float) -> None:
     validation.nonnegative("threshold", threshold)
     dense = _dense(x)

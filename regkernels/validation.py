@@ -190,7 +190,10 @@ def capturable(param: Tensor, group: Mapping[str, Any], name: str, *, interprete
     if not group.get("capturable"):
         return
     if param.device.type == "cpu" and not interpreted:
-        raise ValueError(f"capturable=True needs parameters on an accelerator, but {name} is on the CPU")
+        raise ValueError(
+            f"capturable=True needs parameters on an accelerator, but {name} is on the CPU. (torch.compile sets it when a "
+            "compiled function assigns to optimizer.param_groups: do that outside of it)"
+        )
     for key in ("lr", "l1", "weight_decay", "betas"):
         values = group.get(key)
         for value in values if isinstance(values, (tuple, list)) else (values,):

@@ -7,8 +7,22 @@ from regkernels.optim.lion import Lion
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.radam import RAdam
+from regkernels.optim.release import GradientRelease, step_in_backward
 from regkernels.optim.rmsprop import RMSprop
 from regkernels.optim.sgd import SGD
 from regkernels.optim.stats import Stats
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Common", "Lion", "Optimizer", "RAdam", "RMSprop", "Stats"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Common",
+    "GradientRelease",
+    "Lion",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Stats",
+    "step_in_backward",
+]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 
 from regkernels import backends, validation
+from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper, Number
 from regkernels.optim.checking import check_state_dict, dictionary
@@ -19,6 +20,9 @@ from regkernels.optim.options import Common, Options
 from regkernels.optim.plan import Plan, Row
 from regkernels.optim.scaling import Scaling
 from regkernels.optim.stats import Stats
+
+if TYPE_CHECKING:
+    from regkernels.optim.release import GradientRelease
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -30,6 +34,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _counts_steps: ClassVar[bool]
     _totals: tuple[list[Any], Number] | None  # of the last step: sums per device, and what its gradients are scaled by
+    _release: GradientRelease | None = None  # set by `regkernels.optim.step_in_backward`
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
@@ -80,6 +85,9 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._release is not None:
+            self._release.step()
+            return loss
         groups = self.param_groups
         self._check_groups()
         scaling = Scaling.handed_over(self)
@@ -114,13 +122,17 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     @property
+    @outside_of_graphs
     def stats(self) -> Stats | None:
         """The sums of the last step; None before the first one and with ``stats=False``."""
+        if self._release is not None:
+            return self._release.stats()
         if self._totals is None:
             return None
         device = next((plan.device for plan in self._plans), torch.device("cpu"))
         return Stats.of(*self._totals, len(self.param_groups), device)
 
+    @outside_of_graphs
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients as torch does, except that parameters of a `FlatParameters` keep theirs, zeroed.
 
@@ -151,6 +163,8 @@ class Optimizer(torch.optim.Optimizer):
             validation.unique_parameters(self.param_groups)
             for position, param in enumerate(self.param_groups[index]["params"]):
                 validation.parameter(param, f"parameter {position} of param group {index}")
+            if self._release is not None:
+                self._release.groups_changed()
         except Exception:
             del self.param_groups[index]
             raise
@@ -223,6 +237,12 @@ class Optimizer(torch.optim.Optimizer):
         incoming = self.__dict__.get("_incoming")
         if incoming is not None:
             restore_own_formats(self.__dict__["state"], incoming, self.param_groups, self._options.precision)
+
+    def _patch_step_function(self) -> None:
+        super()._patch_step_function()
+        step = type(self).step
+        if not is_outside_of_graphs(step):
+            type(self).step = outside_of_graphs(step)  # type: ignore[method-assign, assignment]
 
     # --- within a step ---
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -78,10 +77,10 @@ class Plan:
         # Whether a step was left out is known on the device only, so that is where steps are counted, too.
         self.may_skip = options.may_skip and backends.is_asynchronous(device)
         listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
-        before_group = list(accumulate((len(group["params"]) for group in groups), initial=0))
+        numbers = _numbers(groups)
         names = [reference.RULES[rule].state_names for rule in rules]
         self.entries = [
-            self._entry(param, g, i, before_group[g] + i, groups[g], rules[g])
+            self._entry(param, g, i, numbers[g][i], groups[g], rules[g])
             for g, i, param in listed
             if param.grad is not None or _has_states(state.get(param), names[g])
         ]
@@ -289,6 +288,17 @@ class Plan:
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
     """Counts are kept on the device for all groups of a plan as soon as one asks for it."""
     return any(group.get("capturable") for group in groups)
+
+
+def _numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
+    """The parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
+    found: list[Sequence[int]] = []
+    begin = 0
+    for group in groups:
+        end = begin + len(group["params"])
+        found.append(group.get("param_numbers") or range(begin, end))
+        begin = end
+    return found
 
 
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:

@@ -1,0 +1,348 @@
+"""Steps in the backward pass: parameters are updated as soon as their gradients are complete, and those are freed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from regkernels.flat import FlatParameters
+from regkernels.optim.optimizer import Optimizer, Stats
+
+BUCKET_BYTES = 16 << 20
+
+
+def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) -> GradientRelease:
+    """Lets ``backward`` update the parameters of ``optimizer``, each as soon as its gradient is complete, and free the gradient.
+
+    A training loop stays as it is. ``optimizer.step()`` finds no gradients any more and does nothing, unless some are
+    left (those of `GradientRelease.accumulate`). Weights and states are, bit for bit, those of a step after the backward.
+
+    Args:
+        optimizer: an optimizer of `regkernels.optim`, with any options but those below.
+        bucket_bytes: parameters are updated together when their gradients make this many bytes, >= 0. They are put
+            together in the order in which the first backward finishes them. All gradients of a device take at most
+            ``bucket_bytes`` and the largest one of them, instead of as many bytes as the parameters. A small number saves
+            more memory; each bucket costs the host some 20 microseconds. 0: each parameter alone.
+
+    Returns:
+        The handle: `GradientRelease.remove` ends it, `GradientRelease.accumulate` holds steps back.
+
+    Raises:
+        TypeError, ValueError: for an optimizer whose step needs all gradients at once (``max_grad_norm``,
+            ``skip_nonfinite``, ``amp_scaling``), one that steps in backward already, parameters of a `FlatParameters`.
+        RuntimeError: here or in ``backward``, before anything of it is applied: with several processes, whose gradients
+            are complete only after they have been reduced; for a backward within a backward
+            (``checkpoint(use_reentrant=True)``), where nobody knows whether a gradient is complete.
+
+    What else changes, and when it does not pay, is in docs/gradient_release.md.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be one of regkernels.optim, got {type(optimizer).__name__}")
+    if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, int) or bucket_bytes < 0:
+        raise ValueError(f"bucket_bytes must be an integer >= 0, got {bucket_bytes!r}")
+    if optimizer._release is not None:
+        raise ValueError("optimizer steps in backward already: call remove() of the handle first")
+    for option, needs in _NEEDS_ALL.items():
+        value = optimizer._options.get(option)
+        if value is not None and value is not False:
+            raise ValueError(
+                f"{option}={value} cannot be had with steps in the backward pass: {needs} is known only when the backward "
+                f"is over, and by then most parameters are updated. Make the optimizer without {option}"
+            )
+    return GradientRelease(optimizer, bucket_bytes)
+
+
+_NEEDS_ALL = {
+    "max_grad_norm": "the norm of all gradients",
+    "skip_nonfinite": "whether all gradients are finite",
+    "amp_scaling": "whether a scaled gradient has overflowed",
+}
+
+
+class GradientRelease:
+    """What `step_in_backward` returns; holds on to the optimizer, as the parameters hold on to it."""
+
+    def __init__(self, optimizer: Optimizer, bucket_bytes: int) -> None:
+        self._optimizer = optimizer
+        self._bucket_bytes = bucket_bytes
+        self._members: dict[int, _Member] = {}
+        self._buckets: list[_Bucket] = []
+        self._open: dict[torch.device, _Bucket] = {}  # those that still grow
+        self._layout: list[tuple[int, int]] = []
+        self._updated: list[_Bucket] = []  # in the last backward or step
+        self._backward = -1  # which one is running, or was the last
+        self._held = 0
+        self._lock = threading.Lock()
+        _refuse_processes()
+        self._look_at_groups()
+        optimizer._forget_plan()
+        optimizer._release = self
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Within it, ``backward`` only adds gradients up, as without `step_in_backward`; none is freed.
+
+        For k micro-batches, the first k - 1 in here and the last one behind it, which updates everything that has a
+        gradient. So does ``optimizer.step()``.
+        """
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def remove(self) -> None:
+        """From now on ``backward`` leaves gradients, and ``optimizer.step()`` updates. States stay. A second call does nothing."""
+        for member in self._members.values():
+            member.ignore()
+        self._members, self._buckets, self._open, self._updated = {}, [], {}, []
+        if self._optimizer._release is self:
+            self._optimizer._release = None
+
+    # --- what the optimizer calls ---
+
+    def step(self) -> None:
+        """Updates what has a gradient, frees that."""
+        waiting = self._waiting()
+        if waiting:
+            self._updated = []
+            self._update(waiting)
+
+    def stats(self) -> Stats | None:
+        """Over all that the last backward, or the last step that found gradients, has updated."""
+        parts = [(bucket.groups, bucket.stats) for bucket in self._updated]
+        found = [(groups, stats) for groups, stats in parts if stats is not None]
+        return _merged(found, len(self._optimizer.param_groups)) if found else None
+
+    def groups_changed(self) -> None:
+        self._look_at_groups()
+
+    # --- during a backward ---
+
+    def _arrived(self, member: _Member, param: Tensor) -> None:
+        """The hook of a parameter whose gradient is complete."""
+        if self._held:
+            return
+        backward = torch._C._current_graph_task_id()
+        if backward != self._backward:
+            self._begin(backward)
+        if self._members.get(id(param)) is not member:  # its group is gone
+            return
+        bucket = member.bucket or self._put(member)
+        bucket.arrived += 1
+        if param.is_cuda:
+            bucket.streams.add(torch.cuda.current_stream(param.device))
+        if bucket.closed and bucket.arrived == len(bucket.members):
+            self._step(bucket)
+
+    def _begin(self, backward: int) -> None:
+        """The first gradient of a backward. What is not allowed is found now, before a parameter has changed."""
+        with self._lock:  # each device has a thread
+            if backward == self._backward:
+                return
+            _refuse_processes()
+            _refuse_nested_backward()
+            self._optimizer._check_groups()
+            if self._layout != _layout(self._optimizer):
+                self._look_at_groups()
+            for bucket in self._buckets:  # the last backward may have ended in an error
+                bucket.arrived = 0
+                bucket.streams.clear()
+            self._updated = []
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+            self._backward = backward
+
+    def _end(self) -> None:
+        """After the last gradient of a backward: buckets that still miss one, and what was accumulated before."""
+        if not self._held and self._members:
+            self._update(self._waiting())
+
+    def _waiting(self) -> list[_Member]:
+        if self._layout != _layout(self._optimizer):
+            self._look_at_groups()
+        params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not all(id(param) in self._members for param in params):  # exchanged within a group
+            self._look_at_groups()
+        return [self._members[id(param)] for param in params]
+
+    def _update(self, waiting: Sequence[_Member]) -> None:
+        for member in waiting:
+            self._watch(member)  # it may have been frozen until now
+            if member.bucket is None:
+                self._put(member)
+        self._open.clear()
+        for bucket in dict.fromkeys(member.bucket for member in waiting if member.bucket is not None):
+            self._step(bucket)
+
+    def _put(self, member: _Member) -> _Bucket:
+        """Into the bucket that is being filled. What it holds by the end of the backward belongs together for good."""
+        device = member.param.device
+        bucket = self._open.get(device)
+        if bucket is None:
+            bucket = self._open[device] = _Bucket()
+            self._buckets.append(bucket)
+        member.bucket = bucket
+        bucket.members.append(member)
+        bucket.closed = sum(member.param.nbytes for member in bucket.members) >= self._bucket_bytes
+        if bucket.closed:
+            del self._open[device]
+        return bucket
+
+    def _step(self, bucket: _Bucket) -> None:
+        bucket.step(self._optimizer)
+        self._updated.append(bucket)
+        vars(self._optimizer)["_opt_called"] = True  # schedulers of torch warn where they do not see a step
+
+    # --- param groups ---
+
+    def _look_at_groups(self) -> None:
+        """All parameters of all groups, with a hook each. Buckets are filled anew; states are where they were."""
+        before, self._members = self._members, {}
+        try:
+            for index, group in enumerate(self._optimizer.param_groups):
+                names = group.get("param_names") or [""] * len(group["params"])
+                for position, (param, name) in enumerate(zip(group["params"], names, strict=False)):
+                    where = f"parameter {position} of param group {index}"
+                    _refuse_flat(param, where)
+                    member = before.pop(id(param), None) or _Member(param)
+                    member.group, member.name, member.bucket = index, f"{where} {name}".strip(), None
+                    self._members[id(param)] = member
+        except ValueError:
+            before.update(self._members)
+            self._members = before
+            raise
+        for member in before.values():
+            member.ignore()
+        for member in self._members.values():
+            self._watch(member)
+        self._buckets, self._open = [], {}
+        self._layout = _layout(self._optimizer)
+
+    def _watch(self, member: _Member) -> None:
+        if member.hook is None and member.param.requires_grad:
+            arrived = functools.partial(self._arrived, member)
+            member.hook = member.param.register_post_accumulate_grad_hook(arrived)
+
+
+@dataclass(eq=False)
+class _Member:
+    param: Tensor
+    group: int = 0
+    name: str = ""  # for messages
+    bucket: _Bucket | None = None
+    hook: Any = None
+
+    def ignore(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+            self.hook = None
+
+
+@dataclass(eq=False)
+class _Bucket:
+    """Parameters that are updated together, by an optimizer of their own on the options and states of the whole one."""
+
+    members: list[_Member] = field(default_factory=list)
+    closed: bool = False  # no longer growing
+    arrived: int = 0  # gradients, in the running backward
+    streams: set[Any] = field(default_factory=set)  # on which they were written
+    groups: list[int] = field(default_factory=list)  # of the whole optimizer, for each group of `_part`
+    _part: Optimizer | None = None
+
+    @property
+    def stats(self) -> Stats | None:
+        return None if self._part is None else self._part.stats
+
+    def step(self, whole: Optimizer) -> None:
+        self.arrived, self.closed = 0, True
+        part = self._current_part(whole)
+        own = [torch.cuda.current_stream(self.members[0].param.device)] if self.streams else []
+        others = self.streams.difference(own)
+        for other in others:
+            own[0].wait_stream(other)
+        part.step()
+        for member in self.members:
+            member.param.grad = None
+        for other in others:  # the memory of a gradient is given out again on the stream where it was allocated
+            other.wait_stream(own[0])
+        self.streams.clear()
+
+    def _current_part(self, whole: Optimizer) -> Optimizer:
+        if self._part is None or vars(self._part)["state"] is not vars(whole)["state"]:
+            self.groups = sorted({member.group for member in self.members})
+            self._part = _part_of(whole, [[m for m in self.members if m.group == index] for index in self.groups])
+        for index, group in zip(self.groups, self._part.param_groups, strict=True):
+            group.update((k, v) for k, v in whole.param_groups[index].items() if k not in ("params", "param_names"))
+        return self._part
+
+
+def _part_of(whole: Optimizer, groups: Sequence[Sequence[_Member]]) -> Optimizer:
+    """An optimizer for some parameters of ``whole``, on the same state dictionary."""
+    trusted = whole._trust["state"]
+    part = copy.copy(whole)
+    whole._trust["state"] = trusted  # copying reads the state, but hands it to nobody else
+    part._trust = whole._trust
+    part._move_states = False  # into one buffer per bucket: the old one would stay until all buckets have left it
+    part.param_groups = [
+        {"params": [member.param for member in group], "param_names": tuple(member.name for member in group)}
+        for group in groups
+    ]
+    return part
+
+
+def _merged(parts: Sequence[tuple[Sequence[int], Stats]], groups: int) -> Stats:
+    device = parts[0][1].grad_norm.device
+
+    def added(name: str) -> Tensor:
+        zero = torch.zeros((), dtype=getattr(parts[0][1], name).dtype, device=device)
+        rows = [zero] * groups
+        for indices, stats in parts:
+            for index, value in zip(indices, getattr(stats, name).unbind(), strict=True):
+                rows[index] = rows[index] + value.to(device)
+        return torch.stack(rows)
+
+    square_sum = torch.stack([stats.grad_norm.to(device).square() for _, stats in parts]).sum()
+    return Stats(added("l1_norm"), added("squared_norm"), added("nonzeros"), square_sum.sqrt())
+
+
+def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:
+    return [(id(group["params"]), len(group["params"])) for group in optimizer.param_groups]
+
+
+def _refuse_flat(param: Tensor, where: str) -> None:
+    if FlatParameters.owner(param) is not None:
+        raise ValueError(
+            f"{where} belongs to a FlatParameters, which keeps all gradients in one buffer for good: none can be freed. "
+            "Use one of the two"
+        )
+
+
+def _refuse_processes() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes = torch.distributed.get_world_size()
+        if processes > 1:
+            raise RuntimeError(
+                f"steps in the backward pass, with {processes} processes: a gradient is complete only when it has been reduced "
+                "over them, which comes later than its hook. Call optimizer.step() after the backward instead"
+            )
+
+
+def _refuse_nested_backward() -> None:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is BackwardCFunction.apply.__code__:
+            raise RuntimeError(
+                "a backward within a backward, as checkpoint(use_reentrant=True) makes it: a parameter that is used again "
+                "outside of it has only a part of its gradient, so it cannot be updated here. Use checkpoint(use_reentrant=False)"
+            )
+        frame = frame.f_back  # type: ignore[assignment]
