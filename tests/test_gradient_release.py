@@ -258,17 +258,41 @@ def test_gradients_are_freed(bucket_bytes: int, layers: int) -> None:
 
 
 def test_plans_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of a bucket looks at its own parameters only, and its plan is kept."""
-    sizes: list[int] = []
-    build = Plan.build
-    monkeypatch.setattr(Plan, "build", lambda plan, **more: (sizes.append(len(plan.entries)), build(plan, **more))[1])
+    """A step of a bucket looks at its own parameters only, keeps its plan, and trusts states that nobody was handed."""
+    built: list[int] = []
+    checks: list[bool] = []
+    build, refresh = Plan.build, Plan.refresh
+
+    def counting_build(plan: Plan, **options: Any) -> None:
+        built.append(len(plan.entries))
+        build(plan, **options)
+
+    def counting_refresh(plan: Plan, *args: Any, **options: Any) -> bool:
+        checks.append(options["check_states"])
+        return refresh(plan, *args, **options)
+
+    monkeypatch.setattr(Plan, "build", counting_build)
+    monkeypatch.setattr(Plan, "refresh", counting_refresh)
     model = deep()
     optimizer = optim.AdamW(model.parameters())
     optim.step_in_backward(optimizer, bucket_bytes=3000)
     for _ in range(3):
         model(torch.ones(2, 16)).sum().backward()
         optimizer.step()
-    assert sizes == [3] * 4
+    assert built == [3] * 4
+    assert checks == [False] * 8
+
+
+def test_a_parameter_that_was_frozen_is_freed_like_others() -> None:
+    model = deep()
+    x = torch.ones(2, 16)
+    model[:11].requires_grad_(False)
+    optimizer = optim.AdamW(model.parameters())
+    optim.step_in_backward(optimizer, bucket_bytes=0)
+    model.requires_grad_(True)
+    for most in (12, 2):  # from the second backward on, its gradients have hooks
+        assert most_alive(model, lambda: model(x).sum().backward()) <= most * 1024
+        assert all(optimizer.state[param]["step"] == (1 if most == 12 else 2) for param in model.parameters())
 
 
 # --- everything around ---
@@ -314,18 +338,19 @@ def test_late_groups_and_parameters() -> None:
     twins.train(2)
 
 
-def test_a_group_that_is_gone() -> None:
-    twins = Twins(adamw)
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_group_that_is_gone(gone: int) -> None:
+    twins = Twins(adamw, bucket_bytes=0)
     twins.train(2)
     for optimizer in (twins.after, twins.within):
-        del optimizer.param_groups[1]
+        del optimizer.param_groups[gone]
     twins.models[0].zero_grad()
-    kept = [param.detach().clone() for param in groups_of(twins.models[1])[1]["params"]]
+    kept = [param.detach().clone() for param in groups_of(twins.models[1])[gone]["params"]]
     twins.backward(twins.models[1], 3)
     params = groups_of(twins.models[1])
-    assert all(torch.equal(param, old) for param, old in zip(params[1]["params"], kept, strict=True))
-    assert any(param.grad is not None for param in params[1]["params"])
-    assert all(param.grad is None for param in params[0]["params"])
+    assert all(torch.equal(param, old) for param, old in zip(params[gone]["params"], kept, strict=True))
+    assert any(param.grad is not None for param in params[gone]["params"])
+    assert all(param.grad is None for param in params[1 - gone]["params"])
     twins.backward(twins.models[0], 3)
     twins.after.step()
     engine.assert_same(engine.snapshot(twins.within), engine.snapshot(twins.after))
