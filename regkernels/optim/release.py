@@ -32,7 +32,7 @@ def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) 
         bucket_bytes: parameters are updated together when their gradients make this many bytes, >= 0. They are put
             together in the order in which the first backward finishes them. All gradients of a device take at most
             ``bucket_bytes`` and the largest one of them, instead of as many bytes as the parameters. A small number saves
-            more memory; each bucket costs the host some 20 microseconds. 0: each parameter alone.
+            more memory; each bucket costs the host as much as a step of a tiny model. 0: each parameter alone.
 
     Returns:
         The handle: `GradientRelease.remove` ends it, `GradientRelease.accumulate` holds steps back.
