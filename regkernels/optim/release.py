@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from regkernels.flat import FlatParameters
-from regkernels.optim.optimizer import Optimizer, Stats
+from regkernels.optim.buckets import Bucket, Member, merged
+from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.stats import Stats
 
 BUCKET_BYTES = 16 << 20
 
@@ -53,7 +52,7 @@ def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) 
     if optimizer._release is not None:
         raise ValueError("optimizer steps in backward already: call remove() of the handle first")
     for option, needs in _NEEDS_ALL.items():
-        value = optimizer._options.get(option)
+        value = getattr(optimizer._options, option)
         if value is not None and value is not False:
             raise ValueError(
                 f"{option}={value} cannot be had with steps in the backward pass: {needs} is known only when the backward "
@@ -75,11 +74,11 @@ class GradientRelease:
     def __init__(self, optimizer: Optimizer, bucket_bytes: int) -> None:
         self._optimizer = optimizer
         self._bucket_bytes = bucket_bytes
-        self._members: dict[int, _Member] = {}
-        self._buckets: list[_Bucket] = []
-        self._open: dict[torch.device, _Bucket] = {}  # those that still grow
+        self._members: dict[int, Member] = {}
+        self._buckets: list[Bucket] = []
+        self._open: dict[torch.device, Bucket] = {}  # those that still grow
         self._layout: list[tuple[int, int]] = []
-        self._updated: list[_Bucket] = []  # in the last backward or step
+        self._updated: list[Bucket] = []  # in the last backward or step
         self._backward = -1  # which one is running, or was the last
         self._held = 0
         self._lock = threading.Lock()
@@ -122,14 +121,14 @@ class GradientRelease:
         """Over all that the last backward, or the last step that found gradients, has updated."""
         parts = [(bucket.groups, bucket.stats) for bucket in self._updated]
         found = [(groups, stats) for groups, stats in parts if stats is not None]
-        return _merged(found, len(self._optimizer.param_groups)) if found else None
+        return merged(found, len(self._optimizer.param_groups)) if found else None
 
     def groups_changed(self) -> None:
         self._look_at_groups()
 
     # --- during a backward ---
 
-    def _arrived(self, member: _Member, param: Tensor) -> None:
+    def _arrived(self, member: Member, param: Tensor) -> None:
         """The hook of a parameter whose gradient is complete."""
         if self._held:
             return
@@ -167,7 +166,7 @@ class GradientRelease:
         if not self._held and self._members:
             self._update(self._waiting())
 
-    def _waiting(self) -> list[_Member]:
+    def _waiting(self) -> list[Member]:
         if self._layout != _layout(self._optimizer):
             self._look_at_groups()
         params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -175,7 +174,7 @@ class GradientRelease:
             self._look_at_groups()
         return [self._members[id(param)] for param in params]
 
-    def _update(self, waiting: Sequence[_Member]) -> None:
+    def _update(self, waiting: Sequence[Member]) -> None:
         for member in waiting:
             self._watch(member)  # it may have been frozen until now
             if member.bucket is None:
@@ -184,12 +183,12 @@ class GradientRelease:
         for bucket in dict.fromkeys(member.bucket for member in waiting if member.bucket is not None):
             self._step(bucket)
 
-    def _put(self, member: _Member) -> _Bucket:
+    def _put(self, member: Member) -> Bucket:
         """Into the bucket that is being filled. What it holds by the end of the backward belongs together for good."""
         device = member.param.device
         bucket = self._open.get(device)
         if bucket is None:
-            bucket = self._open[device] = _Bucket()
+            bucket = self._open[device] = Bucket()
             self._buckets.append(bucket)
         member.bucket = bucket
         bucket.members.append(member)
@@ -198,7 +197,7 @@ class GradientRelease:
             del self._open[device]
         return bucket
 
-    def _step(self, bucket: _Bucket) -> None:
+    def _step(self, bucket: Bucket) -> None:
         bucket.step(self._optimizer)
         self._updated.append(bucket)
         vars(self._optimizer)["_opt_called"] = True  # schedulers of torch warn where they do not see a step
@@ -209,14 +208,17 @@ class GradientRelease:
         """All parameters of all groups, with a hook each. Buckets are filled anew; states are where they were."""
         before, self._members = self._members, {}
         try:
+            number = 0
             for index, group in enumerate(self._optimizer.param_groups):
                 names = group.get("param_names") or [""] * len(group["params"])
                 for position, (param, name) in enumerate(zip(group["params"], names, strict=False)):
                     where = f"parameter {position} of param group {index}"
                     _refuse_flat(param, where)
-                    member = before.pop(id(param), None) or _Member(param)
-                    member.group, member.name, member.bucket = index, f"{where} {name}".strip(), None
+                    member = before.pop(id(param), None) or Member(param)
+                    member.group, member.number, member.bucket = index, number, None
+                    member.name = f"{where} {name}".strip()
                     self._members[id(param)] = member
+                    number += 1
         except ValueError:
             before.update(self._members)
             self._members = before
@@ -228,91 +230,10 @@ class GradientRelease:
         self._buckets, self._open = [], {}
         self._layout = _layout(self._optimizer)
 
-    def _watch(self, member: _Member) -> None:
+    def _watch(self, member: Member) -> None:
         if member.hook is None and member.param.requires_grad:
             arrived = functools.partial(self._arrived, member)
             member.hook = member.param.register_post_accumulate_grad_hook(arrived)
-
-
-@dataclass(eq=False)
-class _Member:
-    param: Tensor
-    group: int = 0
-    name: str = ""  # for messages
-    bucket: _Bucket | None = None
-    hook: Any = None
-
-    def ignore(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
-            self.hook = None
-
-
-@dataclass(eq=False)
-class _Bucket:
-    """Parameters that are updated together, by an optimizer of their own on the options and states of the whole one."""
-
-    members: list[_Member] = field(default_factory=list)
-    closed: bool = False  # no longer growing
-    arrived: int = 0  # gradients, in the running backward
-    streams: set[Any] = field(default_factory=set)  # on which they were written
-    groups: list[int] = field(default_factory=list)  # of the whole optimizer, for each group of `_part`
-    _part: Optimizer | None = None
-
-    @property
-    def stats(self) -> Stats | None:
-        return None if self._part is None else self._part.stats
-
-    def step(self, whole: Optimizer) -> None:
-        self.arrived, self.closed = 0, True
-        part = self._current_part(whole)
-        own = [torch.cuda.current_stream(self.members[0].param.device)] if self.streams else []
-        others = self.streams.difference(own)
-        for other in others:
-            own[0].wait_stream(other)
-        part.step()
-        for member in self.members:
-            member.param.grad = None
-        for other in others:  # the memory of a gradient is given out again on the stream where it was allocated
-            other.wait_stream(own[0])
-        self.streams.clear()
-
-    def _current_part(self, whole: Optimizer) -> Optimizer:
-        if self._part is None or vars(self._part)["state"] is not vars(whole)["state"]:
-            self.groups = sorted({member.group for member in self.members})
-            self._part = _part_of(whole, [[m for m in self.members if m.group == index] for index in self.groups])
-        for index, group in zip(self.groups, self._part.param_groups, strict=True):
-            group.update((k, v) for k, v in whole.param_groups[index].items() if k not in ("params", "param_names"))
-        return self._part
-
-
-def _part_of(whole: Optimizer, groups: Sequence[Sequence[_Member]]) -> Optimizer:
-    """An optimizer for some parameters of ``whole``, on the same state dictionary."""
-    trusted = whole._trust["state"]
-    part = copy.copy(whole)
-    whole._trust["state"] = trusted  # copying reads the state, but hands it to nobody else
-    part._trust = whole._trust
-    part._move_states = False  # into one buffer per bucket: the old one would stay until all buckets have left it
-    part.param_groups = [
-        {"params": [member.param for member in group], "param_names": tuple(member.name for member in group)}
-        for group in groups
-    ]
-    return part
-
-
-def _merged(parts: Sequence[tuple[Sequence[int], Stats]], groups: int) -> Stats:
-    device = parts[0][1].grad_norm.device
-
-    def added(name: str) -> Tensor:
-        zero = torch.zeros((), dtype=getattr(parts[0][1], name).dtype, device=device)
-        rows = [zero] * groups
-        for indices, stats in parts:
-            for index, value in zip(indices, getattr(stats, name).unbind(), strict=True):
-                rows[index] = rows[index] + value.to(device)
-        return torch.stack(rows)
-
-    square_sum = torch.stack([stats.grad_norm.to(device).square() for _, stats in parts]).sum()
-    return Stats(added("l1_norm"), added("squared_norm"), added("nonzeros"), square_sum.sqrt())
 
 
 def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:
