@@ -124,6 +124,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "stats and clipping": {"stats": True, "max_grad_norm": 0.1},
     "tensor lr, flat": {"lr": torch.tensor(0.02), "flat": True},
+    "low precision": {"dtype": torch.bfloat16, "param_rounding": "stochastic", "skip_nonfinite": True},
 }
 
 
