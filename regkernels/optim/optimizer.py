@@ -162,7 +162,9 @@ class Optimizer(torch.optim.Optimizer):
         try:
             validation.unique_parameters(self.param_groups)
             for position, param in enumerate(self.param_groups[index]["params"]):
-                validation.parameter(param, f"parameter {position} of param group {index}")
+                name = f"parameter {position} of param group {index}"
+                validation.parameter(param, name)
+                validation.precision(self._options.precision, param, name)
             if self._release is not None:
                 self._release.groups_changed()
         except Exception:
