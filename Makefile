@@ -11,13 +11,14 @@ PACKAGE := $(VENV)/.stamp-package
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CSRC := $(wildcard csrc/*)
 FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
+SITE := build/docs
 # What is passed on to the program: make test ARGS="-k adamw -x"
 ARGS ?=
 # pytest's status 5: what ARGS selects is in the other of the two runs of `make test`.
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu kernels format clean distclean
+.PHONY: help demo test lint types bench docs gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -41,6 +42,11 @@ types: $(TOOLS) ## check the types
 
 bench: $(PACKAGE) ## measure on this machine and keep a record (ARGS="--quick": in 2 minutes)
 	@$(BIN)/python -m regkernels bench $(ARGS)
+
+# Without --quiet, which would also hide warnings from --strict.
+docs: $(TOOLS) ## build the documentation (ARGS=serve: show it at http://127.0.0.1:8000, rebuilt with each change)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+	@$(if $(ARGS),,echo "open $(SITE)/index.html; with its search: make docs ARGS=serve")
 
 gpu: ## on a machine with a GPU: install for python3 itself (no .venv), test and measure there
 	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)
