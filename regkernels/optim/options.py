@@ -19,8 +19,8 @@ class Common(TypedDict, total=False):
     - ``stats``: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
     - ``skip_nonfinite``: a step whose gradients' norm is infinite or NaN is left out as a whole: no weight, no state, no step
       count changes.
-    - ``amp_scaling``: lets torch.amp.GradScaler hand its scale to the step, which divides the gradients by it in the
-      kernel, instead of dividing them in a pass of its own. A skipped step changes nothing.
+    - ``amp_scaling``: lets torch.amp.GradScaler hand its scale, and whether it found NaN or Inf, to the step: the kernel
+      divides the gradients, and the host need not wait for the device. A skipped step changes nothing.
     - ``param_rounding``: of float16 and bfloat16 weights. "nearest"; "stochastic": up or down by chance, so that the mean is
       exact; "remainder" (bfloat16): 16 more bits in the state ``remainder``, so that weight and remainder together are the
       float32 weight of a float32 run; "master": a float32 copy in the state ``master``.
