@@ -1,0 +1,163 @@
+"""Trains a small GPT, with sparse MLPs, on text that every machine has: the source code of Python's standard library."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from gpt_model import GPT
+from gpt_options import parse_arguments, settings_of
+from gpt_report import Log, report_savings
+from torch import Tensor
+
+import regkernels as rk
+
+
+def read_windows(folder: str, context: int) -> tuple[Tensor, Tensor, str]:
+    """Windows of context + 1 bytes in the .py files below ``folder``: all to learn, 128 to validate; and a fingerprint.
+
+    Every 20th file is kept for validation. Tests and tables of characters are left out.
+    """
+    skipped, texts = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "encodings", "pydoc_data"}, []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - skipped)
+        texts += [Path(place, name).read_bytes() for name in sorted(files) if name.endswith(".py")]
+    both = b"".join(text for i, text in enumerate(texts) if i % 20), b"".join(texts[::20])
+    if min(map(len, both)) <= context:
+        sys.exit(
+            f"error: too little Python source in {folder}: {len(both[0]):,} bytes, and {len(both[1]):,} to validate"
+        )
+    windows, held_out = (
+        torch.frombuffer(bytearray(text), dtype=torch.uint8).unfold(0, context + 1, 1) for text in both
+    )
+    return windows, held_out[:: len(held_out) // 128 + 1], hashlib.sha256(b"".join(both)).hexdigest()
+
+
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Of step 1, 2, ...: rises linearly for ``args.warmup`` steps, then falls to a tenth along a cosine."""
+    if step < args.warmup:
+        return args.lr * step / args.warmup
+    return args.lr * (0.55 + 0.45 * math.cos(math.pi * (step - args.warmup) / (args.steps - args.warmup)))
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes beside ``path``, then renames: whatever fails in between, there is one whole checkpoint."""
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def make_optimizer(model: GPT, args: argparse.Namespace) -> rk.optim.AdamW:
+    """The matrices of the MLPs are under L1 and decay, the other matrices decay, norms are left alone."""
+    named = dict(model.named_parameters())
+    mlps = [p for name, p in named.items() if ".mlp." in name]
+    matrices = [p for name, p in named.items() if ".mlp." not in name and p.dim() == 2]
+    norms = [p for p in named.values() if p.dim() == 1]
+    return rk.optim.AdamW(
+        [{"params": mlps, "l1": args.l1}, {"params": matrices}, {"params": norms, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.95),
+        weight_decay=args.weight_decay,
+        weight_decay_mode="prox",  # which together with L1 is an elastic net
+        max_grad_norm=args.max_grad_norm,
+        stats=True,
+    )
+
+
+def stop_requests() -> list[int]:
+    """A list that gets the number of the signal when somebody asks the program to stop: Ctrl-C, or a cluster."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+        signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return requests
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args, checkpoint = parse_arguments(arguments)
+    torch.manual_seed(args.seed)
+    windows, held_out, fingerprint = read_windows(args.text, args.context)
+    order = torch.Generator().manual_seed(args.seed)  # of the batches
+    try:
+        model = GPT(args.layers, args.width, args.heads, args.context, args.dropout)
+        model.to(args.device, getattr(torch, args.dtype))
+        optimizer = make_optimizer(model, args)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    first = 1
+    if checkpoint is not None:
+        if checkpoint["text"] != fingerprint:
+            sys.exit(f"error: the text in {args.text} is no longer the one that the checkpoint was trained on")
+        first = checkpoint["step"] + 1
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        order.set_state(checkpoint["order"])
+        torch.set_rng_state(checkpoint["rng"])
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
+    log = Log(args.out, first, tensorboard=args.tensorboard)
+    path = Path(args.out, "checkpoint.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    under_l1 = sum(p.numel() for p in optimizer.param_groups[0]["params"])
+    weights = sum(p.numel() for p in model.parameters())
+    print(f"text:    {len(windows):,} bytes of Python from {args.text}, and every 20th file for validation")
+    print(f"model:   {weights:,} weights in {args.dtype} on {args.device}, {under_l1:,} of them in MLPs, under L1")
+    log.header()
+    stop = stop_requests()
+    loss_sum, before, clock = torch.zeros((), device=args.device), first - 1, time.perf_counter()
+    for step in range(first, args.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args)
+        # A network that is pulled to zero before it has learnt anything may stay there: L1 grows with time.
+        optimizer.param_groups[0]["l1"] = args.l1 * min(1.0, 2 * step / args.steps)
+        loss = model.loss(windows[torch.randint(len(windows), (args.batch_size,), generator=order)])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_sum += loss.detach()
+        last = step == args.steps or bool(stop)
+        if step % args.log_every == 0 or last:
+            values = {
+                "step": step,
+                "loss": loss_sum.item() / (step - before),
+            }  # waits for a GPU; then the time is right
+            seconds = (time.perf_counter() - clock) / (step - before)
+            values["validation"] = model.validate(held_out, args.batch_size)
+            values["zeros"] = 1 - optimizer.stats.nonzeros[0].item() / under_l1
+            values["grad norm"] = optimizer.stats.grad_norm.item()
+            values["lr"] = optimizer.param_groups[0]["lr"]
+            values["bytes/s"] = args.batch_size * args.context / seconds
+            values["min left"] = (args.steps - step) * seconds / 60
+            log.row(values, optimizer.stats)
+            loss_sum, before, clock = torch.zeros_like(loss_sum), step, time.perf_counter()
+        if step % args.save_every == 0 or last:
+            state = {"step": step, "settings": settings_of(args), "text": fingerprint, "order": order.get_state()}
+            state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+            save(path, state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        if stop and step < args.steps:
+            print(f"\nStopped after step {step}, which is saved in {path}. Go on with --resume --out {args.out}")
+            sys.exit(128 + stop[0])
+    log.close()
+    report_savings(model)
+    print("\nWhat it writes after 'def ':\n\n" + model.sample("def ", 400))
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # moments of weights without gradient become tiny numbers, slow on some processors
+    main()

@@ -1,0 +1,73 @@
+"""The network of gpt.py: a small GPT over bytes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Attention, then an MLP; each reads a normalised copy of the stream and adds to the stream."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = (nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        up, down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.mlp = nn.Sequential(up, nn.GELU(), down)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    """Bytes (batch, time) in, scores of the next byte (batch, time, 256) out. Input and output embedding are one."""
+
+    def __init__(self, layers: int, width: int, heads: int, context: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding, self.position = nn.Embedding(256, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width, bias=False)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                std = 0.05 if name.startswith(("embedding", "position")) else width**-0.5
+                if name.endswith(("out.weight", "mlp.2.weight")):  # these add to the stream, 2 * layers times
+                    std /= math.sqrt(2 * layers)
+                nn.init.normal_(p, std=std)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
+        return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
+
+    def loss(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per byte. ``windows``: bytes (batch, context + 1), on any device."""
+        windows = windows.to(self.embedding.weight.device, torch.long)
+        return F.cross_entropy(self(windows[:, :-1]).float().flatten(0, 1), windows[:, 1:].flatten())
+
+    @torch.no_grad()
+    def validate(self, windows: Tensor, batch_size: int) -> float:
+        """The mean loss over all ``windows``, without dropout."""
+        self.eval()
+        total = sum(self.loss(part).item() * len(part) for part in windows.split(batch_size))
+        self.train()
+        return total / len(windows)
+
+    @torch.no_grad()
+    def sample(self, prompt: str, length: int) -> str:
+        """``prompt`` and ``length`` more bytes, drawn at temperature 0.8; the same weights draw the same ones."""
+        tokens, generator = torch.tensor([list(prompt.encode())]), torch.Generator().manual_seed(0)
+        self.eval()
+        for _ in range(length):
+            seen = tokens[:, -self.position.num_embeddings :].to(self.embedding.weight.device)
+            scores = self(seen)[0, -1].float().cpu()
+            drawn = torch.multinomial(torch.softmax(scores / 0.8, 0), 1, generator=generator)
+            tokens = torch.cat([tokens, drawn[None]], 1)
+        return bytes(tokens[0].tolist()).decode(errors="replace")
