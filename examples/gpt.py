@@ -24,7 +24,7 @@ import regkernels as rk
 
 
 def read_windows(folder: str, context: int) -> tuple[Tensor, Tensor, str]:
-    """Windows of context + 1 bytes in the .py files below ``folder``: all to learn, 128 to validate; and a fingerprint.
+    """Windows of context + 1 bytes in the .py files below ``folder``: all to learn, 512 to validate; and a fingerprint.
 
     Every 20th file is kept for validation. Tests and tables of characters are left out.
     """
@@ -40,7 +40,7 @@ def read_windows(folder: str, context: int) -> tuple[Tensor, Tensor, str]:
     windows, held_out = (
         torch.frombuffer(bytearray(text), dtype=torch.uint8).unfold(0, context + 1, 1) for text in both
     )
-    return windows, held_out[:: len(held_out) // 128 + 1], hashlib.sha256(b"".join(both)).hexdigest()
+    return windows, held_out[:: len(held_out) // 512 + 1], hashlib.sha256(b"".join(both)).hexdigest()
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
@@ -68,11 +68,12 @@ def make_optimizer(model: GPT, args: argparse.Namespace) -> rk.optim.AdamW:
     return rk.optim.AdamW(
         [{"params": mlps, "l1": args.l1}, {"params": matrices}, {"params": norms, "weight_decay": 0.0}],
         lr=args.lr,
-        betas=(0.9, 0.95),
+        betas=(0.9, 0.99),
         weight_decay=args.weight_decay,
         weight_decay_mode="prox",  # which together with L1 is an elastic net
         max_grad_norm=args.max_grad_norm,
         stats=True,
+        param_rounding="remainder",  # keeps what bfloat16 cuts off; float32 weights have nothing to keep
     )
 
 

@@ -36,7 +36,7 @@ class Log:
             self.writer = SummaryWriter(folder, purge_step=step)
 
     def header(self) -> None:
-        print("loss and validation: nats per byte; zeros: share of the MLPs' weights; min left: minutes\n")
+        print("loss and validation: nats per byte; zeros: share of the MLPs' weights that are exactly 0\n")
         print("  ".join(f"{name:>7}" for name in _COLUMNS), flush=True)
 
     def row(self, values: dict[str, float], stats: Stats) -> None:

@@ -19,9 +19,9 @@ import regkernels
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "examples" / "gpt.py"
-STEPS = 200
+STEPS = 160
 TINY = (
-    "--layers=2 --width=32 --heads=2 --context=32 --batch-size=8 --dropout=0.1 --lr=1e-2 --warmup=10 --l1=3e-4 "
+    "--layers=1 --width=32 --heads=2 --context=32 --batch-size=8 --dropout=0.1 --lr=1e-2 --warmup=10 --l1=3e-4 "
     f"--steps={STEPS} --log-every=20 --save-every=50 --device=cpu"
 ).split()
 
@@ -92,7 +92,7 @@ def assert_same(ours: Any, theirs: Any, where: str = "checkpoint") -> None:
 
 
 def trained(modules: Any, folder: Path) -> Any:
-    model = modules.gpt_model.GPT(layers=2, width=32, heads=2, context=32, dropout=0.1).to(torch.bfloat16)
+    model = modules.gpt_model.GPT(layers=1, width=32, heads=2, context=32, dropout=0.1).to(torch.bfloat16)
     model.load_state_dict(load(folder)["model"])
     return model.double().eval()
 
@@ -155,7 +155,7 @@ def test_idle_units_can_be_removed(modules: Any, finished: tuple[Path, str]) -> 
         used = up.any(1) & down.any(0)
         idle += int((~used).sum())
         block.mlp[0].weight, block.mlp[2].weight = (torch.nn.Parameter(w) for w in (up[used], down[:, used]))
-    assert f" {idle:,} of the 256 hidden units" in printed and idle > 0
+    assert f" {idle:,} of the 128 hidden units" in printed and idle > 0
     torch.testing.assert_close(model(tokens), expected, rtol=1e-10, atol=1e-10)
 
 
