@@ -67,8 +67,8 @@ def report_savings(model: GPT) -> None:
     dense, packed = total * itemsize, (total - zeros) * itemsize + weights // 8
     print("\nWhat the zeros save")
     print(f"  weights: {zeros:,} of the {weights:,} in MLPs are exactly zero ({zeros / weights:.1%})")
-    print(f"  units:   {idle:,} of the {units:,} hidden units can be deleted, for one side of them has only zeros")
+    print(f"  units:   {idle:,} of the {units:,} hidden units can be deleted: nothing comes in, or nothing goes out")
     print(
-        f"  storage: {packed / 1000:,.0f} kB instead of {dense / 1000:,.0f} kB for the whole model, if MLPs are stored as"
+        f"  storage: {packed / 1000:,.0f} kB instead of {dense / 1000:,.0f} kB for the whole model (in MLPs one bit per weight,"
     )
-    print("           one bit per weight (zero or not) and the values that are not zero")
+    print("           which says whether it is zero, and the values of those that are not)")

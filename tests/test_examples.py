@@ -10,6 +10,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -38,10 +39,12 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some of regkernels' own files, so that the test does not depend on what else is installed."""
+    """Sentences of a few words: soon learnt, and the same wherever the tests run."""
     folder = tmp_path_factory.mktemp("text")
-    for path in (ROOT / "regkernels").glob("*.py"):
-        (folder / path.name).write_bytes(path.read_bytes())
+    words, random = ("name", "value", "table", "of", "the", "each", "one", "below"), Random(0)
+    for number in range(40):
+        lines = (" ".join(random.choices(words, k=8)) for _ in range(40))
+        (folder / f"{number:02}.py").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
@@ -104,13 +107,13 @@ def test_it_learns_and_makes_zeros(modules: Any, text: Path, finished: tuple[Pat
     windows, held_out, _ = modules.gpt.read_windows(str(text), 32)
     frequencies = torch.bincount(windows[:, 0].long(), minlength=256).double().clamp(min=1e-3)
     without_context = -(frequencies / frequencies.sum())[held_out.long()].log().mean().item()
-    assert rows[STEPS][1] < without_context - 0.1 and rows[STEPS][1] < rows[20][1] - 0.2
+    assert rows[STEPS][1] < without_context - 0.5 and rows[STEPS][1] < rows[20][1] - 0.5
     assert rows[STEPS][0] < rows[20][0] - 0.5
     zeros = {".mlp." in name: [0, 0] for name in load(folder)["model"]}
     for name, weight in load(folder)["model"].items():
         zeros[".mlp." in name][0] += int((weight == 0).sum())
         zeros[".mlp." in name][1] += weight.numel()
-    assert zeros[True][0] > 0.2 * zeros[True][1] and zeros[False][0] == 0
+    assert zeros[True][0] > 0.4 * zeros[True][1] and zeros[False][0] == 0
     assert rows[STEPS][2] == pytest.approx(100 * zeros[True][0] / zeros[True][1], abs=0.051)
     assert f" {zeros[True][0]:,} of the {zeros[True][1]:,} in MLPs are exactly zero" in printed
     assert re.search(r"^def ", printed, re.MULTILINE)
@@ -296,6 +299,16 @@ def test_without_tensorboard(modules: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(SystemExit, match=r"pip install tensorboard"):
         modules.gpt_report.Log(str(tmp_path), 1, tensorboard=True)
+
+
+def test_the_walk_through_shows_the_program() -> None:
+    page, program = (ROOT / "docs" / "example_gpt.md").read_text(), PROGRAM.read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert "".join(block.split()) in "".join(re.sub("return ", "optimizer = ", program).split())
+    for target in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / "docs" / target).exists(), target
 
 
 def test_tensorboard_shows_each_step_once(modules: Any, tmp_path: Path) -> None:
