@@ -155,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"\nStopped after step {step}, which is saved in {path}. Go on with --resume --out {args.out}")
             sys.exit(128 + stop[0])
     log.close()
-    report_savings(model)
+    if args.l1 > 0:
+        report_savings(model)
     print("\nWhat it writes after 'def ':\n\n" + model.sample("def ", 400))
 
 
