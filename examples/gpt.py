@@ -92,6 +92,7 @@ def stop_requests() -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args, checkpoint = parse_arguments(arguments)
+    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     windows, held_out, fingerprint = read_windows(args.text, args.context)
     order = torch.Generator().manual_seed(args.seed)  # of the batches

@@ -57,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("max-grad-norm", 1.0, number, "gradients with a larger norm are scaled down to it"),
         ("log-every", 200, positive, "steps from one line of the table to the next"),
         ("save-every", 500, positive, "steps from one checkpoint to the next"),
+        ("threads", 1, positive, "CPU threads; more are for larger models, and for CPUs without other work"),
         ("seed", 1, positive, "of first weights, batches and dropout"),
     ):
         metavar = "N" if kind is positive else "X"
