@@ -45,6 +45,7 @@ py::dict layout() {
                                                "rmsprop_centered_momentum",
                                                "adagrad",
                                                "lion"};
+    layout["metrics"] = std::vector<std::string>{"constant", "root", "centered", "reciprocal", "direct"};
     layout["roundings"] = std::vector<std::string>{"nearest", "stochastic", "remainder", "master"};
     layout["chunk"] = kChunk;
     layout["interface"] = kInterface;
@@ -97,6 +98,15 @@ PYBIND11_MODULE(_C, m) {
             soft_threshold(active_kernels(), pointer<const Run>(runs), count, threshold);
         },
         py::arg("runs"), py::arg("count"), py::arg("threshold"));
+
+    m.def(
+        "proximal",
+        [](int64_t segments, int64_t count, const py::list& rows) {
+            const std::vector<Hyper> table = hyper_table(rows);
+            py::gil_scoped_release release;
+            proximal(active_kernels(), pointer<const Segment>(segments), count, table.data());
+        },
+        py::arg("segments"), py::arg("count"), py::arg("rows"));
 
     py::class_<Roster>(m, "Roster")
         .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&,

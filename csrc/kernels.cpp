@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include "blocks.h"
+#include "proximal.h"
 #include "rules.h"
 #include "shrink.h"
 #include "sums.h"
@@ -159,6 +160,8 @@ void shrink(const void* in, void* out, int64_t numel, double threshold) {
 
 #define REGKERNELS_RULE(RULE) \
     update<Float64, RULE>, update<Float32, RULE>, update<Float16, RULE>, update<BFloat16, RULE>
+#define REGKERNELS_METRIC(METRIC) \
+    proximal<Float64, METRIC>, proximal<Float32, METRIC>, proximal<Float16, METRIC>, proximal<BFloat16, METRIC>
 #define REGKERNELS_DTYPES(KERNEL) KERNEL<Float64>, KERNEL<Float32>, KERNEL<Float16>, KERNEL<BFloat16>
 #define REGKERNELS_STRING(X) #X
 #define REGKERNELS_NAME(X) REGKERNELS_STRING(X)
@@ -173,6 +176,8 @@ constexpr Kernels kTable = {
     {REGKERNELS_DTYPES(reduce)},
     {REGKERNELS_DTYPES(penalty_gradient)},
     {REGKERNELS_DTYPES(shrink)},
+    {REGKERNELS_METRIC(Constant), REGKERNELS_METRIC(Root), REGKERNELS_METRIC(Centered), REGKERNELS_METRIC(Reciprocal),
+     REGKERNELS_METRIC(Direct)},
 };
 
 }  // namespace

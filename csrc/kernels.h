@@ -19,6 +19,9 @@ struct Kernels {
     // out = soft_threshold(in, threshold); in and out may be the same memory.
     using Shrink = void (*)(const void* in, void* out, int64_t numel, double threshold);
     Shrink soft_threshold[kDtypes];
+    // Elements [begin, end) of one segment, whose operands are in the place of states; see kMetrics for the kind.
+    using Proximal = void (*)(const Segment&, int64_t begin, int64_t end, const Hyper&);
+    Proximal proximal[kMetrics * kDtypes];
 };
 
 const Kernels& kernels_baseline();

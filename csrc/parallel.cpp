@@ -141,6 +141,13 @@ void soft_threshold(const Kernels& kernels, const Run* runs, int64_t count, doub
     });
 }
 
+void proximal(const Kernels& kernels, const Segment* segments, int64_t count, const Hyper* rows) {
+    for_chunks(cut(segments, count), [&](int64_t, const Chunk& chunk) {
+        const Segment& segment = segments[chunk.item];
+        kernels.proximal[segment.kind / 2](segment, chunk.begin, chunk.end, rows[segment.row]);
+    });
+}
+
 int num_threads() {
 #ifdef _OPENMP
     return omp_get_max_threads();

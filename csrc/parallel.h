@@ -19,6 +19,7 @@ void update(const Kernels&, const Segment*, int64_t segments, const Hyper*, Sums
 Sums reduce(const Kernels&, const Run*, int64_t runs);
 void penalty_gradient(const Kernels&, const Run*, int64_t runs, double absolute, double square);
 void soft_threshold(const Kernels&, const Run*, int64_t runs, double threshold);
+void proximal(const Kernels&, const Segment*, int64_t segments, const Hyper*);
 
 // Threads that the next region would use, as set by torch.set_num_threads.
 int num_threads();

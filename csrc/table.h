@@ -10,7 +10,7 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/segments.py has the same number.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
 struct Segment {
@@ -113,6 +113,11 @@ struct Kind {
     bool narrow;     // states in bfloat16
     Rounding rounding;
 };
+
+// What the step of an element is computed from, where somebody else has made it; see metrics.h. The kind of such a
+// segment is (metric * kDtypes + dtype) * 2 + narrow, with operands in the type of half-precision weights where
+// `narrow`.
+enum Metric : int64_t { kConstant, kRoot, kCentered, kReciprocal, kDirect, kMetrics };
 
 // Elements per unit of work. Partial sums are formed per chunk and added in order, so this number is part of what
 // makes a sum reproducible: changing it changes the last bits of every penalty.

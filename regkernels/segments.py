@@ -15,7 +15,7 @@ from torch import Tensor
 from regkernels.precision import KEPT_DTYPES, ROUNDINGS
 from regkernels.reference.elementwise import compute_dtype
 
-INTERFACE = 3
+INTERFACE = 4
 """Of the extension's functions; kInterface in csrc/table.h."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

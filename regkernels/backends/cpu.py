@@ -12,6 +12,7 @@ from regkernels import extension, reference, segments
 from regkernels.hyper import Hyper
 
 if TYPE_CHECKING:
+    from regkernels.attach.plan import Plan as Shrinkage
     from regkernels.optim.plan import Plan
 
 
@@ -54,6 +55,13 @@ def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
     runs = _runs([x], [out])
     _adopt_thread_count()
     extension.C.soft_threshold(runs.data_ptr(), len(runs), threshold)
+
+
+def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
+    """Shrinks the weights of a plan in the metric of the step that was made."""
+    table = plan.segments
+    _adopt_thread_count()
+    extension.C.proximal(table.data_ptr(), len(table), rows)
 
 
 def _runs(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Tensor:

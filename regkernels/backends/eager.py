@@ -11,6 +11,7 @@ from regkernels import reference
 from regkernels.hyper import Hyper
 
 if TYPE_CHECKING:
+    from regkernels.attach.plan import Plan as Shrinkage
     from regkernels.optim.plan import Plan
 
 
@@ -59,3 +60,9 @@ def penalty_gradient(
 def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
     """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
     out.copy_(reference.soft_threshold(x.to(reference.compute_dtype(x.dtype)), threshold))
+
+
+def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
+    """Shrinks the weights of a plan in the metric of the step that was made."""
+    for metric, weight, operands, row in plan.work():
+        reference.proximal_(metric, weight, operands, rows[row])

@@ -96,13 +96,7 @@ class RAdam(Optimizer):
     def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
         beta1, beta2 = (number(beta, group) for beta in group["betas"])
         fields = regularisation(group, gain=1.0, step_per_element=True)
-        bias2 = 1.0 - beta2**row.step
-        length = 2.0 / (1.0 - beta2) - 1.0
-        now = length - 2.0 * row.step * (1.0 - bias2) / bias2
-        # Below this the step is lr: the root of the second moment is taken times 0, and 1 is added.
-        is_known, eps = _select(now > 5.0, 1.0, 0.0), float(group["eps"])
-        variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
-        factor = _select(now > 5.0, square_root(_not_negative(variance * bias2)), 1.0)
+        factor, is_known, eps = rectification(beta2, row.step, float(group["eps"]))
         return Hyper(
             **{**fields, "lr": fields["lr"] * factor},
             beta1=beta1,
@@ -111,13 +105,28 @@ class RAdam(Optimizer):
             one_minus_beta2=1.0 - beta2,
             inverse_bias1=1.0 / (1.0 - beta1**row.step),
             inverse_sqrt_bias2=is_known,
-            eps=_select(now > 5.0, eps, 1.0),
+            eps=eps,
         )
+
+
+def rectification(beta2: Number, step: Number, eps: float) -> tuple[Number, Number, Number]:
+    """What makes Adam's formula RAdam's in step number ``step``: a factor of lr, one of the second moment's root, and eps."""
+    bias2 = 1.0 - beta2**step
+    length = 2.0 / (1.0 - beta2) - 1.0
+    now = length - 2.0 * step * (1.0 - bias2) / bias2
+    # Below this the step is lr: the root of the second moment is taken times 0, and 1 is added.
+    variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
+    factor = _select(now > 5.0, square_root(_not_negative(variance * bias2)), 1.0)
+    return factor, _select(now > 5.0, 1.0, 0.0), _select(now > 5.0, eps, 1.0)
 
 
 def _select(condition: bool | Tensor, value: Number, otherwise: Number) -> Number:
     if isinstance(condition, Tensor):
-        return torch.where(condition, value, otherwise)
+        # As tensors: numbers alone would become the default dtype.
+        chosen, other = (
+            x if isinstance(x, Tensor) else condition.new_full((), x, dtype=torch.float64) for x in (value, otherwise)
+        )
+        return torch.where(condition, chosen, other)
     return value if condition else otherwise
 
 

@@ -11,6 +11,7 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 """
 
 from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold, square_root
+from regkernels.reference.metrics import METRICS, Metric, proximal_
 from regkernels.reference.penalties import (
     elastic_net_penalty,
     l1_penalty,
@@ -25,7 +26,9 @@ from regkernels.reference.rules import RULES, Rule
 from regkernels.reference.step import update_
 
 __all__ = [
+    "METRICS",
     "RULES",
+    "Metric",
     "Rule",
     "compute_dtype",
     "divide",
@@ -37,6 +40,7 @@ __all__ = [
     "penalty_gradient",
     "penalty_value",
     "philox",
+    "proximal_",
     "random_bits",
     "round_stochastically",
     "sign",

@@ -18,12 +18,15 @@ from triton.runtime.interpreter import InterpretedFunction
 from regkernels import reference, segments
 from regkernels.backends.triton.architectures import Shape, of_device
 from regkernels.backends.triton.kernels import columns, elementwise, step, sums
+from regkernels.backends.triton.kernels.metrics import METRICS
+from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
 from regkernels.backends.triton.kernels.rules import RULES
 from regkernels.backends.triton.tables import PlanMemory, Work, work_of
 from regkernels.hyper import Hyper
 from regkernels.segments import Kind
 
 if TYPE_CHECKING:
+    from regkernels.attach.plan import Plan as Shrinkage
     from regkernels.optim.plan import Plan
 
 INTERPRETED = isinstance(step.update, InterpretedFunction)
@@ -92,6 +95,33 @@ def penalty_gradient(
 def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
     """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
     _map(elementwise.shrink, [x], [out], None, threshold, 0.0)
+
+
+def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
+    """Shrinks the weights of a plan in the metric of the step that was made."""
+    device = plan.device
+    with _guard(device):
+        if plan.device_memory is None:
+            plan.device_memory = PlanMemory(device, 1)
+        work = plan.device_memory.work(plan.segments.numpy(), plan.generation)
+        table = plan.device_memory.rows(rows)
+        for launch in work.layout.launches:
+            kind = plan.kind_of(launch.kind)
+            _launch(
+                proximal_kernel,
+                (launch.chunks,),
+                of_device(device).elementwise,
+                kind.dtype,
+                work.segments,
+                work.owners,
+                table,
+                launch.first_chunk,
+                METRIC=METRICS[kind.metric],
+                OPERANDS=reference.METRICS[kind.metric].operands,
+                STORAGE=TYPES[kind.dtype],
+                OPERAND=TYPES[kind.operand_dtype],
+                COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
+            )
 
 
 def _map(

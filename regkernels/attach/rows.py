@@ -1,0 +1,93 @@
+"""The rows of hyper-parameters that one step needs on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import validation
+from regkernels.attach.sources import Source, Step
+from regkernels.hyper import Hyper, Number, as_float, number
+
+
+class Rows:
+    """Collects them. ``skip``: not 0 on the device where the step was left out."""
+
+    def __init__(self, skip: Number) -> None:
+        self.rows: list[Hyper] = []
+        self._skip = skip
+
+    def computed(
+        self, group: Mapping[str, Any], metric: str, source: Source, states: Sequence[Mapping[str, Any]]
+    ) -> list[int | None]:
+        """The row of each parameter of a group, by its counts; None where it has not made a step yet."""
+        columns = [[state[name] for state in states] for name in source.counts]
+        if any(_stays(value, group) for column in columns for value in column):
+            return self._on_device(group, metric, source, columns)
+        counts = list(zip(*([as_float(value) for value in column] for column in columns), strict=True))
+        known: dict[tuple[float, ...], int | None] = {}
+        for key in counts or [()]:
+            if key not in known:
+                made = not key or key[0] > 0
+                known[key] = self._add(group, metric, source.step(group, *key)) if made else None
+        return [known[key] for key in counts or [()] * len(states)]
+
+    def given(
+        self, group: Mapping[str, Any], step: float | Tensor, param: Tensor, name: str
+    ) -> tuple[str, tuple[Tensor, ...], int]:
+        """Metric, operands and row for what a user's function has returned for a parameter."""
+        if not isinstance(step, Tensor) or step.dim() == 0:
+            validation.nonnegative(f"what metric has returned for {name}", step, wait=False)
+            return "constant", (), self._add(group, "constant", Step(number(step, group)))
+        if step.shape != param.shape or not step.is_floating_point() or step.layout != torch.strided:
+            raise ValueError(
+                f"metric has returned a tensor of shape {tuple(step.shape)}, {step.dtype} and {step.layout} for {name}, whose shape "
+                f"is {tuple(param.shape)}: return a number, or a dense floating-point tensor of the parameter's shape"
+            )
+        return "direct", (step.detach(),), self._add(group, "direct", Step(1.0))
+
+    def _on_device(
+        self, group: Mapping[str, Any], metric: str, source: Source, columns: Sequence[Sequence[Any]]
+    ) -> list[int | None]:
+        """A row per parameter, all of them computed in one go: the host does not know which counts are equal."""
+        vectors = [torch.stack([torch.as_tensor(value).reshape(()) for value in column]).double() for column in columns]
+        fields = self._fields(group, metric, source.step(group, *vectors))
+        count, first = len(columns[0]), len(self.rows)
+        spread = {
+            name: value.unbind() if isinstance(value, Tensor) and value.dim() else [value] * count
+            for name, value in fields.items()
+        }
+        self.rows += [Hyper(**{name: values[i] for name, values in spread.items()}) for i in range(count)]
+        return list(range(first, first + count))
+
+    def _add(self, group: Mapping[str, Any], metric: str, step: Step) -> int:
+        row = Hyper(**self._fields(group, metric, step))
+        if self.rows and not isinstance(self._skip, Tensor) and _equal(row, self.rows[-1]):
+            return len(self.rows) - 1
+        self.rows.append(row)
+        return len(self.rows) - 1
+
+    def _fields(self, group: Mapping[str, Any], metric: str, step: Step) -> dict[str, Any]:
+        l1, weight_decay = (number(group[key], group) for key in ("l1", "prox_weight_decay"))
+        fields: dict[str, Any] = {"lr": step.lr, "skip": self._skip}
+        if metric == "constant":
+            fields["threshold"] = step.lr * step.gain * l1
+            fields["shrink_divisor"] = 1.0 + step.lr * step.gain * weight_decay
+            return fields
+        fields["threshold_per_step"] = step.gain * l1
+        fields["shrink_per_step"] = step.gain * weight_decay
+        return {**fields, "inverse_sqrt_bias2": step.inverse_sqrt_bias2, "eps": step.eps}
+
+
+def _stays(value: Any, group: Mapping[str, Any]) -> bool:
+    """Whether a count has to stay on its device, as nobody is to wait for it."""
+    return isinstance(value, Tensor) and (not value.is_cpu or bool(group.get("capturable")))
+
+
+def _equal(row: Hyper, other: Hyper) -> bool:
+    return all(
+        not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b for a, b in zip(row, other, strict=True)
+    )

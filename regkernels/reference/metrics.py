@@ -1,0 +1,77 @@
+"""Proximal operators in the metric of a step that somebody else has made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels.hyper import Hyper
+from regkernels.reference.elementwise import compute_dtype, divide, soft_threshold, square_root
+from regkernels.reference.rules import variance
+
+
+class Metric(NamedTuple):
+    """What the step s of an element is computed from: ``apply(operands, h)``, with as many tensors as ``operands`` says."""
+
+    apply: Callable[[Sequence[Tensor], Hyper], Tensor | float]
+    operands: int
+
+
+def constant(operands: Sequence[Tensor], h: Hyper) -> float:
+    """The same for all elements: SGD."""
+    return float(h.lr)
+
+
+def root(operands: Sequence[Tensor], h: Hyper) -> Tensor:
+    """Of a second moment: Adam, RMSprop, Adagrad."""
+    (square_avg,) = operands
+    return divide(h.lr, square_root(square_avg) * h.inverse_sqrt_bias2 + h.eps, like=square_avg)
+
+
+def centered(operands: Sequence[Tensor], h: Hyper) -> Tensor:
+    """Of a variance: RMSprop with ``centered``."""
+    square_avg, grad_avg = operands
+    return divide(h.lr, square_root(variance(square_avg, grad_avg)) + h.eps, like=square_avg)
+
+
+def reciprocal(operands: Sequence[Tensor], h: Hyper) -> Tensor:
+    """Of a norm: Adamax."""
+    (norm,) = operands
+    return divide(h.lr, norm + h.eps, like=norm)
+
+
+def direct(operands: Sequence[Tensor], h: Hyper) -> Tensor:
+    """The steps themselves."""
+    return operands[0]
+
+
+METRICS = {
+    "constant": Metric(constant, 0),
+    "root": Metric(root, 1),
+    "centered": Metric(centered, 2),
+    "reciprocal": Metric(reciprocal, 1),
+    "direct": Metric(direct, 1),
+}
+
+
+@torch.no_grad()
+def proximal_(metric: str, weight: Tensor, operands: Sequence[Tensor], hyper: Hyper) -> None:
+    """Steps 8 and 9 of the specification, after a step that is over. Mutates ``weight``.
+
+    ``weight``: float64, float32, float16 or bfloat16, rounded to nearest; ``operands``: of its shape, in its dtype or in
+    `compute_dtype`, read only. Of ``hyper`` count the strengths, what the metric needs, ``lr`` (0 leaves the weight's bits
+    alone) and ``skip``.
+    """
+    dtype = compute_dtype(weight.dtype)
+    h = hyper.rounded(dtype)
+    if h.skip or not h.lr:
+        return
+    s = METRICS[metric].apply([operand.to(dtype) for operand in operands], h)
+    z = weight.to(dtype)
+    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
+    z = soft_threshold(z, t)
+    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
+    weight.copy_(divide(z, divisor, like=z))
