@@ -206,6 +206,7 @@ def test_tables_are_those_of_the_extension() -> None:
         "sums": list(segments.SUMS),
         "dtypes": [str(dtype).removeprefix("torch.") for dtype in segments.DTYPES],
         "rules": list(segments.RULES),
+        "metrics": list(regkernels.reference.METRICS),
         "roundings": list(ROUNDINGS),
         "chunk": cases.CHUNK,
         "interface": segments.INTERFACE,

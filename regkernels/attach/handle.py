@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regkernels import backends, optim, validation
 from regkernels.attach import sources
-from regkernels.attach.plan import Item, Plan, check_parameter
+from regkernels.attach.plan import Item, Plan, check_parameter, name_of
 from regkernels.attach.rows import Rows
 from regkernels.attach.sources import Source
 from regkernels.optim.loading import fill_missing_options
@@ -89,7 +89,7 @@ def attach_prox(
         handle.check_group(filled, index, wait=True)
         if _asks(filled):
             for position, param in enumerate(group["params"]):
-                check_parameter(param, _name(group, index, position))
+                check_parameter(param, name_of(group, index, position))
     handle.attach(optimizer)
     return handle
 
@@ -173,20 +173,17 @@ class ProxHandle:
         for index, group in enumerate(optimizer.param_groups):
             if not _asks(group):
                 continue
-            named = [
-                (param, _name(group, index, position))
-                for position, param in enumerate(group["params"])
-                if param.grad is not None
-            ]
-            for param, name in named:
+            active = [(i, param) for i, param in enumerate(group["params"]) if param.grad is not None]
+            for position, param in active:
                 if param.grad.layout != torch.strided:
                     raise RuntimeError(
-                        f"the gradient of {name} has layout {param.grad.layout}: which of its weights the step has moved, and so "
-                        "which to shrink, cannot be told (for nn.Embedding, pass sparse=False); the step was made, without L1"
+                        f"the gradient of {name_of(group, index, position)} has layout {param.grad.layout}: which of its weights "
+                        "the step has moved, and so which to shrink, cannot be told (for nn.Embedding, pass sparse=False); the "
+                        "step was made, without L1"
                     )
-            if named:
-                items, rows = on.setdefault(named[0][0].device, ([], Rows(scaling.skip)))
-                items.extend(self._items(optimizer, group, named, rows))
+            if active:
+                items, rows = on.setdefault(active[0][1].device, ([], Rows(scaling.skip)))
+                items.extend(self._items(optimizer, group, index, active, rows))
         for device, (items, rows) in on.items():
             if items:
                 plan = self._plans.setdefault(device, Plan(device))
@@ -198,27 +195,33 @@ class ProxHandle:
         self,
         optimizer: torch.optim.Optimizer,
         group: Mapping[str, Any],
-        named: Sequence[tuple[Tensor, str]],
+        index: int,
+        active: Sequence[tuple[int, Tensor]],
         rows: Rows,
     ) -> list[Item]:
-        states = [optimizer.state.get(param, {}) for param, _ in named]
-        if self._function is not None:
+        states = [optimizer.state.get(param, {}) for _, param in active]
+        function = self._function
+        if function is not None:
+            found = [
+                rows.given(group, function(param, state, group), param, name_of(group, index, position))
+                for (position, param), state in zip(active, states, strict=True)
+            ]
             return [
-                Item(param, name, *rows.given(group, self._function(param, state, group), param, name))
-                for (param, name), state in zip(named, states, strict=True)
+                Item(param, group, (index, position), *given)
+                for (position, param), given in zip(active, found, strict=True)
             ]
         metric, keys = self._source.operands(group)
-        for (_, name), state in zip(named, states, strict=True):
-            missing = [key for key in (*keys, *self._source.counts) if state.get(key) is None]
-            if missing:
-                raise RuntimeError(
-                    f"{name} has a gradient but no state {missing[0]!r}, from which its metric is computed: the step was made, "
-                    "without L1. Choose another metric=, or l1_mode='decoupled'"
-                )
-        numbers = rows.computed(group, metric, self._source, states)
+        try:
+            operands = [tuple([state[key] for key in keys]) for state in states]
+            numbers = rows.computed(group, metric, self._source, states)
+        except KeyError as error:
+            raise RuntimeError(
+                f"a parameter of param group {index} has a gradient but no state {error}, from which its metric is computed: the "
+                "step was made, without L1. Choose another metric=, or l1_mode='decoupled'"
+            ) from error
         return [
-            Item(param, name, metric, tuple(state[key] for key in keys), row)
-            for (param, name), state, row in zip(named, states, numbers, strict=True)
+            Item(param, group, (index, position), metric, found, row)
+            for (position, param), found, row in zip(active, operands, numbers, strict=True)
             if row is not None
         ]
 
@@ -231,11 +234,6 @@ def _keep_strengths(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 
 def _asks(group: Mapping[str, Any]) -> bool:
     return any(validation.may_be_positive(group[key]) for key in KEYS)
-
-
-def _name(group: Mapping[str, Any], index: int, position: int) -> str:
-    name = f"parameter {position} of param group {index}"
-    return f"{name} ({group['param_names'][position]})" if group.get("param_names") else name
 
 
 def _check_optimizer(optimizer: object) -> None:

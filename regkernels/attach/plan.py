@@ -6,7 +6,7 @@ the same memory is handed in; nothing is cached by the identity of a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,16 +23,16 @@ class Item(NamedTuple):
     """One weight of a step, as the optimizer has it."""
 
     param: Tensor
-    name: str  # for messages
+    group: Mapping[str, Any]
+    place: tuple[int, int]  # of the group, and of the parameter in it
     metric: str
     operands: tuple[Tensor, ...]  # of the parameter's shape
     row: int  # of hyper-parameters
 
     @property
-    def memory(self) -> object:
-        """Equal where the kernels may go on using the same addresses, without another look."""
-        tensors = (self.param, *self.operands)
-        return self.metric, self.row, [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
+    def name(self) -> str:
+        """For messages."""
+        return name_of(self.group, *self.place)
 
 
 class MetricKind(NamedTuple):
@@ -123,7 +123,11 @@ class Plan:
 
     def load(self, items: Sequence[Item]) -> None:
         """Takes over the weights of a step; validates what it has not seen before."""
-        memory = [item.memory for item in items]
+        # Equal where the kernels may go on using the same addresses, without another look.
+        memory: list[object] = [
+            (metric, row, *[(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (param, *operands)])
+            for param, _, _, metric, operands, row in items
+        ]
         if memory != self._memory:
             self._memory = []
             for item in items:
@@ -167,6 +171,12 @@ def check_parameter(param: Tensor, name: str) -> None:
         )
     backends.backend_for(param.device)
     gpu.check_dtype(param.device, param.dtype, name)
+
+
+def name_of(group: Mapping[str, Any], index: int, position: int) -> str:
+    """A parameter's, for messages."""
+    name = f"parameter {position} of param group {index}"
+    return f"{name} ({group['param_names'][position]})" if group.get("param_names") else name
 
 
 def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:

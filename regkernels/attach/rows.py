@@ -25,7 +25,7 @@ class Rows:
     ) -> list[int | None]:
         """The row of each parameter of a group, by its counts; None where it has not made a step yet."""
         columns = [[state[name] for state in states] for name in source.counts]
-        if any(_stays(value, group) for column in columns for value in column):
+        if any(_stay(column, group) for column in columns):
             return self._on_device(group, metric, source, columns)
         counts = list(zip(*([as_float(value) for value in column] for column in columns), strict=True))
         known: dict[tuple[float, ...], int | None] = {}
@@ -82,9 +82,11 @@ class Rows:
         return {**fields, "inverse_sqrt_bias2": step.inverse_sqrt_bias2, "eps": step.eps}
 
 
-def _stays(value: Any, group: Mapping[str, Any]) -> bool:
-    """Whether a count has to stay on its device, as nobody is to wait for it."""
-    return isinstance(value, Tensor) and (not value.is_cpu or bool(group.get("capturable")))
+def _stay(counts: Sequence[Any], group: Mapping[str, Any]) -> bool:
+    """Whether counts have to stay on their device, as nobody is to wait for them."""
+    if group.get("capturable"):
+        return any(isinstance(value, Tensor) for value in counts)
+    return any(isinstance(value, Tensor) and not value.is_cpu for value in counts)
 
 
 def _equal(row: Hyper, other: Hyper) -> bool:

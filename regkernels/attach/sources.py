@@ -140,7 +140,8 @@ def of_class(kind: type[torch.optim.Optimizer]) -> Source | None:
     for base in kind.__mro__:
         name = _CLASSES.get(base)
         if name is not None:
-            made_by, known = (inspect.unwrap(cls.step) for cls in (kind, base))
+            classes: tuple[Any, ...] = (kind, base)
+            made_by, known = (inspect.unwrap(cls.step) for cls in classes)
             return SOURCES[name] if made_by is known else None
     return None
 

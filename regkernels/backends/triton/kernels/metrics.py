@@ -6,6 +6,7 @@ Same names and order of lines as in regkernels/reference/metrics.py and csrc/met
 from __future__ import annotations
 
 import triton
+import triton.language as tl  # noqa: F401  (the interpreter looks for it)
 
 from regkernels.backends.triton.kernels.rules import variance
 from regkernels.backends.triton.kernels.shrink import divide, square_root
