@@ -173,17 +173,20 @@ class ProxHandle:
         for index, group in enumerate(optimizer.param_groups):
             if not _asks(group):
                 continue
-            active = [(i, param) for i, param in enumerate(group["params"]) if param.grad is not None]
-            for position, param in active:
+            active: dict[torch.device, list[tuple[int, Tensor]]] = {}
+            for position, param in enumerate(group["params"]):
+                if param.grad is None:
+                    continue
                 if param.grad.layout != torch.strided:
                     raise RuntimeError(
                         f"the gradient of {name_of(group, index, position)} has layout {param.grad.layout}: which of its weights "
                         "the step has moved, and so which to shrink, cannot be told (for nn.Embedding, pass sparse=False); the "
                         "step was made, without L1"
                     )
-            if active:
-                items, rows = on.setdefault(active[0][1].device, ([], Rows(scaling.skip)))
-                items.extend(self._items(optimizer, group, index, active, rows))
+                active.setdefault(param.device, []).append((position, param))
+            for device, members in active.items():
+                items, rows = on.setdefault(device, ([], Rows(scaling.skip)))
+                items.extend(self._items(optimizer, group, index, members, rows))
         for device, (items, rows) in on.items():
             if items:
                 plan = self._plans.setdefault(device, Plan(device))
