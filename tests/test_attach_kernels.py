@@ -119,28 +119,27 @@ def test_operands_of_any_type_are_read(dtype: torch.dtype, operand_dtype: torch.
 
 
 def test_a_plan_follows_memory_that_moves() -> None:
-    """New addresses, another shape at the same address, other strides, another row: each is noticed."""
-    buffer, metric = torch.randn(24), torch.rand(24)
-    plan = Plan(torch.device("cpu"))
+    """Another shape or other strides at the same address, another address, another row: each is noticed."""
     rows = [ROWS["both"], ROWS["threshold"]]
     views: list[tuple[Callable[[Tensor], Tensor], int]] = [
         (lambda b: b.view(4, 6), 0),
+        (lambda b: b.view(4, 6)[:2], 0),
         (lambda b: b[:12], 0),
-        (lambda b: b.view(6, 4).t(), 0),
-        (lambda b: b.view(6, 4).t(), 1),
-        (lambda b: b[1::2], 1),
+        (lambda b: b[::2], 0),
+        (lambda b: b[::2], 1),
         (lambda b: b[12:], 1),
     ]
     for setting in engine.kernels(threads=(1,)):
+        buffer, metric = torch.randn(24), torch.rand(24)
+        plan = Plan(torch.device("cpu"))
         for view, row in views:
-            weight = view(buffer.clone() if row else buffer)
-            expected = weight.clone()
-            reference.proximal_("root", expected, [view(metric)], rows[row])
+            expected = buffer.clone()
+            reference.proximal_("root", view(expected), [view(metric)], rows[row])
             with engine.active(setting):
-                plan.load([Item(weight, {}, (0, 0), "root", (view(metric),), row)])
+                plan.load([Item(view(buffer), {}, (0, 0), "root", (view(metric),), row)])
                 backends.backend_for(plan.device).proximal(plan, rows)
                 plan.save()
-            engine.assert_same_bits(weight, expected, str(setting))
+            engine.assert_same_bits(buffer, expected, str(setting))
 
 
 def test_each_kernel_has_a_number() -> None:

@@ -517,6 +517,21 @@ def test_a_state_that_is_missing_is_named() -> None:
         optimizer.step()
 
 
+def test_what_has_made_no_step_yet_is_not_shrunk() -> None:
+    param = parameter(3)
+    optimizer = Unknown([param])
+    optimizer.param_groups[0].update(betas=(0.9, 0.99), eps=1e-8)
+    optimizer.state[param].update(step=0, exp_avg_sq=torch.ones_like(param))
+    attach_prox(optimizer, l1=0.1, metric="adam")
+    param.grad = torch.ones_like(param)
+    before = param.detach().clone()
+    optimizer.step()
+    assert torch.equal(param, before)
+    optimizer.state[param]["step"] = 1
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), closed_form(before, 0.1 * 0.1 / 10), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
