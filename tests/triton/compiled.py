@@ -27,6 +27,7 @@ from tests import cases, engine
 from tests.triton.driver import present
 
 RULES = ("sgd", "momentum", "adam", "amsgrad")
+METRICS = {"constant": torch.optim.SGD, "root": torch.optim.Adam}
 
 _TORCH_DTYPES = {type: dtype for dtype, type in backend.TYPES.items()}
 _COLUMNS = {columns.WEIGHT.value: "weight", columns.GRADIENT.value: "gradient"}
@@ -58,6 +59,10 @@ class Kernel:
         return self._constants["RULE"].__name__
 
     @property
+    def metric(self) -> str:
+        return self._constants["METRIC"].__name__
+
+    @property
     def stats(self) -> bool:
         return self._constants["STATS"]
 
@@ -72,7 +77,7 @@ class Kernel:
     def name(self) -> str:
         constants = self._constants
         words = [self.function]
-        words += [constants[key].__name__ for key in ("RULE", "FUNCTION") if key in constants]
+        words += [constants[key].__name__ for key in ("RULE", "FUNCTION", "METRIC") if key in constants]
         words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
         words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
         words += ["with sums"] if constants.get("STATS") else []
@@ -136,6 +141,10 @@ def _use_everything() -> None:
             for param in params:
                 param.grad = torch.ones_like(param)
             engine.make(rule, params, lr=0.1, **options).step()
+    for kind in METRICS.values():
+        optimizer = kind(params)
+        rk.attach_prox(optimizer, 0.1, 0.1)
+        optimizer.step()
     for of_one_sum in (params, params[1:]):  # with a float64 among them the sum is one, else a float32
         rk.elastic_net_penalty(of_one_sum, 1.0, 1.0).backward()
     for param in params:

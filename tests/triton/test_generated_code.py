@@ -13,7 +13,7 @@ import triton
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from tests import cases
-from tests.triton.compiled import RULES, Kernel, compiled_for
+from tests.triton.compiled import METRICS, RULES, Kernel, compiled_for
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -31,13 +31,14 @@ def assert_all(
 
 def having(architecture: str, *functions: str) -> list[Kernel]:
     """The kernels that walk over tensors; of those only the named functions."""
-    chosen = functions or ("update", "reduce", "elementwise")
+    chosen = functions or ("update", "reduce", "elementwise", "proximal")
     return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen]
 
 
 def elements(kernel: Kernel) -> int:
     """That a thread has of a block."""
-    return getattr(ARCHITECTURES[kernel.architecture], kernel.function).vectors * 16 // kernel.dtype.itemsize
+    shape = "elementwise" if kernel.function == "proximal" else kernel.function
+    return getattr(ARCHITECTURES[kernel.architecture], shape).vectors * 16 // kernel.dtype.itemsize
 
 
 def states(kernel: Kernel) -> int:
@@ -52,6 +53,8 @@ def bytes_moved(kernel: Kernel) -> tuple[int, int]:
             return weight, 0
         case "elementwise":
             return weight, weight
+        case "proximal":  # torch's states are in the weights' type
+            return weight * (1 + reference.METRICS[kernel.metric].operands), weight
         case _:
             state = states(kernel) * reference.compute_dtype(kernel.dtype).itemsize
             return 2 * weight + state, weight + state
@@ -59,11 +62,13 @@ def bytes_moved(kernel: Kernel) -> tuple[int, int]:
 
 def divisions(kernel: Kernel) -> int:
     """One per element to shrink it, one more for the step of Adam's kind; see `roots`."""
-    return 2 * elements(kernel) + roots(kernel) if kernel.function == "update" else 0
+    return 2 * elements(kernel) + roots(kernel) if kernel.function in ("update", "proximal") else 0
 
 
 def roots(kernel: Kernel) -> int:
     """Every formula is there twice: for whole blocks and for what is left."""
+    if kernel.function == "proximal":
+        return 2 * elements(kernel) if kernel.metric == "root" else 0
     return 2 * elements(kernel) if kernel.function == "update" and kernel.rule in ("adam", "amsgrad") else 0
 
 
@@ -80,6 +85,7 @@ def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architectu
 def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> None:
     found = {kernel.name for kernel in compiled_for(architecture)}
     names = ("reduce weight", "reduce gradient", "elementwise penalty_gradient by fp64", "elementwise shrink")
+    names += tuple(f"proximal {metric}" for metric in METRICS)
     expected = {f"{name} {str(dtype)[6:]}" for name, dtype in product(names, cases.DTYPES)}
     assert found >= expected | {"add_groups float64", "square_sum float64", "penalty float32", "penalty float64"}
 
