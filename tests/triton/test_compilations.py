@@ -40,14 +40,25 @@ def threshold(sizes: list[int], *, offset: int = 0, value: float = 0.5) -> None:
         rk.prox.soft_threshold_(tensor, value)
 
 
+def shrink(sizes: list[int], *, offset: int = 0, lr: float = 0.1, l1: float = 0.1) -> None:
+    params = [nn.Parameter(tensor) for tensor in tensors(sizes, offset=offset)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = torch.optim.Adam(params, lr)
+    rk.attach_prox(optimizer, l1)
+    for _ in range(2):
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("use", "values"),
     [
         (train, [{"lr": 0.0}, {"lr": 1.0}, {"l1": 0.0}, {"l1": 1.0}, {"weight_decay": 16.0}]),
         (penalise, [{"l1": 0.0}, {"l1": 1.0, "l2": 0.0}, {"l2": 16.0}]),
+        (shrink, [{"lr": 0.0}, {"lr": 1.0}, {"l1": 1.0}, {"l1": 16.0}]),
         (threshold, [{"value": 0.0}, {"value": 1.0}, {"value": 16.0}]),
     ],
-    ids=["step", "penalty", "soft_threshold"],
+    ids=["step", "penalty", "attach_prox", "soft_threshold"],
 )
 def test_other_numbers_and_other_tensors_compile_nothing(
     use: Callable[..., object], values: list[dict[str, float]]
