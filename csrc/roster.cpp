@@ -36,8 +36,8 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
 Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
                const std::vector<int64_t>& slots, std::vector<int64_t> hints)
     : parameters_(parameters),
-      hints_(std::move(hints)),
-      api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))) {
+      api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))),
+      hints_(std::move(hints)) {
     if (!api_) throw py::error_already_set();
     while (api_ && api_->major != kDLPackMajor) api_ = api_->older;
     if (!api_ || !api_->tensor_from_py_object) throw std::runtime_error("unsupported DLPack exchange table");
