@@ -65,6 +65,14 @@ def square_root(value: Number) -> Number:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
+def select(condition: bool | Tensor, value: Number, otherwise: float) -> Number:
+    """One of the two; a float64 tensor where the condition is known on a device only."""
+    if isinstance(condition, Tensor):
+        # torch.where would make float32 of two Python numbers.
+        return torch.where(condition, value, torch.full((), otherwise, dtype=torch.float64, device=condition.device))
+    return value if condition else otherwise
+
+
 def clip_factor(square_sum: Number, max_norm: float) -> Number:
     """What torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes everything NaN, there and here."""
     clip = max_norm / (square_root(square_sum) + 1e-6)
@@ -78,15 +86,19 @@ def as_float(value: Number) -> float:
     return float(value.item() if isinstance(value, Tensor) else value)
 
 
-def regularisation(group: Mapping[str, Any], *, gain: float, step_per_element: bool) -> dict[str, Number]:
+def regularisation(
+    group: Mapping[str, Any], *, gain: float, step_per_element: bool, lr_divisor: Number = 1.0
+) -> dict[str, Number]:
     """The fields of `Hyper` that ``l1`` and ``weight_decay`` of a param group fill, by their modes.
 
     ``gain`` is the rule's steady-state gain c: the factor by which a constant gradient is amplified (1 for SGD without
     momentum and for Adam). A proximal step must shrink by ``lr * c * l1`` to solve the problem with ``l1``; with
     ``lr * l1``, SGD with momentum 0.9 solves the one with a tenth of it. ``step_per_element`` says that the rule's step
-    is known in the kernel only (Adam), so the proximal step is given as a multiple of it.
+    is known in the kernel only (Adam), so the proximal step is given as a multiple of it. ``lr_divisor`` divides lr
+    wherever it appears.
     """
     lr, l1, weight_decay = (number(group[key], group) for key in ("lr", "l1", "weight_decay"))
+    lr = lr / lr_divisor
     fields = {"lr": lr}
     match group["weight_decay_mode"]:
         case "coupled":

@@ -16,10 +16,11 @@ from tests import cases, engine, stories
 
 pytestmark = pytest.mark.interpreted
 
+STORY_RULES = ("sgd", "dampening", "nesterov", "adam", "amsgrad", "adamw", "rmsprop_momentum", "adagrad", "radam")
 LIBRARIES = [torch.optim, regkernels.optim]
 
 
-@pytest.mark.parametrize("rule", ["sgd", "dampening", "nesterov", "adam", "amsgrad", "adamw"])
+@pytest.mark.parametrize("rule", STORY_RULES)
 @pytest.mark.parametrize("story", stories.STORIES, ids=lambda story: story.__name__)
 def test_as_torch_does_and_the_kernels_as_the_reference(story: engine.Scenario, rule: str) -> None:
     engine.assert_plays_alike(story, rule)

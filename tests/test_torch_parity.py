@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing._internal.common_optimizers import (
+    optim_inputs_func_adagrad,
     optim_inputs_func_adam,
     optim_inputs_func_adamw,
+    optim_inputs_func_radam,
+    optim_inputs_func_rmsprop,
     optim_inputs_func_sgd,
 )
 
@@ -30,12 +33,22 @@ class Entry(NamedTuple):
         return f"{self.optimizer}, {self.title}"
 
 
+FUNCTIONS = {
+    "Adagrad": optim_inputs_func_adagrad,
+    "Adam": optim_inputs_func_adam,
+    "AdamW": optim_inputs_func_adamw,
+    "RAdam": optim_inputs_func_radam,
+    "RMSprop": optim_inputs_func_rmsprop,
+    "SGD": optim_inputs_func_sgd,
+}
+FUSED = ("Adagrad", "Adam", "AdamW", "SGD")
+
+
 def _matrix() -> list[Entry]:
     """torch's entries for the CPU, and those that torch runs on accelerators only."""
-    functions = {"Adam": optim_inputs_func_adam, "AdamW": optim_inputs_func_adamw, "SGD": optim_inputs_func_sgd}
     found = {
         (name, entry.desc): Entry(name, entry.desc, entry.kwargs)
-        for name, function in functions.items()
+        for name, function in FUNCTIONS.items()
         for device in ("cpu", "cuda", "mps")
         for entry in function(device)
     }
@@ -43,8 +56,13 @@ def _matrix() -> list[Entry]:
 
 
 MATRIX = _matrix()
+OPTIONS = {"amsgrad", "centered", "dampening", "initial_accumulator_value", "lr", "lr_decay", "maximize", "nesterov"}
 REFUSED = {"capturable": "capturable=True needs parameters on an accelerator"}
 """Keys of the matrix that regkernels refuses for CPU parameters, with the reason it gives."""
+
+RADAM_BETAS = [(0.9, 0.9), (0.0, 0.0), (0.5, 1 / 3), (0.9, 0.6), (0.9, 0.7), (0.8, 0.714), (0.9, 0.995)]
+"""Second ones with which the variance is known from the first steps, from later ones, or never; 1/3 and 0.6 make 0 of the
+denominator of what is not known."""
 
 OWN = [
     Entry("Adam", "everything", {"amsgrad": True, "maximize": True, "weight_decay": 0.1, "eps": 1e-3, "lr": 0.1}),
@@ -58,6 +76,14 @@ OWN = [
     Entry("SGD", "nesterov, maximize", {"momentum": 0.5, "nesterov": True, "maximize": True, "lr": 0.1}),
     Entry("SGD", "momentum above 1", {"momentum": 1.01, "lr": 1e-3}),
     Entry("SGD", "negative dampening", {"momentum": 0.9, "dampening": -0.5}),
+    Entry("RMSprop", "alpha 0", {"alpha": 0.0, "lr": 1e-3}),
+    Entry("RMSprop", "momentum alone", {"momentum": 0.9, "alpha": 0.8, "eps": 1e-3, "maximize": True}),
+    Entry("RMSprop", "momentum above 1", {"momentum": 1.01, "lr": 1e-3}),
+    Entry("RMSprop", "tensor weight_decay", {"weight_decay": torch.tensor(0.5, dtype=torch.float64)}),
+    Entry("Adagrad", "everything", {"lr": 0.1, "lr_decay": 0.3, "initial_accumulator_value": 2.0, "maximize": True}),
+    Entry("Adagrad", "no eps", {"eps": 0.0, "initial_accumulator_value": 1e-3}),
+    *(Entry("RAdam", f"betas {betas}", {"betas": betas, "lr": 0.01}) for betas in RADAM_BETAS),
+    Entry("RAdam", "large eps", {"betas": (0.7, 0.9), "eps": 0.3, "lr": 0.1, "maximize": True}),
 ]
 ALL = [*MATRIX, *OWN]
 RUNNABLE = [entry._replace(kwargs={k: v for k, v in entry.kwargs.items() if k not in REFUSED}) for entry in ALL]
@@ -70,10 +96,10 @@ def _one_thread() -> None:
 
 def test_the_matrix_is_there() -> None:
     """torch could rename or empty its lists; then the tests below would pass without testing."""
-    assert {entry.optimizer for entry in MATRIX} == {"Adam", "AdamW", "SGD"}
-    assert len(MATRIX) >= 28
-    assert {key for entry in MATRIX for key in entry.kwargs} >= {"amsgrad", "maximize", "nesterov", "dampening", "lr"}
-    assert len([entry for entry in MATRIX if REFUSED.keys() & entry.kwargs.keys()]) >= 6
+    assert {entry.optimizer for entry in MATRIX} == FUNCTIONS.keys()
+    assert len(MATRIX) >= 56
+    assert {key for entry in MATRIX for key in entry.kwargs} >= OPTIONS
+    assert len([entry for entry in MATRIX if REFUSED.keys() & entry.kwargs.keys()]) >= 13
 
 
 def make(entry: Entry, params: Any, *, theirs: bool = False, **more: Any) -> torch.optim.Optimizer:
@@ -137,8 +163,9 @@ def test_matrix(entry: Entry, dtype: torch.dtype) -> None:
     run(entry, dtype)
 
 
-@pytest.mark.parametrize("flag", ["foreach", "fused"])
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    ("optimizer", "flag"), [*((name, "foreach") for name in FUNCTIONS), *((name, "fused") for name in FUSED)]
+)
 def test_flags_that_choose_an_implementation_of_torch_change_nothing(optimizer: str, flag: str) -> None:
     for value in (True, False, None):
         run(Entry(optimizer, flag, {}), torch.float64, **{flag: value})
@@ -156,7 +183,7 @@ def test_entries_for_accelerators_are_refused(entry: Entry) -> None:
     assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("optimizer", FUNCTIONS)
 def test_differentiable_is_refused(optimizer: str) -> None:
     with pytest.raises(ValueError, match=r"differentiable=True is not supported.*use torch\.optim"):
         make(Entry(optimizer, "", {}), tensors(torch.float32), differentiable=True)
@@ -182,6 +209,7 @@ SOME = [
     Entry("SGD", "plain", {"lr": 0.1}),
     Entry("SGD", "momentum", {"momentum": 0.9, "nesterov": True}),
     Entry("AdamW", "amsgrad", {"amsgrad": True}),
+    Entry("RMSprop", "both", {"centered": True, "momentum": 0.9, "eps": 1e-3}),
 ]
 
 
@@ -247,8 +275,16 @@ def test_elements_around_a_view_are_left_alone() -> None:
     assert torch.equal(base, before)
 
 
+DEFAULT_EPS = [
+    Entry("Adam", "default eps", {}),
+    Entry("RMSprop", "default eps", {"alpha": 0.5}),  # with 0.99 the first step is 10 * lr
+    Entry("Adagrad", "default eps", {}),
+    Entry("RAdam", "default eps", {}),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("entry", [*SOME, Entry("Adam", "default eps", {"lr": 1e-2})], ids=str)
+@pytest.mark.parametrize("entry", [*SOME, *DEFAULT_EPS], ids=str)
 def test_half_precision_is_float32_rounded_after_each_step(entry: Entry, dtype: torch.dtype) -> None:
     """Among others: SGD moves the weights at all, and an eps below float16's range does no harm."""
     mine = tensors(dtype)

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, number, regularisation
+from regkernels.hyper import Hyper, regularisation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
@@ -28,7 +28,8 @@ class Adagrad(Optimizer):
         lr_decay: in step n, lr is ``lr / (1 + (n - 1) * lr_decay)``, >= 0, also where it multiplies the strengths.
         weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``.
         initial_accumulator_value: what the state ``sum`` begins with, >= 0. It has the parameter's shape and is float32 for
-            half-precision parameters; ``step`` is a 0-dim tensor on the CPU.
+            half-precision parameters; ``step`` is a 0-dim tensor on the CPU. Both are created in the first step that sees a
+            gradient; torch's has them from the start.
         eps: added to the root of the sum, >= 0.
         foreach, fused: accepted for torch's sake and ignored; there is one implementation.
         maximize: maximises the objective; the penalties are never flipped.
@@ -87,8 +88,8 @@ class Adagrad(Optimizer):
         return "adagrad"
 
     def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
-        lr = number(group["lr"], group) / (1.0 + (row.step - 1) * float(group["lr_decay"]))
+        lr_divisor = 1.0 + (row.step - 1) * float(group["lr_decay"])
         return Hyper(
-            **regularisation({**group, "lr": lr}, gain=1.0, step_per_element=True),
+            **regularisation(group, gain=1.0, step_per_element=True, lr_divisor=lr_divisor),
             eps=float(group["eps"]),
         )

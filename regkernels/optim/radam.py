@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, Number, number, regularisation, square_root
+from regkernels.hyper import Hyper, Number, number, regularisation, select, square_root
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
@@ -114,24 +112,9 @@ def rectification(beta2: Number, step: Number, eps: float) -> tuple[Number, Numb
     bias2 = 1.0 - beta2**step
     length = 2.0 / (1.0 - beta2) - 1.0
     now = length - 2.0 * step * (1.0 - bias2) / bias2
-    # Below this the step is lr: the root of the second moment is taken times 0, and 1 is added.
+    known = now > 5.0
+    # As long as the variance is unknown the step is lr: the root of the second moment is taken times 0, and 1 is added.
+    if not isinstance(now, Tensor) and not known:
+        return 1.0, 0.0, 1.0  # what follows may divide by 0
     variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
-    factor = _select(now > 5.0, square_root(_not_negative(variance * bias2)), 1.0)
-    return factor, _select(now > 5.0, 1.0, 0.0), _select(now > 5.0, eps, 1.0)
-
-
-def _select(condition: bool | Tensor, value: Number, otherwise: Number) -> Number:
-    if isinstance(condition, Tensor):
-        # As tensors: numbers alone would become the default dtype.
-        chosen, other = (
-            x if isinstance(x, Tensor) else condition.new_full((), x, dtype=torch.float64) for x in (value, otherwise)
-        )
-        return torch.where(condition, chosen, other)
-    return value if condition else otherwise
-
-
-def _not_negative(value: Number) -> Number:
-    """What is negative, or not a number, is not going to be used."""
-    if isinstance(value, Tensor):
-        return value.clamp(min=0.0)
-    return value if value > 0 and math.isfinite(value) else 0.0
+    return select(known, square_root(variance * bias2), 1.0), select(known, 1.0, 0.0), select(known, eps, 1.0)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, Number, regularisation
+from regkernels.hyper import Hyper, Number, regularisation, select
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
@@ -115,6 +114,4 @@ class SGD(Optimizer):
 
 def _one_minus(dampening: float, row: Row) -> Number:
     """1 in a parameter's first step, whose buffer is the gradient."""
-    if isinstance(row.step, Tensor):
-        return torch.where(row.step == 1, 1.0, 1.0 - dampening)
-    return 1.0 if row.first else 1.0 - dampening
+    return select(row.step == 1 if isinstance(row.step, Tensor) else row.first, 1.0, 1.0 - dampening)
