@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -106,18 +107,19 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         totals: list[Any] = []
         for plan, plan_rows, plan_hypers in zip(plans, rows, hypers, strict=True):
+            own = scaling if backends.is_asynchronous(plan.device) else scaling.on_host()
             scaled = [
                 hyper._replace(
-                    scale=-scaling.factor if groups[row.group]["maximize"] else scaling.factor,
-                    skip=scaling.skip,
+                    scale=-own.factor if groups[row.group]["maximize"] else own.factor,
+                    skip=own.skip,
                     seed=float(self._options.precision.seed),
                     step=row.step if plan.draws else 0.0,
                 )
                 for hyper, row in zip(plan_hypers, plan_rows, strict=True)
             ]
             totals.append(backends.backend_for(plan.device).update(plan, scaled, with_stats))
-            if not scaling.skips:
-                plan.advance(scaling.skip)
+            if not own.skips:
+                plan.advance(own.skip)
         self._totals = (totals, scaling.inverse_scale) if with_stats else None
         return loss
 
@@ -273,7 +275,8 @@ class Optimizer(torch.optim.Optimizer):
                 Plan(groups, rules, self._options, state, device, own, before.get(device))
                 for device, own in zip(distinct, members, strict=True)
             ]
-            if scaling.skips or (self._options.skip_nonfinite and not all(plan.may_be_finite() for plan in plans)):
+            if scaling.skips or (self._options.skip_nonfinite and not _are_finite(plans)):
+                self._totals = ([p.sums() for p in plans], scaling.inverse_scale) if self._options.stats else None
                 return None
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
@@ -313,6 +316,11 @@ class Optimizer(torch.optim.Optimizer):
 
 def _gradient_square_sum(plan: Plan) -> Number:
     return backends.backend_for(plan.device).gradient_square_sum(plan)  # type: ignore[no-any-return]
+
+
+def _are_finite(plans: list[Plan]) -> bool:
+    """Whether the norm of all gradients is finite, as far as the host knows before a plan is built."""
+    return math.isfinite(sum(plan.gradient_square_sum() for plan in plans))
 
 
 def _cannot_change(value: object) -> bool:

@@ -22,7 +22,7 @@ from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
 from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
-from regkernels.optim.entry import Entry
+from regkernels.optim.entry import Entry, real
 from regkernels.optim.options import Options
 
 State = MutableMapping[Any, Any]
@@ -122,12 +122,26 @@ class Plan:
         self._roster = self._make_roster(self._params)
         self._activate()
 
-    def may_be_finite(self) -> bool:
-        """Whether no gradient has an element that is infinite or NaN; True where that takes waiting for the device."""
+    # --- before it is built, for a step that may be left out ---
+
+    def gradient_square_sum(self) -> float:
+        """Sum of the squares of all gradients; 0 where that takes waiting for the device."""
         if backends.is_asynchronous(self.device):
-            return True
-        gradients = (entry.param.grad for entry in self.entries)
-        return all(bool(grad.isfinite().all()) for grad in gradients if grad is not None)
+            return 0.0
+        return sum((norm * norm for norm in map(_norm, self._gradients())), start=0.0)
+
+    def sums(self) -> list[list[float]]:
+        """`regkernels.segments.SUMS` per group."""
+        totals = [[0.0] * len(segments.SUMS) for _ in range(self.groups)]
+        for entry in self.entries:
+            if entry.param.grad is not None:
+                norm = _norm(entry.param.grad)
+                found = (*reference.sums([real(entry.param.detach().resolve_conj())]), norm * norm)
+                totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]
+        return totals
+
+    def _gradients(self) -> list[Tensor]:
+        return [entry.param.grad for entry in self.entries if entry.param.grad is not None]
 
     # --- every step ---
 
@@ -303,6 +317,11 @@ def _numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
 
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
     return all(state is not None and state.get(name) is not None for name in names)
+
+
+def _norm(tensor: Tensor) -> float:
+    dtype = torch.complex128 if tensor.is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=dtype))
 
 
 def _storage(entry: Entry) -> int:

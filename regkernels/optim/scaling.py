@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.hyper import Number, clip_factor
+from regkernels.hyper import Number, as_float, clip_factor
 from regkernels.optim.options import Options
 
 
@@ -36,6 +36,10 @@ class Scaling(NamedTuple):
         scale, found_inf = (_number(attributes.get(name)) for name in ("grad_scale", "found_inf"))
         inverse_scale = 1.0 if scale is None else 1.0 / scale
         return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
+
+    def on_host(self) -> Scaling:
+        """For parameters on the CPU, whose step waits for a device that knows a part of it."""
+        return Scaling(*map(as_float, self))
 
     def with_norm(self, options: Options, square_sums: Callable[[], Iterable[Number]]) -> Scaling:
         """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, of the sums of squares of all gradients by device."""
