@@ -24,6 +24,7 @@ class Rule(NamedTuple):
     options: dict[str, Any]
     gain: float  # c: by what a constant gradient is amplified
     ridge_options: dict[str, Any]  # what converges where all gradients vanish
+    steps: int = 40_000  # at most
 
     def __call__(self, params: Any, **options: Any) -> torch.optim.Optimizer:
         return self.make(params, **{"weight_decay": 0.0, **self.options, **options})
@@ -38,6 +39,13 @@ RULES = {
     "adam": Rule(optim.Adam, {"lr": 0.01}, 1.0, {"eps": 0.1}),
     "amsgrad": Rule(optim.Adam, {"lr": 0.01, "amsgrad": True}, 1.0, {"eps": 0.1}),
     "adamw": Rule(optim.AdamW, {"lr": 0.01}, 1.0, {"eps": 0.1}),
+    "radam": Rule(optim.RAdam, {"lr": 0.01}, 1.0, {"eps": 0.1}),
+    "rmsprop": Rule(optim.RMSprop, {"lr": 0.01, "alpha": 0.9}, 1.0, {"eps": 0.1}),
+    "rmsprop_momentum": Rule(optim.RMSprop, {"lr": 1e-3, "alpha": 0.9, "momentum": 0.9}, 10.0, {"eps": 0.1}),
+    "rmsprop_centered": Rule(optim.RMSprop, {"lr": 0.01, "centered": True, "eps": 0.1}, 1.0, {}),
+    # Variances of 0 are known to 1e-17 only, and the buffer remembers the steps made of their roots: a large eps.
+    "rmsprop_both": Rule(optim.RMSprop, {"lr": 0.1, "centered": True, "eps": 3.0, "momentum": 0.8}, 5.0, {}, 5000),
+    "adagrad": Rule(optim.Adagrad, {"lr": 0.3}, 1.0, {"lr": 1.0}),
 }
 OBJECTIVES = {
     "lasso": (LINEAR, L1, 0.0),
@@ -84,7 +92,7 @@ def test_converges_to_the_solution(rule: str, name: str, mode: str | None) -> No
     problem, l1, weight_decay = OBJECTIVES[name]
     options = dict(RULES[rule].ridge_options) if l1 == 0 else {}
     options.update(l1=l1, weight_decay=weight_decay, weight_decay_mode=mode)
-    w = problems.minimise(problem, lambda params: RULES[rule](params, **options))
+    w = problems.minimise(problem, lambda params: RULES[rule](params, **options), steps=RULES[rule].steps)
     assert_solves(w, SOLUTIONS[name])
     assert problems.optimality_violation(problem, w, l1, weight_decay) < CLOSE
 
@@ -101,12 +109,18 @@ def test_the_reference_converges_to_the_solution(rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_maximize_does_not_flip_the_penalty(rule: str, mode: str) -> None:
     options = {"l1": L1, "weight_decay": WEIGHT_DECAY, "weight_decay_mode": mode, "maximize": True}
-    w = problems.minimise(LINEAR, lambda params: RULES[rule](params, **options), maximise=True)
+    steps = RULES[rule].steps
+    w = problems.minimise(LINEAR, lambda params: RULES[rule](params, **options), maximise=True, steps=steps)
     assert_solves(w, SOLUTIONS["elastic net"])
 
 
+# RMSprop's buffer adds up steps that become smaller as the second moment grows: for a while it is larger than in the end,
+# and passes the threshold.
+FROM_ZERO = [rule for rule in RULES if rule not in ("rmsprop_momentum", "rmsprop_both")]
+
+
 @pytest.mark.parametrize("problem", [LINEAR, LOGISTIC], ids=["linear", "logistic"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", FROM_ZERO)
 def test_lambda_max_is_where_the_first_weight_appears(rule: str, problem: problems.Problem) -> None:
     def weights(l1: float) -> Tensor:
         return problems.minimise(problem, lambda params: RULES[rule](params, l1=l1), start=0.0, steps=2000)
@@ -120,7 +134,8 @@ def test_lambda_max_is_where_the_first_weight_appears(rule: str, problem: proble
 
 def test_weights_go_to_zero_from_anywhere_above_lambda_max() -> None:
     for rule in RULES.values():
-        w = problems.minimise(LINEAR, lambda params, rule=rule: rule(params, l1=1.01 * LINEAR.lambda_max))
+        l1, steps = 1.01 * LINEAR.lambda_max, rule.steps
+        w = problems.minimise(LINEAR, lambda params, rule=rule, l1=l1: rule(params, l1=l1), steps=steps)
         assert w.count_nonzero() == 0
 
 
@@ -157,10 +172,19 @@ def test_sgd_decoupled_decay_solves_the_elastic_net_with_decay_over_gain(rule: s
     assert gain == 1 or distance(w, SOLUTIONS["elastic net"]) > 0.1
 
 
-@pytest.mark.parametrize("rule", ["adam", "amsgrad", "adamw"])
-def test_adam_decoupled_l1_is_not_the_lasso(rule: str) -> None:
+@pytest.mark.parametrize("rule", ["adam", "amsgrad", "adamw", "radam", "rmsprop", "adagrad"])
+def test_adaptive_decoupled_l1_is_not_the_lasso(rule: str) -> None:
     w = problems.minimise(LINEAR, lambda params: RULES[rule](params, l1=L1, l1_mode="decoupled"), steps=5000)
     assert distance(w, SOLUTIONS["lasso"]) > 0.1
+
+
+def test_a_step_that_becomes_the_same_for_all_makes_decoupled_l1_a_lasso() -> None:
+    """At rest there is no variance: centered RMSprop ends as gradient descent with the step lr / eps, and "decoupled", whose
+    threshold is not divided by eps, solves the problem with l1 * eps / c."""
+    rule = RULES["rmsprop_both"]
+    options = {"l1": L1 * rule.gain / rule.options["eps"], "l1_mode": "decoupled"}
+    w = problems.minimise(LINEAR, lambda params: rule(params, **options), steps=rule.steps)
+    assert_solves(w, SOLUTIONS["lasso"])
 
 
 def test_adamws_default_decay_with_l1_is_not_an_elastic_net() -> None:
