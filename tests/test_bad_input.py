@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing._internal.common_optimizers import (
+    optim_error_inputs_func_adagrad,
     optim_error_inputs_func_adam,
     optim_error_inputs_func_adamw,
+    optim_error_inputs_func_radam,
+    optim_error_inputs_func_rmsprop,
     optim_error_inputs_func_sgd,
 )
 
@@ -21,7 +24,10 @@ from regkernels import optim
 from tests.training import OPTIMIZERS, network, ours, train
 
 NAN, INF = float("nan"), float("inf")
-EVERY = ("SGD", "Adam", "AdamW")
+EVERY = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "Lion")
+WITH_EPS = ("Adam", "AdamW", "RMSprop", "Adagrad", "RAdam")
+WITH_BETAS = ("Adam", "AdamW", "RAdam", "Lion")
+WITH_MOMENTUM = ("SGD", "RMSprop")
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 NUMBERS = {
@@ -43,26 +49,37 @@ GROUP_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any], type[Exception], str]
     (EVERY, {"l1_mode": None}, ValueError, "l1_mode must be one of .*, got None"),
     (EVERY, {"weight_decay_mode": "l2"}, ValueError, "weight_decay_mode must be one of 'coupled', .*, got 'l2'"),
     (EVERY, {"differentiable": True}, ValueError, r"differentiable=True is not supported.*use torch\.optim"),
-    (EVERY[1:], {"eps": -1e-8}, ValueError, "eps must be >= 0, got -1e-08"),
-    (EVERY[1:], {"eps": NAN}, ValueError, "eps must be finite, got nan"),
-    (EVERY[1:], {"eps": INF}, ValueError, "eps must be finite, got inf"),
-    (EVERY[1:], {"betas": (1.0, 0.9)}, ValueError, r"betas\[0\] must be in \[0, 1\), got 1.0"),
-    (EVERY[1:], {"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] must be in \[0, 1\), got 1.0"),
-    (EVERY[1:], {"betas": (0.9, -0.1)}, ValueError, r"betas\[1\] must be in \[0, 1\), got -0.1"),
-    (EVERY[1:], {"betas": (NAN, 0.9)}, ValueError, r"betas\[0\] must be finite, got nan"),
-    (EVERY[1:], {"betas": (0.9,)}, ValueError, r"betas must be a pair of numbers, got \(0.9,\)"),
-    (EVERY[1:], {"betas": (0.9, 0.9, 0.9)}, ValueError, "betas must be a pair of numbers"),
-    (EVERY[1:], {"betas": 0.9}, ValueError, "betas must be a pair of numbers, got 0.9"),
-    (EVERY[1:], {"betas": "09"}, ValueError, "betas must be a pair of numbers, got '09'"),
-    (("SGD",), {"momentum": -0.1}, ValueError, "momentum must be >= 0, got -0.1"),
-    (("SGD",), {"momentum": NAN}, ValueError, "momentum must be finite, got nan"),
+    (WITH_EPS, {"eps": -1e-8}, ValueError, "eps must be >= 0, got -1e-08"),
+    (WITH_EPS, {"eps": NAN}, ValueError, "eps must be finite, got nan"),
+    (WITH_EPS, {"eps": INF}, ValueError, "eps must be finite, got inf"),
+    (WITH_BETAS, {"betas": (1.0, 0.9)}, ValueError, r"betas\[0\] must be in \[0, 1\), got 1.0"),
+    (WITH_BETAS, {"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] must be in \[0, 1\), got 1.0"),
+    (WITH_BETAS, {"betas": (0.9, -0.1)}, ValueError, r"betas\[1\] must be in \[0, 1\), got -0.1"),
+    (WITH_BETAS, {"betas": (NAN, 0.9)}, ValueError, r"betas\[0\] must be finite, got nan"),
+    (WITH_BETAS, {"betas": (0.9,)}, ValueError, r"betas must be a pair of numbers, got \(0.9,\)"),
+    (WITH_BETAS, {"betas": (0.9, 0.9, 0.9)}, ValueError, "betas must be a pair of numbers"),
+    (WITH_BETAS, {"betas": 0.9}, ValueError, "betas must be a pair of numbers, got 0.9"),
+    (WITH_BETAS, {"betas": "09"}, ValueError, "betas must be a pair of numbers, got '09'"),
+    (WITH_MOMENTUM, {"momentum": -0.1}, ValueError, "momentum must be >= 0, got -0.1"),
+    (WITH_MOMENTUM, {"momentum": NAN}, ValueError, "momentum must be finite, got nan"),
     (("SGD",), {"dampening": INF}, ValueError, "dampening must be finite, got inf"),
     (("SGD",), {"nesterov": True}, ValueError, "nesterov=True needs momentum > 0 and dampening = 0, got momentum 0"),
     (("SGD",), {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, ValueError, "nesterov=True .* dampening 0.1"),
-    (("SGD",), {"momentum": 1.0, "l1": 0.1}, ValueError, "needs momentum < 1.*got momentum 1.0.*decoupled"),
+    (WITH_MOMENTUM, {"momentum": 1.0, "l1": 0.1}, ValueError, "needs momentum < 1.*got momentum 1.0.*decoupled"),
     (("SGD",), {"momentum": 0.9, "dampening": 1.0, "l1": 0.1}, ValueError, "dampening < 1.* dampening 1.0.*decoupled"),
+    *((("RMSprop",), {"alpha": a}, ValueError, rf"alpha must be in \[0, 1\), got {a}") for a in (-0.1, 1.0, 1.5)),
+    (("RMSprop",), {"alpha": NAN}, ValueError, "alpha must be finite, got nan"),
+    (("RMSprop",), {"alpha": None}, TypeError, "alpha must be a number, got None"),
+    (("Adagrad",), {"lr_decay": -0.1}, ValueError, "lr_decay must be >= 0, got -0.1"),
+    (("Adagrad",), {"lr_decay": INF}, ValueError, "lr_decay must be finite, got inf"),
+    (("Adagrad",), {"initial_accumulator_value": -1.0}, ValueError, "initial_accumulator_value must be >= 0, got -1.0"),
+    (("Adagrad",), {"initial_accumulator_value": NAN}, ValueError, "initial_accumulator_value must be finite, got nan"),
+    *(
+        (("Lion",), {name: "prox"}, ValueError, f'{name}="prox" is not possible with Lion.*choose "decoupled"')
+        for name in ("l1_mode", "weight_decay_mode")
+    ),
     (
-        ("SGD",),
+        WITH_MOMENTUM,
         {"momentum": 1.5, "weight_decay": 0.1, "weight_decay_mode": "prox"},
         ValueError,
         "needs momentum < 1.*got momentum 1.5.*decoupled",
@@ -74,7 +91,15 @@ ONLY_ARGUMENTS = [
     *((n, {"max_grad_norm": NAN}, ValueError, "max_grad_norm must be finite, got nan") for n in EVERY),
     *((n, {"max_grad_norm": INF}, ValueError, "max_grad_norm must be finite, got inf") for n in EVERY),
     *((n, {"max_grad_norm": "1"}, TypeError, "max_grad_norm must be a number, got '1'") for n in EVERY),
-    ("Adam", {"decoupled_weight_decay": True, "weight_decay_mode": "prox"}, ValueError, "contradicts .*'prox'; leave"),
+    *(
+        (
+            n,
+            {"decoupled_weight_decay": True, "weight_decay_mode": "prox"},
+            ValueError,
+            "contradicts .*'prox'; leave",
+        )
+        for n in ("Adam", "RAdam")
+    ),
 ]
 
 
@@ -155,6 +180,9 @@ TORCHS = {
         ("SGD", optim_error_inputs_func_sgd),
         ("Adam", optim_error_inputs_func_adam),
         ("AdamW", optim_error_inputs_func_adamw),
+        ("RMSprop", optim_error_inputs_func_rmsprop),
+        ("Adagrad", optim_error_inputs_func_adagrad),
+        ("RAdam", optim_error_inputs_func_radam),
     )
 }
 ACCEPTED = {
@@ -182,7 +210,7 @@ def test_what_torch_refuses(name: str, case: str) -> None:
 
 
 def test_torchs_table_is_there() -> None:
-    assert [len(cases) for cases in TORCHS.values()] >= [6, 9, 9]
+    assert [len(cases) for cases in TORCHS.values()] >= [6, 9, 9, 7, 7, 8]
     assert ACCEPTED.keys() <= TORCHS["Adam"].keys()
 
 

@@ -184,7 +184,7 @@ def test_a_tuple_of_parameters(name: str) -> None:
     assert_near(model, other)
 
 
-@each_optimizer
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adagrad"])  # torch's makes its states at once
 def test_lazy_modules_may_be_given_before_they_know_their_shape(name: str) -> None:
     results = []
     for make in (ours, theirs):
@@ -228,7 +228,8 @@ def test_parameters_exchanged_in_the_groups(name: str) -> None:
         train(optimizer, net, range(6, 8))
         optimizers.append(optimizer)
     assert_near(model, other)
-    assert len(optimizers[0].state) == len(optimizers[1].state)
+    if name != "adagrad":  # torch's has states of the first parameters, too, which were never stepped
+        assert len(optimizers[0].state) == len(optimizers[1].state)
 
 
 @pytest.mark.parametrize("change", ["data", "set_", "in place", "copy of the gradient"])

@@ -16,6 +16,9 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.25, "weight_decay": 0.1}),
     "adam": ("Adam", {"lr": 0.02, "weight_decay": 0.1}),
     "adamw": ("AdamW", {"lr": 0.02, "weight_decay": 0.1, "amsgrad": True}),
+    "rmsprop": ("RMSprop", {"lr": 0.01, "alpha": 0.9, "weight_decay": 0.1, "momentum": 0.5, "centered": True}),
+    "adagrad": ("Adagrad", {"lr": 0.05, "weight_decay": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.2}),
+    "radam": ("RAdam", {"lr": 0.02, "betas": (0.9, 0.95), "weight_decay": 0.1}),
 }
 
 
@@ -53,6 +56,11 @@ def train(optimizer: torch.optim.Optimizer, model: nn.Module, steps: Iterable[in
         optimizer.step()
         for call in after:
             call()
+
+
+def states(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Of a state dict, without those that torch's Adagrad makes of parameters which have taken no step."""
+    return {k: state for k, state in optimizer.state_dict()["state"].items() if state.get("step", 1) > 0}
 
 
 def weights(model: nn.Module) -> list[Tensor]:

@@ -21,7 +21,8 @@ class RAdam(Optimizer):
     every element; then Adam with ``s_i = lr * r / (sqrt(v_hat_i) + eps)``, r growing towards 1. The proximal operator's
     threshold is ``l1`` times that step. With it (``l1_mode="prox"``) and ``weight_decay_mode`` "coupled" or "prox", the
     fixed point minimises ``f(w) + l1 * sum |w| + weight_decay / 2 * sum w**2``, and the zeros of that minimiser are exact
-    zeros.
+    zeros. A gradient whose square is infinite makes a weight NaN in those first steps, too, where torch's goes on with the
+    first moment.
 
     Args:
         params: parameters, or dicts of parameters and options, or (name, parameter) pairs, as in torch. They are updated
