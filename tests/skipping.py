@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,9 +52,15 @@ KINDS = {
 class Training:
     """Parameters in two groups, and an optimizer of them."""
 
-    def __init__(self, kind: Kind, device: torch.device | str = "cpu", **options: Any) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        device: torch.device | str = "cpu",
+        shapes: Sequence[tuple[int, ...]] = SHAPES,
+        **options: Any,
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
-        values = [torch.randn(shape, generator=generator, dtype=kind.dtype) for shape in SHAPES]
+        values = [torch.randn(shape, generator=generator, dtype=kind.dtype) for shape in shapes]
         self.kind = kind
         self.params = [nn.Parameter(kind.layout(value).to(device)) for value in values]
         groups: list[dict[str, Any]] = [{"params": self.params[:2]}, {"params": self.params[2:], "lr": 0.05}]
@@ -71,7 +77,12 @@ class Training:
             else:
                 param.grad = grad
         if bad is not None:
-            self.params[3].grad[1, 2, 3, 4] = bad
+            self.bad.grad.view(-1)[-1] = bad
+
+    @property
+    def bad(self) -> Tensor:
+        """Whose gradient has the bad element."""
+        return self.params[-2]
 
     def step(self, number: int, bad: float | None = None) -> None:
         self.give(number, bad)

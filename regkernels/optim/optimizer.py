@@ -91,7 +91,7 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         groups = self.param_groups
         self._check_groups()
-        scaling = Scaling.handed_over(self)
+        scaling = Scaling.handed_over(self) if self._options.amp_scaling else Scaling()
         plans = self._current_plans(scaling)
         if plans is None:
             return loss
