@@ -37,6 +37,7 @@ KINDS = {
     **RULES,
     **FORMATS,
     "float64": Kind("dampening", torch.float64),
+    "radam, float64": Kind("radam", torch.float64, options={"eps": 1e-3}),
     "float16": Kind("adagrad", torch.float16),
     "complex": Kind("rmsprop_centered", torch.complex64, options={"l1": 0.0}),
     "staged": Kind("dampening", layout=cases.LAYOUTS["every_other"]),

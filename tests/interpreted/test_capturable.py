@@ -15,7 +15,7 @@ pytestmark = pytest.mark.interpreted
 
 OPTIONS = {"lr": 1e-2, "l1": 1e-2, "weight_decay": 0.1}
 LATER = {"lr": 3e-3, "l1": 2e-3, "weight_decay": 0.3}
-RULES = ("sgd", "momentum", "adam", "amsgrad", "adamw")
+RULES = ("sgd", "momentum", "adam", "amsgrad", "adamw", "rmsprop_both", "radam")
 
 
 def twins(rule: str, **options: Any) -> list[torch.optim.Optimizer]:

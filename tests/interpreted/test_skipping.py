@@ -21,13 +21,8 @@ pytestmark = pytest.mark.interpreted
 NAN, INF = math.nan, math.inf
 STAGED = ("dampening", "staged", "flat halves")
 FEW = (
-    "sgd",
-    "amsgrad",
-    "rmsprop_both",
-    "adagrad",
-    "radam",
-    "adamw, remainder",
-    "lion, nearest and bfloat16 states",
+    *("sgd", "amsgrad", "rmsprop_both", "adagrad", "radam", "float64", "radam, float64"),
+    *("adamw, remainder", "lion, nearest and bfloat16 states"),
     *STAGED,
 )
 
@@ -38,9 +33,9 @@ def small(kind: Kind, **options: Any) -> Training:
 
 @pytest.mark.parametrize("kind", FEW)
 def test_a_step_that_is_left_out_never_was(kind: str) -> None:
-    """The first, and one between: weights, states and counts of the reference that never saw them."""
+    """The first, and one between, until RAdam knows its variance: weights, states and counts of the reference that never saw them."""
     ours, reference = small(KINDS[kind], skip_nonfinite=True), small(KINDS[kind])
-    for number, bad in enumerate((NAN, None, -INF, None)):
+    for number, bad in enumerate((NAN, None, -INF, None, None, None, None, None)):
         with backends.use("triton"):
             ours.step(number, bad)
         if bad is None:
@@ -48,21 +43,21 @@ def test_a_step_that_is_left_out_never_was(kind: str) -> None:
                 reference.step(number)
         assert_same(ours.everything(), copies(reference.everything()), f"step {number}")
         counts = {int(value) for name, value in ours.states.items() if name.endswith("step")}
-        assert counts <= {(0, 1, 1, 2)[number]}
+        assert counts <= {(0, 1, 1, 2, 3, 4, 5, 6)[number]}
     counting = {name for name in ours.states if name.endswith("step")} - reference.states.keys()
     assert not counting or KINDS[kind].rule in ("momentum", "dampening", "nesterov"), "whose first step is another one"
 
 
 @pytest.mark.parametrize("kind", STAGED)
 def test_with_clipping_and_sums(kind: str) -> None:
-    options = {"max_grad_norm": 5.0, "stats": True}
+    options = {"max_grad_norm": 0.5, "stats": True}
     ours, other = small(KINDS[kind], skip_nonfinite=True, **options), small(KINDS[kind], **options)
     for number, bad in enumerate((None, INF, None)):
         ours.step(number, bad)
         if bad is None:
             other.step(number)
         stats = ours.optimizer.stats
-        assert stats.grad_norm == INF if bad else stats.grad_norm > 5.0
+        assert stats.grad_norm == INF if bad else stats.grad_norm > 0.5
         for mine, theirs in zip(stats[:3], other.optimizer.stats[:3], strict=True):
             assert torch.equal(mine, theirs)
         assert_same(ours.everything(), copies(other.everything()), f"step {number}")
@@ -106,6 +101,10 @@ def test_the_scaler_hands_over_numbers_on_the_device(rule: str, monkeypatch: pyt
     assert isinstance(vars(optimizer)["_plans"][0]._counts, DeviceCounts)
 
 
+class Waiting(Exception):
+    """Something that makes the host wait for the device."""
+
+
 @contextmanager
 def no_reading() -> Iterator[None]:
     """Raises where a number would be taken out of a tensor that stands for one on the device: 0-dim and float64, which no
@@ -115,7 +114,8 @@ def no_reading() -> Iterator[None]:
             original = getattr(Tensor, name)
 
             def read(self: Tensor, original: Any = original, name: str = name) -> Any:
-                assert self.dim() or self.dtype != torch.float64, f"{name} makes the host wait for the device"
+                if not self.dim() and self.dtype == torch.float64:
+                    raise Waiting(name)  # no assert: pytest would want to print the tensor, and read it
                 return original(self)
 
             patch.setattr(Tensor, name, read)
@@ -143,5 +143,5 @@ def test_the_host_reads_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(isinstance(scaling.skip, Tensor) and isinstance(scaling.factor, Tensor) for scaling in seen)
     plan = vars(training.optimizer)["_plans"][0]
     assert plan._counts is None or isinstance(plan._counts, DeviceCounts)
-    with pytest.raises(AssertionError, match="wait"), no_reading():
+    with pytest.raises(Waiting), no_reading():
         float(seen[0].skip)
