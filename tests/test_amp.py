@@ -248,6 +248,15 @@ def test_the_attribute_is_set_where_it_was_asked_for_and_survives(rule: str, amp
     assert hasattr(other.optimizer, "_step_supports_amp_scaling") is not amp_scaling, "an argument, no state"
 
 
+def test_what_was_not_asked_for_is_not_looked_at() -> None:
+    """As by torch's optimizers that are not fused."""
+    training, plain = Training(RULES["adam"]), Training(RULES["adam"])
+    training.optimizer.grad_scale, training.optimizer.found_inf = torch.tensor(4.0), torch.ones(1)
+    for of in (training, plain):
+        of.step(0)
+    assert_same(training.everything(), copies(plain.everything()))
+
+
 def test_a_copy_takes_part_in_scaled_training() -> None:
     ours, other = (Scaled("dampening", amp_scaling=True) for _ in range(2))
     for number in range(6):

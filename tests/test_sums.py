@@ -15,6 +15,8 @@ from tests import cases, engine
 
 MANY = 2**24
 
+RULES = ("sgd", "momentum", "adam", "amsgrad", "rmsprop_both", "adagrad", "lion")
+
 
 def exactly(tensors: Sequence[Tensor], power: int) -> float:
     """Sum of |x|**power, rounded once for float32 and narrower (their squares are exact in float64)."""
@@ -47,7 +49,7 @@ def step_once(setting: engine.Setting, groups: list[list[tuple[Tensor, Tensor | 
     return optimizer.stats
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam", "amsgrad"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_stats_are_those_of_the_updated_weights(dtype: torch.dtype, rule: str) -> None:
     """Per group; a parameter without a gradient is not updated and counts in no sum."""
@@ -107,7 +109,7 @@ def test_sums_of_many_elements(dtype: torch.dtype) -> None:
         engine.assert_same_bits(values, found[0])
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam", "amsgrad"])
+@pytest.mark.parametrize("rule", RULES)
 def test_sums_do_not_depend_on_instruction_set_or_threads(rule: str) -> None:
     groups: list[list[tuple[Tensor, Tensor | None]]] = [
         [(magnitudes(size, dtype), magnitudes(size, dtype)) for size in (*cases.SIZES, 3 * cases.CHUNK + 5)]
