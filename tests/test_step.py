@@ -16,7 +16,7 @@ from tests import cases, engine, stories
 
 pytestmark = pytest.mark.interpreted
 
-STORY_RULES = ("sgd", "dampening", "nesterov", "adam", "amsgrad", "adamw", "rmsprop_momentum", "adagrad", "radam")
+STORY_RULES = ("sgd", "dampening", "nesterov", "adam", "amsgrad", "adamw", "rmsprop_momentum", "adagrad")
 LIBRARIES = [torch.optim, regkernels.optim]
 
 
