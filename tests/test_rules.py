@@ -189,9 +189,9 @@ def test_lion_refuses_prox(name: str, strength: float) -> None:
     optimizer.step()
     packed = optimizer.state_dict()
     packed["param_groups"][0][name] = "prox"  # of another optimizer, say
-    optimizer.load_state_dict(packed)
     with pytest.raises(ValueError, match=text):
-        optimizer.step()
+        optimizer.load_state_dict(packed)
+    optimizer.step()
 
 
 def test_lion_has_modes_of_its_own_by_default() -> None:
