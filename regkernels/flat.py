@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -191,3 +191,29 @@ def _check(params: list[Tensor]) -> None:
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
     validation.no_shared_memory((param, f"tensor {index}") for index, param in enumerate(params))
+
+
+class Owners:
+    """Which instances own the parameters of an optimizer; looked up anew when those, or the instances, have changed."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._flats: list[FlatParameters] = []
+        self._others: list[Tensor] = []
+
+    def zero_grad(self, params: Sequence[Tensor], set_to_none: bool) -> bool:
+        """Resets gradients, those of a `FlatParameters` in place. False where there is none: nothing is done then."""
+        key = (FlatParameters.created, list(map(id, params)))
+        if key != self._key:
+            owners = [FlatParameters.owner(param) for param in params]
+            self._flats = list({id(flat): flat for flat in owners if flat is not None}.values())
+            self._others = [param for param, flat in zip(params, owners, strict=True) if flat is None]
+            self._key = key
+        for flat in self._flats:
+            flat.zero_grad(params)
+        if not self._flats:
+            return False
+        for param in self._others:
+            if param.grad is not None:
+                param.grad = None if set_to_none else param.grad.detach().zero_()
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -108,3 +109,14 @@ class Entry:
 def real(tensor: Tensor) -> Tensor:
     """A complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def parameter_numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
+    """The parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
+    found: list[Sequence[int]] = []
+    begin = 0
+    for group in groups:
+        end = begin + len(group["params"])
+        found.append(group.get("param_numbers") or range(begin, end))
+        begin = end
+    return found

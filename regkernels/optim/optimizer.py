@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
-from regkernels.flat import FlatParameters
+from regkernels.flat import Owners
 from regkernels.hyper import Hyper, Number
+from regkernels.optim import unbuilt
 from regkernels.optim.checking import check_state_dict, dictionary
 from regkernels.optim.loading import fill_missing_options, restore_own_formats
 from regkernels.optim.options import Common, Options
@@ -100,8 +100,7 @@ class Optimizer(torch.optim.Optimizer):
         hypers = [[self._hyper(groups[row.group], row) for row in plan_rows] for plan_rows in rows]
         for plan in plans:
             plan.load_staged()
-        if plans:
-            scaling = scaling.with_norm(self._options, lambda: map(_gradient_square_sum, plans))
+        scaling = scaling.with_norm(self._options, plans)
         with_stats = len(groups) if self._options.stats else 0
         if scaling.skips and not with_stats:
             return loss
@@ -140,19 +139,9 @@ class Optimizer(torch.optim.Optimizer):
 
         Setting those to None would make backward allocate each anew, and the step could not take them in one piece.
         """
-        flats, others = self._flat_owners()
-        if not flats:
-            super().zero_grad(set_to_none=set_to_none)
-            return
         params = [param for group in self.param_groups for param in group["params"]]
-        for flat in flats:
-            flat.zero_grad(params)
-        for param in others:
-            if param.grad is not None:
-                if set_to_none:
-                    param.grad = None
-                else:
-                    param.grad = param.grad.detach().zero_()
+        if not self._owners.zero_grad(params, set_to_none):
+            super().zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
@@ -253,7 +242,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget_plan(self) -> None:
         self._plans: list[Plan] = []
         self._replaced: dict[torch.device, Plan] = {}
-        self._owners: tuple[Any, list[FlatParameters], list[Tensor]] | None = None
+        self._owners = Owners()
         self._move_states = True
         self._checked: dict[int, list[Any]] = {}
         self._totals = None
@@ -275,25 +264,14 @@ class Optimizer(torch.optim.Optimizer):
                 Plan(groups, rules, self._options, state, device, own, before.get(device))
                 for device, own in zip(distinct, members, strict=True)
             ]
-            if scaling.skips or (self._options.skip_nonfinite and not _are_finite(plans)):
-                self._totals = ([p.sums() for p in plans], scaling.inverse_scale) if self._options.stats else None
+            if scaling.skips or (self._options.skip_nonfinite and not unbuilt.are_finite(plans)):
+                self._totals = ([*map(unbuilt.sums, plans)], scaling.inverse_scale) if self._options.stats else None
                 return None
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
             self._plans, self._replaced, self._move_states = plans, {}, False
         validation.capture([plan.device for plan in self._plans], groups if self._counts_steps else [])
         return self._plans
-
-    def _flat_owners(self) -> tuple[list[FlatParameters], list[Tensor]]:
-        """The `FlatParameters` that own some of the parameters, and the parameters that none owns."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        key = (FlatParameters.created, list(map(id, params)))
-        if self._owners is None or self._owners[0] != key:
-            owners = [FlatParameters.owner(param) for param in params]
-            flats = {id(flat): flat for flat in owners if flat is not None}
-            others = [param for param, flat in zip(params, owners, strict=True) if flat is None]
-            self._owners = (key, list(flats.values()), others)
-        return self._owners[1], self._owners[2]
 
     def _check_group(self, group: Mapping[str, Any], index: int, *, wait: bool) -> None:
         where = f" (param group {index})"
@@ -312,15 +290,6 @@ class Optimizer(torch.optim.Optimizer):
                 options = [value for key, value in group.items() if key != "params"]
                 if all(map(_cannot_change, options)):
                     self._checked[index] = values
-
-
-def _gradient_square_sum(plan: Plan) -> Number:
-    return backends.backend_for(plan.device).gradient_square_sum(plan)  # type: ignore[no-any-return]
-
-
-def _are_finite(plans: list[Plan]) -> bool:
-    """Whether the norm of all gradients is finite, as far as the host knows before a plan is built."""
-    return math.isfinite(sum(plan.gradient_square_sum() for plan in plans))
 
 
 def _cannot_change(value: object) -> bool:

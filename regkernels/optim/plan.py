@@ -22,7 +22,7 @@ from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
 from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
-from regkernels.optim.entry import Entry, real
+from regkernels.optim.entry import Entry, parameter_numbers
 from regkernels.optim.options import Options
 
 State = MutableMapping[Any, Any]
@@ -77,7 +77,7 @@ class Plan:
         # Whether a step was left out is known on the device only, so that is where steps are counted, too.
         self.may_skip = options.may_skip and backends.is_asynchronous(device)
         listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
-        numbers = _numbers(groups)
+        numbers = parameter_numbers(groups)
         names = [reference.RULES[rule].state_names for rule in rules]
         self.entries = [
             self._entry(param, g, i, numbers[g][i], groups[g], rules[g])
@@ -121,27 +121,6 @@ class Plan:
         self._dirty = False
         self._roster = self._make_roster(self._params)
         self._activate()
-
-    # --- before it is built, for a step that may be left out ---
-
-    def gradient_square_sum(self) -> float:
-        """Sum of the squares of all gradients; 0 where that takes waiting for the device."""
-        if backends.is_asynchronous(self.device):
-            return 0.0
-        return sum((norm * norm for norm in map(_norm, self._gradients())), start=0.0)
-
-    def sums(self) -> list[list[float]]:
-        """`regkernels.segments.SUMS` per group."""
-        totals = [[0.0] * len(segments.SUMS) for _ in range(self.groups)]
-        for entry in self.entries:
-            if entry.param.grad is not None:
-                norm = _norm(entry.param.grad)
-                found = (*reference.sums([real(entry.param.detach().resolve_conj())]), norm * norm)
-                totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]
-        return totals
-
-    def _gradients(self) -> list[Tensor]:
-        return [entry.param.grad for entry in self.entries if entry.param.grad is not None]
 
     # --- every step ---
 
@@ -304,24 +283,8 @@ def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
     return any(group.get("capturable") for group in groups)
 
 
-def _numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
-    """The parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
-    found: list[Sequence[int]] = []
-    begin = 0
-    for group in groups:
-        end = begin + len(group["params"])
-        found.append(group.get("param_numbers") or range(begin, end))
-        begin = end
-    return found
-
-
 def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
     return all(state is not None and state.get(name) is not None for name in names)
-
-
-def _norm(tensor: Tensor) -> float:
-    dtype = torch.complex128 if tensor.is_complex() else torch.float64
-    return float(torch.linalg.vector_norm(tensor.detach(), dtype=dtype))
 
 
 def _storage(entry: Entry) -> int:

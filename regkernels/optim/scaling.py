@@ -6,14 +6,16 @@ A number that only the device knows stays a tensor there; nothing here waits for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from regkernels import backends
 from regkernels.hyper import Number, as_float, clip_factor
 from regkernels.optim.options import Options
+from regkernels.optim.plan import Plan
 
 
 class Scaling(NamedTuple):
@@ -41,11 +43,11 @@ class Scaling(NamedTuple):
         """For parameters on the CPU, whose step waits for a device that knows a part of it."""
         return Scaling(*map(as_float, self))
 
-    def with_norm(self, options: Options, square_sums: Callable[[], Iterable[Number]]) -> Scaling:
-        """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, of the sums of squares of all gradients by device."""
-        if self.skips or (options.max_grad_norm is None and not options.skip_nonfinite):
+    def with_norm(self, options: Options, plans: Sequence[Plan]) -> Scaling:
+        """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of all gradients."""
+        if self.skips or not plans or (options.max_grad_norm is None and not options.skip_nonfinite):
             return self
-        square_sum = _total(square_sums())
+        square_sum = _total(backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans)
         factor, skip = self.factor, self.skip
         if options.max_grad_norm is not None:
             factor = factor * clip_factor(square_sum * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
