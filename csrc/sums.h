@@ -6,21 +6,11 @@
 
 #include "dtypes.h"
 #include "table.h"
-
-#if defined(__FMA__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace regkernels {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 8;
-#elif defined(__AVX2__)
-constexpr int kWidth = 4;
-#else
-constexpr int kWidth = 2;
-#endif
 constexpr int kLanes = 16;
 constexpr int kVectors = kLanes / kWidth;
 

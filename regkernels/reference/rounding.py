@@ -40,8 +40,8 @@ def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int) -> T
 def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tensor:
     """``x``, float32, as bfloat16 or float16: one of its two neighbours, the nearer the likelier, so that the mean is x.
 
-    ``random``: int64 in [0, 2^16). A number of ``dtype`` stays itself, so do infinities; NaN stays NaN. What is too large
-    becomes infinite, as it does when rounded to nearest.
+    ``random``: int64 in [0, 2^16), added below the last bit that is kept; the sum is cut off there. A number of ``dtype``
+    stays itself, so do infinities; NaN stays NaN. What is too large becomes infinite, as it does when rounded to nearest.
     """
     bits = x.view(torch.int32).to(torch.int64) & _WORD
     if dtype == torch.bfloat16:
@@ -49,10 +49,8 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tenso
     else:
         sign, magnitude = bits >> 16 & 0x8000, bits & 0x7FFFFFFF
         normal = (magnitude - (112 << 23) + (random >> 3)) >> 13
-        scaled = (x.abs() * 2.0**24).clamp(max=1024.0).nan_to_num()  # in units of the smallest subnormal number
-        whole = scaled.to(torch.int64)
-        fraction = ((scaled - whole) * 65536.0).to(torch.int64)
-        subnormal = whole + (random < fraction)
+        units = (x.abs() * 2.0**40).clamp(max=2.0**26).nan_to_num()  # 2^16 are the smallest subnormal number
+        subnormal = (units.to(torch.int64) + random) >> 16
         finite = torch.where(magnitude < 0x38800000, subnormal, normal)
         special = torch.where(magnitude > 0x7F800000, 0x7E00, 0x7C00)
         rounded = sign | torch.where(magnitude >= 0x47800000, special, finite)
@@ -70,11 +68,14 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 def join(weight: Tensor, remainder: Tensor) -> Tensor:
     """The float32 number that `split` made ``weight`` and ``remainder`` of.
 
-    A zero has no negative remainder. One is found where a weight was set to zero by hand, and would make it a NaN.
+    A zero has no negative remainder, and an infinity no positive one. Such a one is found where the weight was set by hand,
+    and would make it a NaN.
     """
     high = weight.view(torch.int16).to(torch.int64)
+    magnitude = high & 0x7FFF
     low = remainder.to(torch.int64)
-    low = torch.where((high & 0x7FFF == 0) & (low < 0), 0, low)
+    stale = ((magnitude == 0) & (low < 0)) | ((magnitude == 0x7F80) & (low > 0))
+    low = torch.where(stale, 0, low)
     return _wrapped((high << 16) + low, 32).to(torch.int32).view(torch.float32)
 
 

@@ -49,10 +49,8 @@ def round_stochastically(x, random, TYPE: tl.constexpr):
         magnitude = bits & 0x7FFFFFFF
         normal = (magnitude - (112 << 23) + (random >> 3)) >> 13
         small = tl.where(magnitude < 0x38800000, magnitude, 0)
-        scaled = small.to(tl.float32, bitcast=True) * 16777216.0  # in units of the smallest subnormal number
-        whole = scaled.to(tl.int32)
-        fraction = ((scaled - whole.to(tl.float32)) * 65536.0).to(tl.int32)
-        subnormal = (whole + (random.to(tl.int32) < fraction).to(tl.int32)).to(tl.uint32)
+        units = small.to(tl.float32, bitcast=True) * 1099511627776.0  # 2^16 are the smallest subnormal number
+        subnormal = (units.to(tl.int32).to(tl.uint32) + random) >> 16
         finite = tl.where(magnitude < 0x38800000, subnormal, normal)
         special = tl.where(magnitude > 0x7F800000, 0x7E00, 0x7C00)
         rounded = sign | tl.where(magnitude >= 0x47800000, special, finite).to(tl.uint32)
@@ -70,10 +68,13 @@ def split(x):
 
 @triton.jit
 def join(weight, remainder):
-    """A zero has no negative remainder. One is found where a weight was set to zero by hand, and would make it a NaN."""
+    """A zero has no negative remainder, and an infinity no positive one. Such a one is found where the weight was set by
+    hand, and would make it a NaN."""
     high = weight.to(tl.uint16, bitcast=True).to(tl.uint32)
+    magnitude = high & 0x7FFF
     low = remainder.to(tl.int32)
-    low = tl.where(((high & 0x7FFF) == 0) & (low < 0), 0, low)
+    stale = ((magnitude == 0) & (low < 0)) | ((magnitude == 0x7F80) & (low > 0))
+    low = tl.where(stale, 0, low)
     return ((high << 16) + low.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
 
 

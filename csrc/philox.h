@@ -1,0 +1,64 @@
+// Philox4x32-10, Salmon et al. (2011), several counters at a time.
+//
+// A register holds one word of several counters, each in the low half of 64 bits, since that is where processors take
+// the factors of a wide product from. What is left in the high halves does not matter until the end.
+#pragma once
+
+#include <cstring>
+
+#include "vectors.h"
+
+namespace regkernels {
+namespace {
+
+typedef uint64_t Words __attribute__((vector_size(kWidth * sizeof(uint64_t))));
+
+// multiply: of the low halves. even, odd: those lanes of both, {a0, b0, a2, b2, ...} and {a1, b1, a3, b3, ...}.
+#if defined(__AVX512F__)
+inline Words multiply(Words a, Words b) { return Words(_mm512_mul_epu32(__m512i(a), __m512i(b))); }
+inline Words even(Words a, Words b) { return Words(_mm512_unpacklo_epi64(__m512i(a), __m512i(b))); }
+inline Words odd(Words a, Words b) { return Words(_mm512_unpackhi_epi64(__m512i(a), __m512i(b))); }
+#elif defined(__AVX2__)
+inline Words multiply(Words a, Words b) { return Words(_mm256_mul_epu32(__m256i(a), __m256i(b))); }
+inline Words even(Words a, Words b) { return Words(_mm256_unpacklo_epi64(__m256i(a), __m256i(b))); }
+inline Words odd(Words a, Words b) { return Words(_mm256_unpackhi_epi64(__m256i(a), __m256i(b))); }
+#elif defined(__x86_64__)
+inline Words multiply(Words a, Words b) { return Words(_mm_mul_epu32(__m128i(a), __m128i(b))); }
+inline Words even(Words a, Words b) { return Words(_mm_unpacklo_epi64(__m128i(a), __m128i(b))); }
+inline Words odd(Words a, Words b) { return Words(_mm_unpackhi_epi64(__m128i(a), __m128i(b))); }
+#else
+inline Words multiply(Words a, Words b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+inline Words even(Words a, Words b) { return Words{a[0], b[0]}; }
+inline Words odd(Words a, Words b) { return Words{a[1], b[1]}; }
+#endif
+
+// Eight times 16 bits for each counter. `first` is the place of the first element in its parameter, a multiple of 8.
+// `words` takes 4 for each of the counters begun, whose number is rounded up to a multiple of kWidth.
+inline void random_bits(uint32_t* words, int64_t first, int64_t numel, uint32_t seed, uint32_t stream, uint32_t step,
+                        uint32_t slot) {
+    Words lanes = {};  // the counter of each lane: even and odd bring them in order
+    for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = static_cast<uint64_t>(lane / 2 + lane % 2 * (kWidth / 2));
+    const Words none = {};
+    // Blocks begin at multiples of their length, so there is no carry into the second word.
+    const Words low = lanes + static_cast<uint32_t>(first / 8), high = none + static_cast<uint64_t>(first / 8 >> 32);
+    const Words factor0 = none + 0xD2511F53u, factor1 = none + 0xCD9E8D57u, low_half = none + 0xffffffffu;
+    for (int64_t i = 0; i < numel; i += 8 * kWidth) {
+        Words c0 = low + static_cast<uint64_t>(i / 8), c1 = high, c2 = none + step, c3 = none + slot;
+        uint32_t k0 = seed, k1 = stream;
+        for (int round = 0; round < 10; ++round) {
+            const Words one = multiply(c0, factor0), two = multiply(c2, factor1);
+            c0 = (two >> 32) ^ c1 ^ k0;
+            c1 = two;
+            c2 = (one >> 32) ^ c3 ^ k1;
+            c3 = one;
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        const Words a = (c0 & low_half) | (c1 << 32), b = (c2 & low_half) | (c3 << 32);
+        const Words ordered[2] = {even(a, b), odd(a, b)};
+        std::memcpy(words + i / 2, ordered, sizeof ordered);
+    }
+}
+
+}  // namespace
+}  // namespace regkernels
