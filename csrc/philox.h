@@ -32,32 +32,59 @@ inline Words even(Words a, Words b) { return Words{a[0], b[0]}; }
 inline Words odd(Words a, Words b) { return Words{a[1], b[1]}; }
 #endif
 
+// Registers that are worked on side by side: a round has to wait for the products of the one before.
+#if defined(__AVX512F__)
+constexpr int kTogether = 4;
+#else
+constexpr int kTogether = 2;
+#endif
+
+// Of kVectors times the counters `first`, each time kWidth further on.
+template <int kVectors>
+inline void philox(uint32_t* words, Words first, uint32_t high, uint32_t seed, uint32_t stream, uint32_t step,
+                   uint32_t slot) {
+    const Words none = {}, factor0 = none + 0xD2511F53u, factor1 = none + 0xCD9E8D57u, low_half = none + 0xffffffffu;
+    Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+        c0[v] = first + static_cast<uint64_t>(v * kWidth);
+        c1[v] = none + high;
+        c2[v] = none + step;
+        c3[v] = none + slot;
+    }
+    uint32_t k0 = seed, k1 = stream;
+    for (int round = 0; round < 10; ++round) {
+        for (int v = 0; v < kVectors; ++v) {
+            const Words one = multiply(c0[v], factor0), two = multiply(c2[v], factor1);
+            c0[v] = (two >> 32) ^ c1[v] ^ k0;
+            c1[v] = two;
+            c2[v] = (one >> 32) ^ c3[v] ^ k1;
+            c3[v] = one;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    for (int v = 0; v < kVectors; ++v) {
+        const Words a = (c0[v] & low_half) | (c1[v] << 32), b = (c2[v] & low_half) | (c3[v] << 32);
+        const Words ordered[2] = {even(a, b), odd(a, b)};
+        std::memcpy(words + v * 4 * kWidth, ordered, sizeof ordered);
+    }
+}
+
 // Eight times 16 bits for each counter. `first` is the place of the first element in its parameter, a multiple of 8.
 // `words` takes 4 for each of the counters begun, whose number is rounded up to a multiple of kWidth.
 inline void random_bits(uint32_t* words, int64_t first, int64_t numel, uint32_t seed, uint32_t stream, uint32_t step,
                         uint32_t slot) {
-    Words lanes = {};  // the counter of each lane: even and odd bring them in order
-    for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = static_cast<uint64_t>(lane / 2 + lane % 2 * (kWidth / 2));
-    const Words none = {};
+    constexpr int64_t kElements = 8 * kWidth;
     // Blocks begin at multiples of their length, so there is no carry into the second word.
-    const Words low = lanes + static_cast<uint32_t>(first / 8), high = none + static_cast<uint64_t>(first / 8 >> 32);
-    const Words factor0 = none + 0xD2511F53u, factor1 = none + 0xCD9E8D57u, low_half = none + 0xffffffffu;
-    for (int64_t i = 0; i < numel; i += 8 * kWidth) {
-        Words c0 = low + static_cast<uint64_t>(i / 8), c1 = high, c2 = none + step, c3 = none + slot;
-        uint32_t k0 = seed, k1 = stream;
-        for (int round = 0; round < 10; ++round) {
-            const Words one = multiply(c0, factor0), two = multiply(c2, factor1);
-            c0 = (two >> 32) ^ c1 ^ k0;
-            c1 = two;
-            c2 = (one >> 32) ^ c3 ^ k1;
-            c3 = one;
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        const Words a = (c0 & low_half) | (c1 << 32), b = (c2 & low_half) | (c3 << 32);
-        const Words ordered[2] = {even(a, b), odd(a, b)};
-        std::memcpy(words + i / 2, ordered, sizeof ordered);
-    }
+    const auto high = static_cast<uint32_t>(first / 8 >> 32);
+    Words counter = {};  // of each lane: even and odd bring them in order
+    for (int lane = 0; lane < kWidth; ++lane) counter[lane] = static_cast<uint64_t>(lane / 2 + lane % 2 * (kWidth / 2));
+    counter += static_cast<uint32_t>(first / 8);
+    int64_t i = 0;
+    for (; i + (kTogether - 1) * kElements < numel; i += kTogether * kElements, counter += kTogether * kWidth)
+        philox<kTogether>(words + i / 2, counter, high, seed, stream, step, slot);
+    for (; i < numel; i += kElements, counter += kWidth)
+        philox<1>(words + i / 2, counter, high, seed, stream, step, slot);
 }
 
 }  // namespace
