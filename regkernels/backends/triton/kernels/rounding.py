@@ -14,29 +14,37 @@ from regkernels.backends.triton.kernels.dtypes import narrow, widen
 @triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
     for _ in tl.static_range(10):
-        one = c0.to(tl.uint64) * 0xD2511F53
-        two = c2.to(tl.uint64) * 0xCD9E8D57
-        c0 = (two >> 32).to(tl.uint32) ^ c1 ^ k0
-        c1 = two.to(tl.uint32)
-        c2 = (one >> 32).to(tl.uint32) ^ c3 ^ k1
-        c3 = one.to(tl.uint32)
+        # As products of 64 bits they lose on the way through LLVM that the upper halves of their factors are 0.
+        high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
+        high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
+        c0 = high1 ^ c1 ^ k0
+        c1 = low1
+        c2 = high0 ^ c3 ^ k1
+        c3 = low0
         k0 = k0 + 0x9E3779B9
         k1 = k1 + 0xBB67AE85
     return c0, c1, c2, c3
 
 
 @triton.jit
-def random_bits(place, seed, stream, step, SLOT: tl.constexpr):
-    """16 bits for each element, by its place in the parameter. Eight elements share a counter, and a thread that holds
-    eight neighbours can compute it once."""
+def random_bits(first, seed, stream, step, SLOT: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+    """16 bits for each element of a block that begins at the place ``first`` of its parameter, a multiple of 8.
+
+    Eight elements share a counter. It is computed once for the VECTOR elements, 8 or 4, that a thread holds side by side.
+    """
+    place = first + tl.arange(0, BLOCK // VECTOR) * VECTOR
     counter = place >> 3
     c0 = counter.to(tl.uint32)
     c1 = (counter >> 32).to(tl.uint32)
     zero = c0 ^ c0
     c0, c1, c2, c3 = philox(c0, c1, zero + step, zero + SLOT, seed, stream)
-    word = (place >> 1) & 3
-    bits = tl.where(word == 0, c0, tl.where(word == 1, c1, tl.where(word == 2, c2, c3)))
-    return tl.where((place & 1) == 0, bits & 0xFFFF, bits >> 16)
+    if VECTOR == 8:
+        words = tl.join(tl.join(c0, c2), tl.join(c1, c3))
+    else:
+        tl.static_assert(VECTOR == 4)
+        upper = (place & 4) != 0
+        words = tl.join(tl.where(upper, c2, c0), tl.where(upper, c3, c1))
+    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), [BLOCK])
 
 
 @triton.jit

@@ -110,9 +110,9 @@ def update_blocks(
         for k in tl.static_range(STATES):
             states = states + (widen(chunks.load(pointers[k], offsets, mask, WIDE), COMPUTE),)
         z, states = update_element(w, g, states, h, RULE, PER_ELEMENT)
-        place = start + offsets
+        first = start + block * BLOCK
         if ROUNDING == "stochastic":
-            random = rounding.random_bits(place, seed, stream, step, 0)
+            random = rounding.random_bits(first, seed, stream, step, 0, BLOCK, chunks.vector(STORAGE))
             new = rounding.round_stochastically(z, random, STORAGE)
         elif ROUNDING == "remainder":
             new, rest = rounding.split(z)
@@ -126,7 +126,7 @@ def update_blocks(
         for k in tl.static_range(STATES):
             state = states[k]
             if STATE != COMPUTE:
-                random = rounding.random_bits(place, seed, stream, step, k + 1)
+                random = rounding.random_bits(first, seed, stream, step, k + 1, BLOCK, chunks.vector(STORAGE))
                 state = rounding.round_stochastically(state, random, STATE)
             chunks.store(pointers[k], offsets, state, mask, WIDE)
         if STATS:
