@@ -82,4 +82,4 @@ def _rounded(
         optimizer.state[param] = {**states, "step": torch.tensor(step - 1.0)}
     with engine.active(setting):
         optimizer.step()
-    return [(optimizer.state[param][names[-1]] if slot else param.detach()).float() for param in params]
+    return [(optimizer.state[param][names[-1]] if slot else param.detach()).float().cpu() for param in params]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import regkernels
 from regkernels import prox
 from regkernels.backends.triton.kernels import columns
-from tests import cases, engine
+from tests import cases, engine, random_numbers
 from tests.test_step import every_kind_of_group, layered_values
 
 pytestmark = pytest.mark.gpu
@@ -24,6 +24,37 @@ def test_every_rule_and_mode(case: cases.Case, setting: engine.Setting) -> None:
     outcome = engine.assert_kernels_agree(case, cases.model_of_every_size(), [setting])
     ordinary = [weight for weight in engine.values_of(outcome, "weight") if len(weight) in cases.SIZES]
     assert len(ordinary) == len(cases.SIZES) * len(cases.DTYPES)  # else the comparison was an empty one
+
+
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", cases.FEW, ids=str)
+def test_every_precision(case: cases.Case, precision: cases.Precision, setting: engine.Setting) -> None:
+    model = cases.model_of_every_size(dtypes=precision.dtypes)
+    outcome = engine.assert_kernels_agree(case, model, [setting], **precision.options)
+    kept = engine.values_of(outcome, precision.param_rounding)
+    assert bool(kept) == (precision.param_rounding in ("remainder", "master"))
+
+
+@pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)
+@pytest.mark.parametrize("dtype", cases.HALF, ids=str)
+def test_every_half_precision_number_in_every_precision(
+    dtype: torch.dtype, precision: cases.Precision, setting: engine.Setting
+) -> None:
+    if dtype not in precision.dtypes:
+        return
+    patterns = cases.every_pattern(dtype)
+    model = cases.model_of_one(patterns, *(patterns[torch.randperm(len(patterns))] for _ in range(2)))
+    engine.assert_kernels_agree(cases.FEW[3], model, [setting], lr=0.3, **precision.options)
+
+
+@pytest.mark.parametrize("slot", [0, 1, 2])
+def test_each_element_gets_the_bits_that_are_documented(slot: int, setting: engine.Setting) -> None:
+    """Around the edges of counters, blocks and chunks."""
+    places = [place for edge in (0, 512, 1024, CHUNK) for place in range(max(edge - 9, 0), edge + 9)]
+    layouts = [torch.empty(size, device=setting.device) for size in (3, CHUNK + 9)]
+    found = random_numbers.drawn(setting, layouts, seed=2**32 - 5, step=7, slot=slot)[1]
+    expected = [random_numbers.documented(place, 2**32 - 5, 1, 7, slot) for place in places]
+    assert found[places].tolist() == expected
 
 
 @pytest.mark.parametrize("case", [cases.Case("sgd", "prox", "prox"), *cases.FEW], ids=str)

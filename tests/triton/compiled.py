@@ -21,13 +21,37 @@ from triton.compiler import CompiledKernel
 
 import regkernels as rk
 import regkernels.backends.triton as backend
+from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
+from regkernels.precision import ROUNDINGS
 from tests import cases, engine
 from tests.triton.driver import present
 
-RULES = ("sgd", "momentum", "adam", "amsgrad")
 METRICS = {"constant": torch.optim.SGD, "root": torch.optim.Adam}
+
+
+class Update(NamedTuple):
+    """What a step is compiled for. ``rule``: a key of `tests.cases.RULES`; ``wide``: states are not stored in bfloat16."""
+
+    rule: str
+    dtype: torch.dtype
+    rounding: str = "nearest"
+    wide: bool = True
+
+
+ALWAYS = [Update(rule, dtype) for rule in ("sgd", "momentum", "adam", "amsgrad") for dtype in cases.DTYPES]
+"""With sums and without."""
+
+WITH_SUMS = [
+    *(Update(rule, torch.float32) for rule in cases.RULES if rule.startswith(("rmsprop", "adagrad", "lion"))),
+    Update("rmsprop_both", torch.bfloat16),
+    *(Update("adam", torch.bfloat16, rounding) for rounding in ROUNDINGS if rounding != "nearest"),
+    *(Update("adam", torch.float16, rounding) for rounding in ("stochastic", "master")),
+    *(Update("adam", dtype, wide=False) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+    *(Update("amsgrad", torch.bfloat16, rounding, wide=False) for rounding in ("stochastic", "master")),
+]
+"""The others: of the rules and formats those that need most."""
 
 _TORCH_DTYPES = {type: dtype for dtype, type in backend.TYPES.items()}
 _COLUMNS = {columns.WEIGHT.value: "weight", columns.GRADIENT.value: "gradient"}
@@ -67,6 +91,22 @@ class Kernel:
         return self._constants["STATS"]
 
     @property
+    def rounding(self) -> str:
+        return self._constants["ROUNDING"]
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        return _TORCH_DTYPES[self._constants["STATE"]]
+
+    @property
+    def draws(self) -> int:
+        """How many random numbers a step takes for each element."""
+        if self.function != "update":
+            return 0
+        narrow = self.state_dtype == torch.bfloat16
+        return (self.rounding == "stochastic") + narrow * len(reference.RULES[self.rule].state_names)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the weights; where a kernel reads sums only, of what it writes."""
         if "STORAGE" in self._constants:
@@ -78,6 +118,9 @@ class Kernel:
         constants = self._constants
         words = [self.function]
         words += [constants[key].__name__ for key in ("RULE", "FUNCTION", "METRIC") if key in constants]
+        if self.function == "update":
+            words += [self.rounding] if self.rounding != "nearest" else []
+            words += ["narrow"] if self.state_dtype == torch.bfloat16 else []
         words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
         words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
         words += ["with sums"] if constants.get("STATS") else []
@@ -135,12 +178,18 @@ class Kernel:
 
 
 def _use_everything() -> None:
-    for rule in RULES:
-        for options in ({"stats": True}, {"max_grad_norm": 1.0}):
-            params = [nn.Parameter(torch.ones(100, dtype=dtype)) for dtype in cases.DTYPES]
-            for param in params:
-                param.grad = torch.ones_like(param)
-            engine.make(rule, params, lr=0.1, **options).step()
+    def take_step(update: Update, **options: Any) -> nn.Parameter:
+        param = nn.Parameter(torch.ones(100, dtype=update.dtype))
+        param.grad = torch.ones_like(param)
+        states = None if update.wide else torch.bfloat16
+        engine.make(update.rule, [param], lr=0.1, param_rounding=update.rounding, state_dtype=states, **options).step()
+        return param
+
+    for update in WITH_SUMS:
+        take_step(update, stats=True)
+    for update in ALWAYS:
+        take_step(update, stats=True)
+    params = [take_step(update, max_grad_norm=1.0) for update in ALWAYS][-len(cases.DTYPES) :]
     for kind in METRICS.values():
         optimizer = kind(params)
         rk.attach_prox(optimizer, 0.1, 0.1)

@@ -12,8 +12,9 @@ import triton
 
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
+from regkernels.precision import KEPT_DTYPES
 from tests import cases
-from tests.triton.compiled import METRICS, RULES, Kernel, compiled_for
+from tests.triton.compiled import ALWAYS, METRICS, WITH_SUMS, Kernel, compiled_for
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -41,27 +42,30 @@ def elements(kernel: Kernel) -> int:
     return getattr(ARCHITECTURES[kernel.architecture], shape).vectors * 16 // kernel.dtype.itemsize
 
 
-def states(kernel: Kernel) -> int:
-    return len(reference.RULES[kernel.rule].state_names) if kernel.function == "update" else 0
+def stored_states(kernel: Kernel) -> list[int]:
+    """Bytes of an element of each state, and of what the rounding keeps."""
+    if kernel.function != "update":
+        return []
+    rule = [kernel.state_dtype.itemsize] * len(reference.RULES[kernel.rule].state_names)
+    return rule + ([KEPT_DTYPES[kernel.rounding].itemsize] if kernel.rounding in KEPT_DTYPES else [])
 
 
-def bytes_moved(kernel: Kernel) -> tuple[int, int]:
-    """Read and written per element."""
-    weight = kernel.dtype.itemsize
+def bytes_moved(kernel: Kernel) -> tuple[list[int], list[int]]:
+    """Read and written per element, buffer by buffer."""
+    weight = [kernel.dtype.itemsize]
     match kernel.function:
         case "reduce":
-            return weight, 0
+            return weight, []
         case "elementwise":
             return weight, weight
         case "proximal":  # torch's states are in the weights' type
             return weight * (1 + reference.METRICS[kernel.metric].operands), weight
         case _:
-            state = states(kernel) * reference.compute_dtype(kernel.dtype).itemsize
-            return 2 * weight + state, weight + state
+            return 2 * weight + stored_states(kernel), weight + stored_states(kernel)
 
 
 def divisions(kernel: Kernel) -> int:
-    """One per element to shrink it, one more for the step of Adam's kind; see `roots`."""
+    """One per element to shrink it, one more where the step takes a root; see `roots`."""
     return 2 * elements(kernel) + roots(kernel) if kernel.function in ("update", "proximal") else 0
 
 
@@ -69,7 +73,7 @@ def roots(kernel: Kernel) -> int:
     """Every formula is there twice: for whole blocks and for what is left."""
     if kernel.function == "proximal":
         return 2 * elements(kernel) if kernel.metric == "root" else 0
-    return 2 * elements(kernel) if kernel.function == "update" and kernel.rule in ("adam", "amsgrad") else 0
+    return 2 * elements(kernel) if kernel.function == "update" and reference.RULES[kernel.rule].step_per_element else 0
 
 
 def fused_per_root(kernel: Kernel) -> int:
@@ -86,7 +90,10 @@ def spelled_out(kernel: Kernel) -> bool:
 
 def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architecture: str) -> None:
     updates = [(kernel.rule, kernel.dtype, kernel.stats) for kernel in having(architecture, "update")]
-    assert sorted(updates, key=str) == sorted(product(RULES, cases.DTYPES, (True, False)), key=str)
+    rules = ("sgd", "momentum", "adam", "amsgrad")
+    assert set(updates) >= set(product(rules, cases.DTYPES, (True, False)))
+    assert {rule for rule, _, _ in updates} == reference.RULES.keys()
+    assert len(updates) == 2 * len(ALWAYS) + len(WITH_SUMS)
 
 
 def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> None:
@@ -99,8 +106,9 @@ def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> No
 
 def test_whole_blocks_are_moved_16_bytes_at_a_time(architecture: str) -> None:
     def number(kernel: Kernel) -> tuple[int, int]:
-        read, written = bytes_moved(kernel)
-        return elements(kernel) * read // 16, elements(kernel) * written // 16
+        # Of a state with half the bytes of a weight, a thread has 8 bytes.
+        read, written = ([elements(kernel) * size // 16 for size in sizes] for sizes in bytes_moved(kernel))
+        return sum(read), sum(written)
 
     # A compiler may read tables that way, too, and may make a second loop for the case that nothing is written.
     assert_all(
@@ -111,7 +119,8 @@ def test_whole_blocks_are_moved_16_bytes_at_a_time(architecture: str) -> None:
 
 
 def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architecture: str) -> None:
-    """A thread has 32 bytes of each float32 state of half-precision weights; Triton deals them out anew to store them."""
+    """A thread has 32 bytes of each float32 state of half-precision weights; Triton deals them out anew to store them. None
+    are exchanged for random numbers."""
 
     def exchanges(kernel: Kernel) -> tuple[int, int]:
         loops = re.findall(r"^( *)(?:%\S+ = )?scf\.for(.*?)^\1}", kernel.text("ttgir"), re.MULTILINE | re.DOTALL)
@@ -119,7 +128,7 @@ def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architect
         return len(unmasked), sum(body.count("convert_layout") for body in unmasked)
 
     def expected(kernel: Kernel) -> tuple[int, int]:
-        return 1, states(kernel) if kernel.dtype in cases.HALF else 0
+        return 1, stored_states(kernel).count(4) if kernel.dtype in cases.HALF else 0
 
     assert_all(having(architecture), exchanges, expected)
 
@@ -127,6 +136,20 @@ def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architect
 def test_nothing_is_spilled(architecture: str) -> None:
     assert_all(compiled_for(architecture), lambda kernel: kernel.usage.spilled, lambda kernel: 0)
     assert_all(compiled_for(architecture), lambda kernel: 8 <= kernel.usage.registers <= 255, lambda kernel: True)
+
+
+def test_eight_neighbours_share_the_computation_of_their_random_numbers(architecture: str) -> None:
+    """Philox takes two products in each of its ten rounds, and every formula is there twice. The first products may do for
+    both, or for all states: the step and the slot are the same for all elements."""
+    product_of_words = r"mul\.hi\.u32" if architecture in NVIDIA else r"v_(?:mul_hi_u32|mad_u64_u32)"
+
+    def excess(kernel: Kernel) -> bool:
+        most = 2 * 20 * kernel.draws
+        return 0.8 * most <= kernel.count(product_of_words) <= most + 4  # addresses take some, too
+
+    kernels = [kernel for kernel in having(architecture, "update") if kernel.draws]
+    assert {kernel.draws for kernel in kernels} == {1, 2, 3, 4}
+    assert_all(kernels, excess, lambda kernel: True)
 
 
 def test_divisions_and_roots_are_those_of_ieee(architecture: str) -> None:
