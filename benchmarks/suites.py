@@ -7,6 +7,7 @@ SUITES = (
     "penalty_backward",
     "optimizer_step",
     "full_step",
+    "low_precision",
     "many_tensors",
     "elements",
     "tensors",
