@@ -4,12 +4,7 @@
 #include <cstdint>
 
 #if defined(__x86_64__)
-// GCC 12's own header uses variables that it warns of.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #endif
 
 namespace regkernels {
