@@ -21,7 +21,8 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
     """
     wanted: list[tuple[int, Entry, str]] = []
     for entry in entries:
-        _drop_what_is_out_of_date(entry)
+        for name in KEPT_DTYPES.keys() - {entry.format.kept}:
+            entry.state.pop(name, None)  # of a run with another rounding; it would be out of date after this step
         for order, name in enumerate(entry.state_names):
             if move or not entry.can_use(name):
                 wanted.append((order, entry, name))
@@ -36,15 +37,6 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
         elif name == "sum":
             real(tensor).fill_(initial[entry.group])
         entry.state[name] = tensor
-
-
-def _drop_what_is_out_of_date(entry: Entry) -> None:
-    """What a run with another rounding kept, and remainders that were with torch, whose steps did not mind them: it casts
-    all states to the type of the weights."""
-    for name, dtype in KEPT_DTYPES.items():
-        kept = entry.state.get(name)
-        if kept is not None and (name != entry.format.kept or kept.is_floating_point() != dtype.is_floating_point):
-            del entry.state[name]
 
 
 def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:
