@@ -40,10 +40,11 @@ constexpr int kTogether = 4;
 constexpr int kTogether = 2;
 #endif
 
-// Of kVectors times the counters `first`, each time kWidth further on.
+// Of kVectors times the counters `first`, each time kWidth further on. Inlined, so that what is the same for all
+// counters of a block is computed once, and unrolled, so that words stay in registers.
 template <int kVectors>
-inline void philox(uint32_t* words, Words first, uint32_t high, uint32_t seed, uint32_t stream, uint32_t step,
-                   uint32_t slot) {
+__attribute__((always_inline)) inline void philox(uint32_t* words, Words first, uint32_t high, uint32_t seed,
+                                                  uint32_t stream, uint32_t step, uint32_t slot) {
     const Words none = {}, factor0 = none + 0xD2511F53u, factor1 = none + 0xCD9E8D57u, low_half = none + 0xffffffffu;
     Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -53,6 +54,7 @@ inline void philox(uint32_t* words, Words first, uint32_t high, uint32_t seed, u
         c3[v] = none + slot;
     }
     uint32_t k0 = seed, k1 = stream;
+#pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
         for (int v = 0; v < kVectors; ++v) {
             const Words one = multiply(c0[v], factor0), two = multiply(c2[v], factor1);
@@ -64,6 +66,7 @@ inline void philox(uint32_t* words, Words first, uint32_t high, uint32_t seed, u
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
         const Words a = (c0[v] & low_half) | (c1[v] << 32), b = (c2[v] & low_half) | (c3[v] << 32);
         const Words ordered[2] = {even(a, b), odd(a, b)};
