@@ -69,6 +69,16 @@ def test_parameters_that_were_not_always_stepped_together_have_counts_of_their_o
     assert [pair[1].state[param]["step"].item() for param in pair[1].param_groups[0]["params"]] == [4, 4, 5]
 
 
+def test_random_numbers_go_by_counts_on_the_device() -> None:
+    """Also of parameters that were not always stepped together."""
+    for rule in ("momentum", "adamw"):
+        pair = twins(rule, state_dtype=torch.bfloat16, seed=3)
+        pair[1].param_groups[0]["capturable"] = True
+        for without in (None, 1, None, 0, None):
+            step_both(pair, without)
+            assert_alike(pair)
+
+
 def test_a_step_count_that_is_set_is_used() -> None:
     pair = twins("adam")
     step_both(pair)
