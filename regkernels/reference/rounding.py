@@ -42,6 +42,7 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tenso
 
     ``random``: int64 in [0, 2^16), added below the last bit that is kept; the sum is cut off there. A number of ``dtype``
     stays itself, so do infinities; NaN stays NaN. What is too large becomes infinite, as it does when rounded to nearest.
+    Of a float16 that will be subnormal, what is below 2^-16 of the smallest one (2^-40) is lost.
     """
     bits = x.view(torch.int32).to(torch.int64) & _WORD
     if dtype == torch.bfloat16:
