@@ -185,9 +185,7 @@ def test_machine_code_fuses_within_divisions_and_roots_only(architecture: str) -
             [kernel for kernel in compiled_for(architecture) if not spelled_out(kernel)],
             lambda kernel: kernel.count(r"\bv_(?:pk_)?(?:fma|mac|mad)\w*_f(?:16|32|64)"),
             # Seed and step become integers, exactly, by a fused operation each.
-            lambda kernel: (
-                5 * divisions(kernel) + fused_per_root(kernel) * roots(kernel) + 2 * (kernel.draws > 0)
-            ),
+            lambda kernel: 5 * divisions(kernel) + fused_per_root(kernel) * roots(kernel) + 2 * (kernel.draws > 0),
         )
         return
 
