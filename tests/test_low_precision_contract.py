@@ -122,6 +122,12 @@ def test_states_of_torch_are_taken_and_given(precision: cases.Precision) -> None
     published.load_state_dict(optimizer.state_dict())
     train(published, model, range(6, 8))
     # What torch carried along is out of date. A run goes on from the weights, as without it.
+    if precision.param_rounding == "remainder" and BF16 in precision.dtypes:
+        optimizer = ours("adamw", model.parameters(), **precision.options)
+        with pytest.raises(TypeError, match="state 'remainder' of parameter 0 .* must have torch.int16; delete it"):
+            optimizer.load_state_dict(published.state_dict())
+            train(optimizer, model, range(8, 9))
+        return
     back, plain = published.state_dict(), copy.deepcopy(published.state_dict())
     for state in plain["state"].values():
         for key in KEPT_DTYPES:
@@ -210,12 +216,11 @@ BAD_PARAMETERS = [
 def test_parameters_that_do_not_fit(options: dict[str, Any], dtype: torch.dtype, text: str) -> None:
     """Nothing has changed by then, and without that parameter training goes on."""
     good, bad = nn.Parameter(torch.ones(9, dtype=BF16)), nn.Parameter(torch.ones(7, dtype=dtype))
-    optimizer = optim.Adam([{"params": [good]}, {"params": [bad]}], lr=0.1, **options)
-    good.grad, bad.grad = torch.ones_like(good), torch.ones_like(bad)
+    optimizer = optim.Adam([good], lr=0.1, **options)
     with pytest.raises(ValueError, match=f"(?=.*parameter 0 of param group 1).*{text}"):
-        optimizer.step()
-    assert (good == 1).all() and (bad == 1).all() and not optimizer.state
-    del optimizer.param_groups[1]
+        optimizer.add_param_group({"params": [bad]})
+    assert len(optimizer.param_groups) == 1 and (good == 1).all()
+    good.grad = torch.ones_like(good)
     optimizer.step()
     assert (good < 1).all()
 

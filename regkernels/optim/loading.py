@@ -44,9 +44,6 @@ def restore_own_formats(
                 state[param][name] = value
             if name == "step" or not isinstance(value, Tensor) or not param.is_floating_point():
                 continue
-            if name == "remainder" and value.is_floating_point():
-                del state[param][name]  # it was with torch, which casts all states and whose steps did not mind it
-                continue
             dtype = own.dtype_of(name) if name in OWN_STATES else value.dtype
             if dtype != param.dtype:
                 state[param][name] = value.to(device=param.device, dtype=dtype, copy=True)
