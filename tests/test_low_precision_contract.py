@@ -124,9 +124,8 @@ def test_states_of_torch_are_taken_and_given(precision: cases.Precision) -> None
     # What torch carried along is out of date. A run goes on from the weights, as without it.
     if precision.param_rounding == "remainder" and BF16 in precision.dtypes:
         optimizer = ours("adamw", model.parameters(), **precision.options)
-        optimizer.load_state_dict(published.state_dict())
         with pytest.raises(TypeError, match=r"state 'remainder' of parameter 0 .* must have torch\.int16; delete it"):
-            train(optimizer, model, range(8, 9))
+            optimizer.load_state_dict(published.state_dict())
         return
     back, plain = published.state_dict(), copy.deepcopy(published.state_dict())
     for state in plain["state"].values():
