@@ -12,14 +12,9 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 
 from regkernels import optim, reference
-from tests.training import OPTIMIZERS, assert_near, backward, network, ours, theirs, train, twins
+from tests.training import OPTIMIZERS, assert_near, backward, has_momentum, network, ours, theirs, train, twins
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-def has_momentum(optimizer: Optimizer) -> bool:
-    """All but Adagrad have one."""
-    return not isinstance(optimizer, torch.optim.Adagrad | optim.Adagrad)
 
 
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {

@@ -81,3 +81,8 @@ def within(tensor: Tensor, buffers: Iterable[Tensor]) -> bool:
     begins = tensor.data_ptr()
     ends = begins + tensor.numel() * tensor.element_size()
     return any(b.data_ptr() <= begins and ends <= b.data_ptr() + b.nbytes for b in buffers) or tensor.numel() == 0
+
+
+def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scheduler has something to cycle: all but Adagrad have."""
+    return not isinstance(optimizer, torch.optim.Adagrad | optim.Adagrad)

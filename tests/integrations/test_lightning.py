@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
-from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins, within
+from tests.training import OPTIMIZERS, assert_equal, assert_near, has_momentum, network, ours, theirs, twins, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -46,7 +46,9 @@ def regularised(name: str) -> Any:
 
 
 def one_cycle(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=6)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.1, total_steps=6, cycle_momentum=has_momentum(optimizer)
+    )
 
 
 @each_optimizer

@@ -12,10 +12,10 @@ from torch.optim import lr_scheduler as schedulers
 import regkernels
 from tests.integrations import documented
 from tests.integrations.problem import loader, loss_of
-from tests.training import OPTIMIZERS, assert_equal, network, ours, twins
+from tests.training import OPTIMIZERS, assert_equal, has_momentum, network, ours, twins
 
 SCHEDULERS: dict[str, Any] = {
-    "OneCycleLR": lambda o: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=13, cycle_momentum=True),
+    "OneCycleLR": lambda o: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=13, cycle_momentum=has_momentum(o)),
     "CosineAnnealingLR": lambda o: schedulers.CosineAnnealingLR(o, T_max=12),
     "SequentialLR": lambda o: schedulers.SequentialLR(
         o, [schedulers.LinearLR(o, 0.1, total_iters=4), schedulers.CosineAnnealingLR(o, T_max=9)], milestones=[4]
