@@ -66,6 +66,8 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
 
 def _objects_behind(param: Tensor) -> list[int]:
     """Addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
+    if isinstance(param, torch.nn.UninitializedParameter):  # it has none yet
+        return [id(param), 0, 0] * 2
     grad = param if param.grad is None else param.grad
     return [
         address

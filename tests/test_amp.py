@@ -278,3 +278,15 @@ def test_nothing_of_the_scaler_is_left_behind() -> None:
     other.training.step(1)
     assert_same(ours.training.everything(), copies(other.training.everything()))
     assert not torch.equal(plain[1], ours.training.params[1])
+
+
+def test_a_scale_that_backed_off_to_zero_goes_on_skipping() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer, scaler = optim.SGD([param], lr=0.1, amp_scaling=True), torch.amp.GradScaler("cpu", init_scale=2.0**-140)
+    for _ in range(15):
+        optimizer.zero_grad()
+        scaler.scale((param * float("nan")).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 0.0
+    assert param.tolist() == [1.0] * 3

@@ -251,3 +251,33 @@ def test_options_that_stop_to_fit_the_parameters_during_training(
     with pytest.raises(ValueError, match=text):
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, _bits(optimizer), strict=True))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_lazy_parameter_waits_for_its_shape(name: str) -> None:
+    weight, lazy = nn.Parameter(torch.ones(3)), nn.LazyLinear(2)
+    optimizer = getattr(optim, name)([weight, *lazy.parameters()], lr=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert (weight < 1).all()
+    lazy(torch.ones(1, 4)).sum().backward()
+    before = lazy.weight.detach().clone()
+    optimizer.step()
+    assert (lazy.weight != before).all()
+
+
+@pytest.mark.parametrize("rounding", ["master", "remainder", "stochastic"])
+def test_sgd_keeps_nothing_for_frozen_parameters(rounding: str) -> None:
+    weight, frozen = (nn.Parameter(torch.ones(3, dtype=torch.bfloat16), requires_grad=grad) for grad in (True, False))
+    optimizer = optim.SGD([weight, frozen], lr=0.1, param_rounding=rounding)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight] and frozen not in optimizer.state
+
+
+def test_frozen_parameters_may_share_memory() -> None:
+    memory, weight = torch.ones(4), nn.Parameter(torch.ones(3))
+    shared = [nn.Parameter(part, requires_grad=False) for part in (memory[:3], memory[1:])]
+    weight.grad = torch.ones(3)
+    optim.SGD([weight, *shared], lr=0.5).step()
+    assert weight.tolist() == [0.5] * 3

@@ -82,7 +82,7 @@ class Plan:
         self.entries = [
             self._entry(param, g, i, numbers[g][i], groups[g], rules[g])
             for g, i, param in listed
-            if param.grad is not None or _has_states(state.get(param), names[g])
+            if param.grad is not None or self._is_known(param, names[g])
         ]
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         # By address within a storage, so that neighbours can be merged; storages in the order given.
@@ -194,6 +194,17 @@ class Plan:
         without the host knowing."""
         return any(entry.format.draws or (self.may_skip and entry.rule == "momentum") for entry in self.entries)
 
+    def _is_known(self, param: Tensor, names: Sequence[str]) -> bool:
+        """Whether a parameter without a gradient has had one. A rule without states does not know; where nothing is created
+        either, its parameters are listed once and for all."""
+        state = self._state.get(param)
+        if names:
+            return state is not None and all(state.get(name) is not None for name in names)
+        if not param.requires_grad or isinstance(param, torch.nn.UninitializedParameter):
+            return False
+        own = self._options.precision.of(param)
+        return bool(state) or not (own.kept or own.draws)
+
     def _entry(
         self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], rule: str
     ) -> Entry:
@@ -281,10 +292,6 @@ class Plan:
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
     """Counts are kept on the device for all groups of a plan as soon as one asks for it."""
     return any(group.get("capturable") for group in groups)
-
-
-def _has_states(state: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
-    return all(state is not None and state.get(name) is not None for name in names)
 
 
 def _storage(entry: Entry) -> int:

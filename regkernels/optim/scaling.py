@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
         and ``found_inf``."""
         attributes = vars(optimizer)
         scale, found_inf = (_number(attributes.get(name)) for name in ("grad_scale", "found_inf"))
-        inverse_scale = 1.0 if scale is None else 1.0 / scale
+        inverse_scale = 1.0 if scale is None else _inverse(scale)
         return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
 
     def on_host(self) -> Scaling:
@@ -54,6 +54,13 @@ class Scaling(NamedTuple):
         if options.skip_nonfinite:
             skip = _either(skip, _is_not_finite(square_sum))
         return self._replace(factor=factor, skip=skip)
+
+
+def _inverse(scale: Number) -> Number:
+    """Of a scale that backed off until it was 0, infinity, as on a device; such a step is left out."""
+    if isinstance(scale, Tensor):
+        return 1.0 / scale
+    return 1.0 / scale if scale else math.inf
 
 
 def _number(value: Tensor | float | None) -> Number | None:
