@@ -12,9 +12,11 @@ from torch import Tensor
 
 from regkernels import backends, optim, validation
 from regkernels.attach import sources
-from regkernels.attach.plan import Item, Plan, check_parameter, name_of
+from regkernels.attach.plan import Item, Plan, check_parameter
 from regkernels.attach.rows import Rows
 from regkernels.attach.sources import Source
+from regkernels.compiling import outside_of_graphs
+from regkernels.optim.entry import parameter_name
 from regkernels.optim.loading import fill_missing_options
 from regkernels.optim.scaling import Scaling
 
@@ -89,7 +91,7 @@ def attach_prox(
         handle.check_group(filled, index, wait=True)
         if _asks(filled):
             for position, param in enumerate(group["params"]):
-                check_parameter(param, name_of(group, index, position))
+                check_parameter(param, parameter_name(group, index, position))
     handle.attach(optimizer)
     return handle
 
@@ -102,9 +104,6 @@ class ProxHandle:
         self._hooks: list[Any] = []
         self._filled: set[tuple[int, str]] = set()
         self._plans: dict[torch.device, Plan] = {}
-        # The compiler cannot trace what looks at memory.
-        self._shrink = torch.compiler.disable(self._shrink_weights)
-        self._prepare = torch.compiler.disable(self._prepare_groups)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
@@ -145,9 +144,13 @@ class ProxHandle:
 
     # --- hooks ---
 
+    @outside_of_graphs
     def _before_step(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        self._prepare(optimizer)
+        self._fill(optimizer)
+        for index, group in enumerate(optimizer.param_groups):
+            self.check_group(group, index, wait=False)
 
+    @outside_of_graphs
     def __call__(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         self._shrink(optimizer)
 
@@ -158,13 +161,8 @@ class ProxHandle:
                     group[key] = value
                     self._filled.add((index, key))
 
-    def _prepare_groups(self, optimizer: torch.optim.Optimizer) -> None:
-        self._fill(optimizer)
-        for index, group in enumerate(optimizer.param_groups):
-            self.check_group(group, index, wait=False)
-
     @torch.no_grad()
-    def _shrink_weights(self, optimizer: torch.optim.Optimizer) -> None:
+    def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
         scaling = Scaling.handed_over(optimizer)
         if scaling.skips:
             return
@@ -179,7 +177,7 @@ class ProxHandle:
                     continue
                 if param.grad.layout != torch.strided:
                     raise RuntimeError(
-                        f"the gradient of {name_of(group, index, position)} has layout {param.grad.layout}: which of its weights "
+                        f"the gradient of {parameter_name(group, index, position)} has layout {param.grad.layout}: which of its weights "
                         "the step has moved, and so which to shrink, cannot be told (for nn.Embedding, pass sparse=False); the "
                         "step was made, without L1"
                     )
@@ -206,7 +204,7 @@ class ProxHandle:
         function = self._function
         if function is not None:
             found = [
-                rows.given(group, function(param, state, group), param, name_of(group, index, position))
+                rows.given(group, function(param, state, group), param, parameter_name(group, index, position))
                 for (position, param), state in zip(active, states, strict=True)
             ]
             return [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regkernels import backends, reference, segments, validation
 from regkernels.backends import gpu
+from regkernels.optim.entry import parameter_name
 from regkernels.optim.states import has_layout, is_dense
 from regkernels.reference import compute_dtype
 
@@ -32,7 +33,7 @@ class Item(NamedTuple):
     @property
     def name(self) -> str:
         """For messages."""
-        return name_of(self.group, *self.place)
+        return parameter_name(self.group, *self.place)
 
 
 class MetricKind(NamedTuple):
@@ -112,11 +113,12 @@ class Plan:
         segments: int64 table with the columns of `regkernels.segments`; the operands are in the place of states, the kind is
             that of `MetricKind`.
         generation: another number whenever ``segments`` has changed.
+        groups: 1, as no sums are formed.
         device_memory: what the backend keeps between steps; nothing here looks at it.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.generation = device, 0
+        self.device, self.groups, self.generation = device, 1, 0
         self.device_memory: Any = None
         self._memory: list[object] = []
         self._items: Sequence[Item] = ()
@@ -171,12 +173,6 @@ def check_parameter(param: Tensor, name: str) -> None:
         )
     backends.backend_for(param.device)
     gpu.check_dtype(param.device, param.dtype, name)
-
-
-def name_of(group: Mapping[str, Any], index: int, position: int) -> str:
-    """A parameter's, for messages."""
-    name = f"parameter {position} of param group {index}"
-    return f"{name} ({group['param_names'][position]})" if group.get("param_names") else name
 
 
 def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:

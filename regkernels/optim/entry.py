@@ -111,6 +111,12 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def parameter_name(group: Mapping[str, Any], index: int, position: int) -> str:
+    """What messages call a parameter of a param group."""
+    name = f"parameter {position} of param group {index}"
+    return f"{name} ({group['param_names'][position]})" if group.get("param_names") else name
+
+
 def parameter_numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
     """The parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
     found: list[Sequence[int]] = []

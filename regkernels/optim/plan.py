@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
 from regkernels.optim import counting, filling
 from regkernels.optim import states as flat_states
-from regkernels.optim.entry import Entry, parameter_numbers
+from regkernels.optim.entry import Entry, parameter_name, parameter_numbers
 from regkernels.optim.options import Options
 
 State = MutableMapping[Any, Any]
@@ -86,10 +87,10 @@ class Plan:
         ]
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         # By address within a storage, so that neighbours can be merged; storages in the order given.
-        storages: dict[int, int] = {}
-        for entry in self.entries:
-            storages.setdefault(_storage(entry), len(storages))
-        self.entries.sort(key=lambda e: (e.group, storages[_storage(e)], e.weight.data_ptr()))
+        storages = {id(entry): _storage(entry) for entry in self.entries}
+        order = {storage: rank for rank, storage in enumerate(dict.fromkeys(storages.values()))}
+        self.entries.sort(key=lambda e: (e.group, order[storages[id(e)]], e.weight.data_ptr()))
+        self._storages = [storages[id(entry)] for entry in self.entries]
         validation.no_shared_memory((entry.param.detach(), entry.name) for entry in self.entries)
         self._params = [param for _, _, param in listed]
 
@@ -112,7 +113,7 @@ class Plan:
         self._staged: list[Entry] = [entry for entry in self.entries if entry.staged]
         self._table = self._make_table()
         self.draws = any(entry.format.draws for entry in self.entries)
-        same = [_storage(a) == _storage(b) for a, b in zip(self.entries, self.entries[1:], strict=False)]
+        same = [a == b for a, b in pairwise(self._storages)]
         self._may_follow = torch.tensor([False, *same][: len(self.entries)], dtype=torch.bool, device="cpu")
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
@@ -208,9 +209,7 @@ class Plan:
     def _entry(
         self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], rule: str
     ) -> Entry:
-        name = f"parameter {position} of param group {group}"
-        if options.get("param_names"):
-            name += f" ({options['param_names'][position]})"
+        name = parameter_name(options, group, position)
         validation.parameter(param, name)
         validation.complex_parameter(param, options["l1"], rule, name)
         validation.precision(self._options.precision, param, name)

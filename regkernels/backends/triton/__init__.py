@@ -101,27 +101,20 @@ def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
     """Shrinks the weights of a plan in the metric of the step that was made."""
     device = plan.device
     with _guard(device):
-        if plan.device_memory is None:
-            plan.device_memory = PlanMemory(device, 1)
-        work = plan.device_memory.work(plan.segments.numpy(), plan.generation)
-        table = plan.device_memory.rows(rows)
-        for launch in work.layout.launches:
-            kind = plan.kind_of(launch.kind)
-            _launch(
-                proximal_kernel,
-                (launch.chunks,),
-                of_device(device).elementwise,
-                kind.dtype,
-                work.segments,
-                work.owners,
-                table,
-                launch.first_chunk,
-                METRIC=METRICS[kind.metric],
-                OPERANDS=reference.METRICS[kind.metric].operands,
-                STORAGE=TYPES[kind.dtype],
-                OPERAND=TYPES[kind.operand_dtype],
-                COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
-            )
+        memory = _memory(plan)
+        _over_chunks(
+            proximal_kernel,
+            of_device(device).elementwise,
+            memory.work(plan.segments.numpy(), plan.generation),
+            [memory.rows(rows)],
+            [],
+            lambda kind: {
+                "METRIC": METRICS[kind.metric],
+                "OPERANDS": reference.METRICS[kind.metric].operands,
+                "OPERAND": TYPES[kind.operand_dtype],
+            },
+            plan.kind_of,
+        )
 
 
 def _map(
@@ -151,11 +144,13 @@ def _over_chunks(
     work: Work,
     pointers: Sequence[Tensor],
     numbers: Sequence[float],
-    constants: Callable[[Kind], dict[str, Any]],
+    constants: Callable[[Any], dict[str, Any]],
+    kind_of: Callable[[int], Any] = Kind.of,
 ) -> None:
-    """One launch per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added."""
+    """One launch per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added. ``kind_of``: what
+    the number of a kind stands for."""
     for launch in work.layout.launches:
-        kind = Kind.of(launch.kind)
+        kind = kind_of(launch.kind)
         _launch(
             kernel,
             (launch.chunks,),
@@ -189,7 +184,7 @@ def _empty(device: torch.device, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64, device=device)
 
 
-def _memory(plan: Plan) -> PlanMemory:
+def _memory(plan: Plan | Shrinkage) -> PlanMemory:
     if plan.device_memory is None:
         plan.device_memory = PlanMemory(plan.device, plan.groups)
     return plan.device_memory
