@@ -73,6 +73,12 @@ def select(condition: bool | Tensor, value: Number, otherwise: float) -> Number:
     return value if condition else otherwise
 
 
+def averages(group: Mapping[str, Any]) -> dict[str, Number]:
+    """The fields of `Hyper` that ``betas`` of a param group fill."""
+    beta1, beta2 = (number(beta, group) for beta in group["betas"])
+    return {"beta1": beta1, "one_minus_beta1": 1.0 - beta1, "beta2": beta2, "one_minus_beta2": 1.0 - beta2}
+
+
 def clip_factor(square_sum: Number, max_norm: float) -> Number:
     """What torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes everything NaN, there and here."""
     clip = max_norm / (square_root(square_sum) + 1e-6)

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, number, regularisation, square_root
+from regkernels.hyper import Hyper, averages, regularisation, square_root
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
@@ -105,14 +105,11 @@ class Adam(Optimizer):
         return "amsgrad" if group["amsgrad"] else "adam"
 
     def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
-        beta1, beta2 = (number(beta, group) for beta in group["betas"])
+        betas = averages(group)
         return Hyper(
             **regularisation(group, gain=1.0, step_per_element=True),
-            beta1=beta1,
-            one_minus_beta1=1.0 - beta1,
-            beta2=beta2,
-            one_minus_beta2=1.0 - beta2,
-            inverse_bias1=1.0 / (1.0 - beta1**row.step),
-            inverse_sqrt_bias2=1.0 / square_root(1.0 - beta2**row.step),
+            **betas,
+            inverse_bias1=1.0 / (1.0 - betas["beta1"] ** row.step),
+            inverse_sqrt_bias2=1.0 / square_root(1.0 - betas["beta2"] ** row.step),
             eps=float(group["eps"]),
         )

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Hyper, number, regularisation
+from regkernels.hyper import Hyper, averages, regularisation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
@@ -89,11 +89,8 @@ class Lion(Optimizer):
         return "lion"
 
     def _hyper(self, group: Mapping[str, Any], row: Row) -> Hyper:
-        beta1, beta2 = (number(beta, group) for beta in group["betas"])
+        betas = averages(group)
         return Hyper(
             **regularisation(group, gain=1.0, step_per_element=False),
-            beta1=beta1,
-            one_minus_beta1=1.0 - beta1,
-            beta2=beta2,
-            one_minus_beta2=1.0 - beta2,
+            **betas,
         )
