@@ -27,18 +27,8 @@ inline C update_element(C w, C g, C& state0, C& state1, C& state2, const Row<C>&
     w = w * h.decay;
     C move, s;
     RuleOf<C>::apply(g, state0, state1, state2, h, move, s);
-    C z = w - move;
-    if (kSteps & kThreshold) {
-        C t = h.threshold;
-        if (RuleOf<C>::kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
-        z = soft_threshold(z, t);
-    }
-    if (kSteps & kShrink) {
-        C divisor = h.shrink_divisor;
-        if (RuleOf<C>::kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
-        z = z / divisor;
-    }
-    return z;
+    constexpr bool kPerElement = RuleOf<C>::kStepPerElement;
+    return proximal_step<kPerElement, (kSteps & kThreshold) != 0, (kSteps & kShrink) != 0>(w - move, s, h);
 }
 
 template <class C, template <class> class RuleOf, int kSteps>

@@ -16,13 +16,7 @@ void proximal_block(C* __restrict weight, const C* __restrict first, const C* __
 #pragma omp simd
     for (int64_t i = 0; i < numel; ++i) {
         const C s = MetricOf<C>::step(kOperands > 0 ? first[i] : C(0), kOperands > 1 ? second[i] : C(0), h);
-        const C t = h.threshold_per_step != 0 ? h.threshold_per_step * s : h.threshold;
-        C z = soft_threshold(weight[i], t);
-        if (kShrink) {
-            const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
-            z = z / divisor;
-        }
-        weight[i] = z;
+        weight[i] = proximal_step<true, true, kShrink>(weight[i], s, h);
     }
 }
 

@@ -1,4 +1,5 @@
-// The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py.
+// The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py
+// and step.py.
 #pragma once
 
 namespace regkernels {
@@ -15,6 +16,22 @@ inline C soft_threshold(C z, C t) {
     const C low = z < -t ? -t : z;
     const C clamped = low > t ? t : low;
     return t > 0 ? z - clamped : z;
+}
+
+// Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for.
+template <bool kStepPerElement, bool kThreshold, bool kShrink, class C, class Row>
+inline C proximal_step(C z, C s, const Row& h) {
+    if (kThreshold) {
+        C t = h.threshold;
+        if (kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
+        z = soft_threshold(z, t);
+    }
+    if (kShrink) {
+        C divisor = h.shrink_divisor;
+        if (kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
+        z = z / divisor;
+    }
+    return z;
 }
 
 }  // namespace

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from regkernels.hyper import Hyper
-from regkernels.reference.elementwise import compute_dtype, divide, soft_threshold, square_root
+from regkernels.reference.elementwise import compute_dtype, divide, square_root
 from regkernels.reference.rules import variance
+from regkernels.reference.step import proximal_step
 
 
 class Metric(NamedTuple):
@@ -70,8 +71,4 @@ def proximal_(metric: str, weight: Tensor, operands: Sequence[Tensor], hyper: Hy
     if h.skip or not h.lr:
         return
     s = METRICS[metric].apply([operand.to(dtype) for operand in operands], h)
-    z = weight.to(dtype)
-    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-    z = soft_threshold(z, t)
-    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
-    weight.copy_(divide(z, divisor, like=z))
+    weight.copy_(proximal_step(weight.to(dtype), s, h))

@@ -47,10 +47,7 @@ def update_(
     w = w * h.decay
     move, s = RULES[rule].apply(g, wide, h)
     z = w - move
-    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-    z = soft_threshold(z, t)
-    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
-    z = divide(z, divisor, like=z)
+    z = proximal_step(z, s, h)
 
     seed, step = int(hyper.seed), int(hyper.step)
     for slot, (state, value) in enumerate(zip(states, wide, strict=True), start=1):
@@ -69,3 +66,11 @@ def update_(
         if rounding == "master":
             assert kept is not None
             kept.copy_(z)
+
+
+def proximal_step(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
+    """Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
+    z = soft_threshold(z, t)
+    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
+    return divide(z, divisor, like=z)

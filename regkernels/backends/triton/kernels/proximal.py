@@ -8,19 +8,8 @@ import triton.language as tl
 from regkernels.backends.triton.kernels import chunks
 from regkernels.backends.triton.kernels.columns import ROW, STATE0, WEIGHT
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.shrink import divide, soft_threshold
+from regkernels.backends.triton.kernels.shrink import proximal_step
 from regkernels.backends.triton.kernels.step import load_row
-
-
-@triton.jit
-def proximal_element(w, operands, h, METRIC: tl.constexpr):
-    """Steps 8 and 9 of the specification."""
-    s = METRIC(operands, h)
-    t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, h.threshold)
-    z = soft_threshold(w, t)
-    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as the rest
-        z = divide(z, tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, h.shrink_divisor))
-    return z
 
 
 @triton.jit
@@ -51,7 +40,7 @@ def proximal_blocks(
         operands = ()
         for k in tl.static_range(OPERANDS):
             operands = operands + (widen(chunks.load(pointers[k], offsets, mask, WIDE), COMPUTE),)
-        z = proximal_element(w, operands, h, METRIC)
+        z = proximal_step(w, METRIC(operands, h), h, True)
         chunks.store(weight, offsets, narrow(z, STORAGE), mask, WIDE)
 
 

@@ -40,3 +40,18 @@ def square_root(x):
 @triton.jit
 def inverse(x):
     return divide(tl.full([], 1.0, x.dtype), x)
+
+
+@triton.jit
+def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr):
+    """Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    t = h.threshold
+    if PER_ELEMENT:
+        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
+    z = soft_threshold(z, t)
+    divisor = h.shrink_divisor
+    if PER_ELEMENT:
+        divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
+    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
+        z = divide(z, divisor)
+    return z

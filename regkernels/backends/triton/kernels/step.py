@@ -23,7 +23,7 @@ from regkernels.backends.triton.kernels.columns import (
     WEIGHT,
 )
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.shrink import divide, sign, soft_threshold
+from regkernels.backends.triton.kernels.shrink import proximal_step, sign
 from regkernels.hyper import Hyper
 
 
@@ -44,17 +44,7 @@ def update_element(w, g, states, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexp
     g = tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
     w = w * h.decay
     move, s, states = RULE(g, states, h)
-    z = w - move
-    t = h.threshold
-    if PER_ELEMENT:
-        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    z = soft_threshold(z, t)
-    divisor = h.shrink_divisor
-    if PER_ELEMENT:
-        divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
-    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
-        z = divide(z, divisor)
-    return z, states
+    return proximal_step(w - move, s, h, PER_ELEMENT), states
 
 
 @triton.constexpr_function
