@@ -1,0 +1,77 @@
+"""What this rank holds of a tensor that is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`).
+
+Importing DTensor takes as long as half of torch: nothing here does before somebody else has made one.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_dtensor(tensor: object) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def held(tensor: Any) -> Tensor:
+    """The memory of this rank: a `DTensor`'s local tensor, any other tensor itself. May be empty."""
+    if not is_dtensor(tensor):
+        return tensor  # type: ignore[no-any-return]
+    own = tensor._local_tensor
+    return own.wait() if hasattr(own, "wait") else own  # type: ignore[no-any-return]
+
+
+def spread_like(own: Tensor, like: Any) -> Tensor:
+    """``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
+    if not is_dtensor(like):
+        return own
+    dtensor = sys.modules["torch.distributed.tensor"].DTensor
+    spec = like._spec
+    return dtensor.from_local(  # type: ignore[no-any-return]
+        own, spec.mesh, spec.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def is_spread_alike(a: Any, b: Any) -> bool:
+    """Whether both are plain tensors, or both on one mesh with the same placements."""
+    if not is_dtensor(a) or not is_dtensor(b):
+        return is_dtensor(a) == is_dtensor(b)
+    first, second = a._spec, b._spec
+    return first is second or (first.mesh == second.mesh and tuple(first.placements) == tuple(second.placements))
+
+
+def begin(tensor: Any) -> tuple[int, ...]:
+    """Where in the whole tensor the part of this rank begins: an index per dimension."""
+    if not is_dtensor(tensor):
+        return (0,) * tensor.dim()
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    return tuple(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1])
+
+
+def words(tensor: Any) -> str:
+    """How a `DTensor` is spread, for messages."""
+    names = tensor.device_mesh.mesh_dim_names
+    placements = ", ".join(map(str, tensor.placements))
+    over = f" over ({', '.join(names)})" if names else ""
+    return f"[{placements}]{over}"
+
+
+def check_parameter(param: Any, name: str) -> None:
+    """Raises where a `DTensor` is spread in a way that a step on each rank's own part does not fit."""
+    for placement in param.placements:
+        if placement.is_partial():
+            raise ValueError(
+                f"{name} is a DTensor with placements {words(param)}: a partial tensor is a sum that has yet to be formed, and "
+                "no rank holds a weight that could be updated; call redistribute(placements=[Replicate()]) (or Shard) on it "
+                "before making it a parameter"
+            )
+    if param.device_mesh.get_coordinate() is None:
+        raise ValueError(
+            f"{name} is a DTensor on the mesh {param.device_mesh}, which this rank {torch.distributed.get_rank()} is no part "
+            "of; give the optimizer the parameters of this rank's own mesh"
+        )
