@@ -31,6 +31,27 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
             __builtin_prefetch(reinterpret_cast<const void*>(hints[hint] + line * 64));
 }
 
+py::object attribute(PyObject* object, PyObject* name) {
+    py::object found = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, name));
+    if (!found) throw py::error_already_set();
+    return found;
+}
+
+PyObject* const kSpec = PyUnicode_InternFromString("_spec");
+PyObject* const kPlacements = PyUnicode_InternFromString("placements");
+
+// The memory that this rank has of a tensor: of a torch.distributed.tensor.DTensor its local tensor. None where that is no
+// plain tensor, such as one that has yet to arrive.
+py::object held(PyObject* tensor, bool spread) {
+    if (!spread) return py::reinterpret_borrow<py::object>(tensor);
+    static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
+    static PyObject* const plain = PyObject_GetAttrString(PyImport_AddModule("torch"), "Tensor");
+    py::object local = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
+    if (!local) PyErr_Clear();  // a gradient that is no DTensor
+    if (!local || reinterpret_cast<PyObject*>(Py_TYPE(local.ptr())) != plain) return py::none();
+    return local;
+}
+
 }  // namespace
 
 Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
@@ -49,11 +70,13 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
         PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
-        Entry entry{parameter, py::object(),   static_cast<Mode>(modes[i]), slots[i], nullptr, {}, {}, 0,
-                    1,         layouts_.size()};
-        if (entry.mode == kInPlace) {
+        Entry entry{parameter, py::object(), py::object(), py::object(),    static_cast<Mode>(modes[i]), slots[i], nullptr,
+                    {},        {},           0,            1,            layouts_.size()};
+        if (entry.mode == kInPlace || entry.mode == kSpread) {
+            if (entry.mode == kSpread) entry.placements = attribute(attribute(parameter, kSpec).ptr(), kPlacements);
             DLTensor tensor;
-            if (!view(parameter, &tensor)) throw py::error_already_set();
+            const py::object memory = held(parameter, entry.mode == kSpread);
+            if (!view(memory.ptr(), &tensor)) throw py::error_already_set();
             entry.data = tensor.data;
             entry.device = tensor.device;
             entry.dtype = tensor.dtype;
@@ -92,6 +115,20 @@ bool Roster::is_negated(Entry& entry, PyObject* gradient) {
     entry.known = py::reinterpret_steal<py::object>(PyWeakref_NewRef(gradient, nullptr));
     if (!entry.known) throw py::error_already_set();
     return false;
+}
+
+// One that is placed otherwise has to be redistributed, by Python. Gradients come with the same few specs again and again.
+bool Roster::is_spread_alike(Entry& entry, PyObject* gradient) {
+    py::object spec = py::reinterpret_steal<py::object>(PyObject_GetAttr(gradient, kSpec));
+    if (!spec) {
+        PyErr_Clear();
+        return false;
+    }
+    if (spec.is(entry.known_spec)) return true;
+    const int equal = PyObject_RichCompareBool(attribute(spec.ptr(), kPlacements).ptr(), entry.placements.ptr(), Py_EQ);
+    if (equal < 0) throw py::error_already_set();
+    if (equal) entry.known_spec = std::move(spec);
+    return equal != 0;
 }
 
 bool Roster::view(PyObject* tensor, DLTensor* out) const { return api_->tensor_from_py_object(tensor, out) == 0; }
@@ -146,14 +183,18 @@ int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) {
                 if (address == 0) return kRebuild;  // the address of its staging buffer was dropped with the gradient
                 continue;
             }
+            const bool spread = entry.mode == kSpread;
+            if (spread && !is_spread_alike(entry, grad.ptr())) return kRebuild;
+            const py::object weight = held(entry.parameter, spread), gradient = held(grad.ptr(), spread);
+            if (weight.is_none() || gradient.is_none()) return kRebuild;
             DLTensor tensor;
-            if (!view(entry.parameter, &tensor)) throw py::error_already_set();
+            if (!view(weight.ptr(), &tensor)) throw py::error_already_set();
             if (tensor.data != entry.data || !matches(entry, tensor)) return kRebuild;
-            if (!view(grad.ptr(), &tensor)) {
+            if (!view(gradient.ptr(), &tensor)) {
                 PyErr_Clear();  // sparse or otherwise without an address: Python says what is wrong with it
                 return kRebuild;
             }
-            if (!matches(entry, tensor) || is_negated(entry, grad.ptr())) return kRebuild;
+            if (!matches(entry, tensor) || is_negated(entry, gradient.ptr())) return kRebuild;
             // An empty tensor has no address, but its gradient is there: 0 would say that it is None.
             const int64_t now = entry.numel == 0 ? 1 : reinterpret_cast<int64_t>(tensor.data);
             moved |= now != address;

@@ -17,10 +17,10 @@ namespace regkernels {
 class Roster {
   public:
     enum Answer { kSame = 0, kGradientsMoved = 1, kRebuild = 2 };
-    enum Mode { kInPlace = 0, kStaged = 1, kWithoutState = 2 };
+    enum Mode { kInPlace = 0, kStaged = 1, kWithoutState = 2, kSpread = 3 };  // kSpread: in place, of a DTensor
 
-    // parameters: flat list in the order of param_groups. modes: one Mode each. slots: for kInPlace and kStaged, the
-    // index into the column of gradient addresses. Parameters are recorded as they are now.
+    // parameters: flat list in the order of param_groups. modes: one Mode each. slots: the index into the column of
+    // gradient addresses, except for kWithoutState. Parameters are recorded as they are now.
     // hints: addresses of the objects behind each parameter, the same number for each, for prefetching.
     Roster(pybind11::capsule exchange_api, pybind11::list parameters, const std::vector<int>& modes,
            const std::vector<int64_t>& slots, std::vector<int64_t> hints);
@@ -32,7 +32,9 @@ class Roster {
   private:
     struct Entry {
         PyObject* parameter;
-        pybind11::object known;  // weak reference to a gradient that is no negated view
+        pybind11::object known;       // weak reference to a gradient that is no negated view
+        pybind11::object placements;  // of a spread parameter
+        pybind11::object known_spec;  // of a gradient that was found to be spread alike
         Mode mode;
         int64_t slot;
         void* data;
@@ -44,6 +46,7 @@ class Roster {
     };
 
     static bool is_negated(Entry& entry, PyObject* gradient);
+    static bool is_spread_alike(Entry& entry, PyObject* gradient);
     bool view(PyObject* tensor, DLTensor* out) const;
     bool matches(const Entry& entry, const DLTensor& tensor) const;
     PyObject* gradient(PyObject* parameter) const;

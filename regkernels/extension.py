@@ -12,9 +12,10 @@ import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the e
 from torch import Tensor
 
 from regkernels import segments
+from regkernels.distributed.shards import held
 from regkernels.hyper import Hyper
 
-IN_PLACE, STAGED, WITHOUT_STATE = range(3)
+IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
 SAME, MOVED, REBUILD = range(3)
 
 C: Any = None
@@ -72,5 +73,5 @@ def _objects_behind(param: Tensor) -> list[int]:
     return [
         address
         for tensor in (param, grad)
-        for address in (id(tensor), getattr(tensor, "_cdata", 0), getattr(tensor.untyped_storage(), "_cdata", 0))
+        for address in (id(tensor), getattr(tensor, "_cdata", 0), getattr(held(tensor).untyped_storage(), "_cdata", 0))
     ]

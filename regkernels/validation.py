@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels import extension, overlaps
+from regkernels.distributed import shards
 from regkernels.hyper import as_float
 from regkernels.precision import Precision
 from regkernels.transfer import capturing
@@ -120,6 +121,19 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
         raise ValueError(f"{name} must be >= 0 everywhere (for {of}), got a minimum of {weight.min().item()}")
 
 
+def process_group(value: Any) -> Any:
+    """A process group that this rank is a member of, or None."""
+    if value is None:
+        return None
+    if not torch.distributed.is_available() or not isinstance(value, torch.distributed.ProcessGroup):
+        said = " (this rank is no member of it)" if isinstance(value, int) else ""
+        raise TypeError(
+            f"process_group must be a torch.distributed.ProcessGroup or None, got {type(value).__name__}{said}; pass what "
+            "torch.distributed.new_group() returned, or torch.distributed.group.WORLD once the process group is initialised"
+        )
+    return value
+
+
 def precision(asked: Precision, param: Tensor, name: str) -> None:
     """Whether a parameter can be rounded and have states as ``asked``."""
     if asked.rounding == "remainder" and param.dtype == torch.float16:
@@ -179,7 +193,10 @@ def parameter(param: Tensor, name: str) -> None:
     """A tensor that an optimizer can update in place."""
     if isinstance(param, torch.nn.UninitializedParameter):
         return  # checked once a forward pass has given it a shape
-    if is_traceable_wrapper_subclass(param):
+    if shards.is_dtensor(param):
+        shards.check_parameter(param, name)
+        param = shards.held(param)
+    elif is_traceable_wrapper_subclass(param):
         raise TypeError(
             f"{name} is a {type(param).__name__}, which has no memory of its own to update; pass its local tensor"
         )
@@ -294,6 +311,11 @@ def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
 
 
 def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
+    if value is not None and not shards.is_spread_alike(value, param):
+        raise RuntimeError(
+            f"the state {key!r} of {name} is {shards.kind(value)}, the parameter is {shards.kind(param)}: they must be spread "
+            "alike; load the state with torch.distributed.checkpoint, which shards it anew"
+        )
     if value is not None and value.shape != param.shape:
         raise RuntimeError(
             f"the state {key!r} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; "
@@ -303,6 +325,13 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:
     """A gradient that fits its parameter."""
+    if shards.is_dtensor(grad) != shards.is_dtensor(param) or (
+        shards.is_dtensor(param) and grad.device_mesh != param.device_mesh  # type: ignore[attr-defined]
+    ):
+        raise RuntimeError(
+            f"the gradient of {name} is {shards.kind(grad)}, the parameter is {shards.kind(param)}; both must be DTensors on one "
+            "mesh, or none (was one of them exchanged after backward?)"
+        )
     if grad.layout != torch.strided:
         raise RuntimeError(
             f"the gradient of {name} has layout {grad.layout}; only dense gradients are supported "

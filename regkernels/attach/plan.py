@@ -118,7 +118,7 @@ class Plan:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.groups, self.generation = device, 1, 0
+        self.device, self.totals, self.generation = device, 1, 0
         self.device_memory: Any = None
         self._memory: list[object] = []
         self._items: Sequence[Item] = ()

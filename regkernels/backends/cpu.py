@@ -25,7 +25,16 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]
 
 def gradient_square_sum(plan: Plan) -> float:
     """Sum of the squares of all gradients."""
-    table = plan.segments
+    return _gradient_square_sum(plan.segments)
+
+
+def gradient_square_sums(plan: Plan, classes: int) -> list[float]:
+    """The same for each class of parameters."""
+    of_segment = plan.segments[:, segments.TOTAL] // (plan.totals // classes)
+    return [_gradient_square_sum(plan.segments[of_segment == index]) for index in range(classes)]
+
+
+def _gradient_square_sum(table: Tensor) -> float:
     gradient, numel = table[:, segments.GRADIENT], table[:, segments.NUMEL]
     dtype = segments.dtype_numbers(table[:, segments.KIND])
     runs = torch.stack([gradient, torch.zeros_like(gradient), numel, dtype], dim=1).contiguous()

@@ -38,13 +38,21 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]
         if groups:
             zero_groups = reference.zero_groups(entry.weight, entry.layout) if entry.by_groups else 0
             found = (*reference.sums([entry.weight]), squares, float(zero_groups))
-            totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]
+            totals[entry.total] = [total + value for total, value in zip(totals[entry.total], found, strict=True)]
     return [tuple(total) for total in totals]
 
 
 def gradient_square_sum(plan: Plan) -> float:
     """Sum of the squares of all gradients."""
     return reference.sums([entry.gradient_to_read() for entry, _ in plan.active_entries()])[1]
+
+
+def gradient_square_sums(plan: Plan, classes: int) -> list[float]:
+    """The same for each class of parameters."""
+    gradients: list[list[Tensor]] = [[] for _ in range(classes)]
+    for entry, _ in plan.active_entries():
+        gradients[entry.total // (plan.totals // classes)].append(entry.gradient_to_read())
+    return [reference.sums(of_class)[1] for of_class in gradients]
 
 
 def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:

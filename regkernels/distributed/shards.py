@@ -25,6 +25,11 @@ def held(tensor: Any) -> Tensor:
     return own.wait() if hasattr(own, "wait") else own  # type: ignore[no-any-return]
 
 
+def is_plain(tensor: Any) -> bool:
+    """Whether the memory of this rank is there: what a collective hands out may be on its way still."""
+    return not is_dtensor(tensor) or type(tensor._local_tensor) is Tensor
+
+
 def spread_like(own: Tensor, like: Any) -> Tensor:
     """``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
     if not is_dtensor(like):
@@ -34,6 +39,16 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
     return dtensor.from_local(  # type: ignore[no-any-return]
         own, spec.mesh, spec.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def spread_as(tensor: Any, like: Any) -> Any:
+    """``tensor``, or where it is spread otherwise than ``like``, the same numbers spread as ``like`` is.
+
+    That takes all ranks of the mesh.
+    """
+    if is_spread_alike(tensor, like):
+        return tensor
+    return tensor.redistribute(placements=like.placements)
 
 
 def is_spread_alike(a: Any, b: Any) -> bool:
@@ -53,12 +68,35 @@ def begin(tensor: Any) -> tuple[int, ...]:
     return tuple(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1])
 
 
+def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
+    """Whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
+    if not is_dtensor(tensor):
+        return False
+    own = dim % max(tensor.dim(), 1) if isinstance(dim, int) else None
+    length = tensor.shape[own] if own is not None and tensor.dim() else 1
+    for mesh_dim, placement in enumerate(tensor.placements):
+        ranks = tensor.device_mesh.size(mesh_dim)
+        if placement.is_replicate() or ranks == 1:
+            continue
+        if own is None or placement.dim % tensor.dim() != own:
+            return True
+        length = -(-length // ranks)  # of all but the last ranks
+        if length % size:
+            return True
+    return False
+
+
 def words(tensor: Any) -> str:
     """How a `DTensor` is spread, for messages."""
     names = tensor.device_mesh.mesh_dim_names
     placements = ", ".join(map(str, tensor.placements))
     over = f" over ({', '.join(names)})" if names else ""
     return f"[{placements}]{over}"
+
+
+def kind(tensor: Any) -> str:
+    """What a tensor is, for messages."""
+    return f"a DTensor with placements {words(tensor)}" if is_dtensor(tensor) else "a plain tensor"
 
 
 def check_parameter(param: Any, name: str) -> None:

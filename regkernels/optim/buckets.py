@@ -79,6 +79,7 @@ def _part_of(whole: Optimizer, groups: Sequence[Sequence[Member]]) -> Optimizer:
     part = copy.copy(whole)
     whole._trust["state"] = trusted  # copying reads the state, but hands it to nobody else
     part._trust = whole._trust
+    part._agreed = True  # a bucket is of this rank alone
     part._move_states = False  # into one buffer per bucket: the old one would stay until all buckets have left it
     part.param_groups = [
         {

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from regkernels import reference, segments
+from regkernels.distributed import shards
+from regkernels.distributed.shards import held
 from regkernels.grouping import GroupLayout, group_layout
 from regkernels.optim import states as flat_states
 from regkernels.optim.penalising import Method
@@ -19,10 +21,10 @@ from regkernels.segments import Kind
 
 @dataclass
 class Entry:
-    """One parameter that is updated, as real, dense tensors.
+    """One parameter that is updated, as real, dense tensors: of one that is spread over ranks, what this rank holds.
 
-    A parameter that is not dense, is complex or a negated view, or has a gradient of another layout is *staged*: the
-    kernels work on dense copies of weight and gradient, and the weight is copied back after the step.
+    A parameter that is not dense, is complex or a negated view, or has a gradient of another layout or spread otherwise is
+    *staged*: the kernels work on dense copies of weight and gradient, and the weight is copied back after the step.
     """
 
     param: Tensor
@@ -34,6 +36,7 @@ class Entry:
     state: dict[str, Any]  # the optimizer's dictionary of this parameter
     staged: bool
     before: InitVar[Entry | None] = None  # whose buffers to use again
+    total: int = 0  # row of a table of sums
     first: bool = False  # the momentum buffer was created for this step
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
@@ -44,18 +47,24 @@ class Entry:
     _strides: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self, before: Entry | None) -> None:
-        self.shape, self.dtype = self.param.shape, self.param.dtype
+        own = self.own
+        self.shape, self.dtype = own.shape, own.dtype
         if self.staged:
-            keep = torch.preserve_format if flat_states.is_dense(self.param) else torch.contiguous_format
-            if before is not None and not before.changed() and before._strides == self.param.stride():
+            keep = torch.preserve_format if flat_states.is_dense(own) else torch.contiguous_format
+            if before is not None and not before.changed() and before._strides == own.stride():
                 self._weight, self._gradient = before._weight, before._gradient
             else:
-                self._weight = torch.empty_like(self.param.detach(), memory_format=keep)
+                self._weight = torch.empty_like(own, memory_format=keep)
                 self._gradient = torch.empty_like(self._weight)
-            self._strides = self.param.stride()
+            self._strides = own.stride()
             self.weight, self.gradient = real(self._weight), real(self._gradient)
         else:
-            self.weight = self.param.detach()
+            self.weight = own
+
+    @property
+    def own(self) -> Tensor:
+        """The parameter's memory on this rank."""
+        return held(self.param).detach()
 
     @property
     def rule(self) -> str:
@@ -70,11 +79,11 @@ class Entry:
     @property
     def tensors(self) -> list[Tensor]:
         """The rule's states as the kernels see them."""
-        return [real(tensor) for tensor in self.states[: len(reference.RULES[self.rule].state_names)]]
+        return [real(held(tensor)) for tensor in self.states[: len(reference.RULES[self.rule].state_names)]]
 
     @property
     def kept(self) -> Tensor | None:
-        return None if self.format.kept is None else self.states[-1]
+        return None if self.format.kept is None else held(self.states[-1])
 
     @property
     def kind(self) -> Kind:
@@ -98,7 +107,7 @@ class Entry:
 
     def use_l1_weight(self, given: Tensor) -> None:
         """Takes it where it lies, or a copy of it in the weight's layout."""
-        own = given.detach()
+        own = held(given).detach()
         if not flat_states.has_layout(own, self.weight):
             own = torch.empty_like(self.weight, dtype=given.dtype).copy_(own)
         self.l1_weight = own
@@ -106,29 +115,37 @@ class Entry:
     def gradient_to_read(self) -> Tensor:
         grad = self.gradient if self.staged else self.param.grad
         assert grad is not None
-        return grad
+        return held(grad)
+
+    def gradient_at_hand(self) -> Tensor:
+        """This rank's part of the gradient as it stands at the parameter. Where that is spread otherwise than the weight, it
+        is redistributed, which takes the ranks of its mesh."""
+        assert self.param.grad is not None
+        return held(shards.spread_as(self.param.grad, self.param)).detach()
 
     def load(self) -> None:
-        assert self.param.grad is not None
-        self._weight.copy_(self.param.detach())
-        self._gradient.copy_(self.param.grad.detach())
+        self._weight.copy_(self.own)
+        self._gradient.copy_(self.gradient_at_hand())
 
     def save(self) -> None:
-        self.param.detach().copy_(self._weight)
+        self.own.copy_(self._weight)
 
     def changed(self) -> bool:
         """Whether the buffers no longer fit the parameter. Only its strides may be others: copying minds them."""
-        param = self.param
-        return param.shape != self.shape or param.dtype != self.dtype or param.device != self._weight.device
+        own = self.own
+        return own.shape != self.shape or own.dtype != self.dtype or own.device != self._weight.device
 
     def can_use(self, name: str) -> bool:
         """Whether the kernels can use this state where it lies."""
-        param, state = self.param, self.state.get(name)
-        if state is None or state.dtype != self.format.dtype_of(name) or state.device != param.device:
+        state = self.state.get(name)
+        if state is None or not shards.is_spread_alike(state, self.param):
             return False
-        if self.staged and not flat_states.is_dense(param):
-            return state.shape == param.shape and state.is_contiguous()
-        return flat_states.has_layout(state, param)
+        own, state = self.own, held(state)
+        if state.dtype != self.format.dtype_of(name) or state.device != own.device:
+            return False
+        if self.staged and not flat_states.is_dense(own):
+            return state.shape == own.shape and state.is_contiguous()
+        return flat_states.has_layout(state, own)
 
 
 def table_of(entries: Sequence[Entry]) -> Tensor:
@@ -142,7 +159,7 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
         addresses += [0] * (segments.KEPT - segments.STATE0 - len(addresses))
         addresses += [0 if tensor is None else tensor.data_ptr() for tensor in (entry.kept, entry.l1_weight)]
         _, groups, inner = entry.layout
-        last = (entry.weight.numel(), 0, entry.group, entry.stream, groups, inner, entry.kind.number)
+        last = (entry.weight.numel(), 0, entry.total, entry.stream, groups, inner, entry.kind.number)
         rows.append([entry.weight.data_ptr(), gradient, *addresses, *last])
     return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(segments.FIELDS))
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regkernels import segments
+from regkernels.distributed.shards import held, spread_like
 from regkernels.optim import states as flat_states
 from regkernels.optim.counting import Counts
 from regkernels.optim.entry import Entry, real
@@ -27,16 +28,16 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
             if move or not entry.can_use(name):
                 wanted.append((order, entry, name))
     wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
-    tensors = flat_states.allocate([(entry.param, entry.format.dtype_of(name)) for _, entry, name in wanted])
+    tensors = flat_states.allocate([(entry.own, entry.format.dtype_of(name)) for _, entry, name in wanted])
     for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
         old = entry.state.get(name)
         if old is not None:
-            tensor.copy_(old)
+            tensor.copy_(held(old))
         elif name == "momentum_buffer":
             entry.first = True
         elif name == "sum":
             real(tensor).fill_(initial[entry.group])
-        entry.state[name] = tensor
+        entry.state[name] = spread_like(tensor, entry.param)
 
 
 def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:
@@ -55,7 +56,7 @@ def are_ours(entries: Sequence[Entry], state: MutableMapping[Any, Any], table: T
         columns = range(segments.STATE0, segments.STATE0 + len(entry.states))
         for name, tensor, column in zip(entry.state_names, entry.states, columns, strict=True):
             address = addresses[segments.KEPT if name == entry.format.kept else column]
-            if entry.state.get(name) is not tensor or tensor.data_ptr() != address:
+            if entry.state.get(name) is not tensor or held(tensor).data_ptr() != address:
                 return False
     if counts is None:
         return True

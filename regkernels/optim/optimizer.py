@@ -11,10 +11,12 @@ from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
+from regkernels.distributed import agreement
 from regkernels.flat import Owners
 from regkernels.hyper import Hyper, Number
-from regkernels.optim import penalising, slips, unbuilt
+from regkernels.optim import exchange, penalising, slips, unbuilt
 from regkernels.optim.checking import check_state_dict, dictionary
+from regkernels.optim.exchange import Exchange
 from regkernels.optim.loading import fill_missing_options, restore_own_formats
 from regkernels.optim.options import Checked, Common, Options
 from regkernels.optim.penalising import Method, Penalties
@@ -35,6 +37,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _counts_steps: ClassVar[bool]
     _totals: tuple[list[Any], Number] | None  # of the last step: sums per device, and what its gradients are scaled by
+    _agreed = False  # whether ranks that share parameters have compared their optimizers
     _release: GradientRelease | None = None  # set by `regkernels.optim.step_in_backward`
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
@@ -93,16 +96,18 @@ class Optimizer(torch.optim.Optimizer):
         groups = self.param_groups
         self._check_groups()
         scaling = Scaling.handed_over(self) if self._options.amp_scaling else Scaling()
-        plans = self._current_plans(scaling)
-        if plans is None:
+        found = self._current_plans(scaling)
+        if found is None:
             return loss
+        plans, scaling = found
         plans = [plan for plan in plans if plan.has_rows]
         rows = [plan.rows for plan in plans]
         fields = [[self._fields(row) for row in plan_rows] for plan_rows in rows]
         for plan in plans:
             plan.load_staged()
-        scaling = scaling.with_norm(self._options, plans)
-        with_stats = len(groups) if self._options.stats else 0
+        if not scaling.has_norm:
+            scaling = exchange.with_norm(scaling, self, plans)
+        with_stats = self._options.stats
         if scaling.skips and not with_stats:
             return loss
         totals: list[Any] = []
@@ -118,10 +123,10 @@ class Optimizer(torch.optim.Optimizer):
                 )
                 for own_fields, row in zip(plan_fields, plan_rows, strict=True)
             ]
-            totals.append(backends.backend_for(plan.device).update(plan, scaled, with_stats))
+            totals.append(backends.backend_for(plan.device).update(plan, scaled, plan.totals if with_stats else 0))
             if not own.skips:
                 plan.advance(own.skip)
-        self._totals = (totals, scaling.inverse_scale) if with_stats else None
+        self._keep_totals(totals, scaling)
         return loss
 
     @property
@@ -160,6 +165,7 @@ class Optimizer(torch.optim.Optimizer):
                 validation.parameter(param, name)
                 validation.precision(self._options.precision, param, name)
                 penalising.check_parameter(self.param_groups[index], position, param, name)
+            self._agreed = False
             if self._release is not None:
                 self._release.groups_changed()
         except Exception:
@@ -253,35 +259,52 @@ class Optimizer(torch.optim.Optimizer):
         self._replaced: dict[torch.device, Plan] = {}
         self._owners = Owners()
         self._move_states = True
+        self._exchange = Exchange()
         self._checked = Checked()
         self._methods: list[Method] = []
         self._totals = None
 
-    def _current_plans(self, scaling: Scaling) -> list[Plan] | None:
-        """One per device; None where the step is left out and would have to create states first."""
+    def _keep_totals(self, totals: list[Any], scaling: Scaling) -> None:
+        if not self._options.stats:
+            self._totals = None
+            return
+        if self._exchange.communicates:
+            totals = [self._exchange.totals(totals, len(self.param_groups))]
+        self._totals = (totals, scaling.inverse_scale)
+
+    def _current_plans(self, scaling: Scaling) -> tuple[list[Plan], Scaling] | None:
+        """One per device, and the scaling with what had to be known before they could be built.
+
+        None where the step is left out and would have to create states first.
+        """
         groups, state = self.param_groups, self.__dict__["state"]
         methods = self._methods
         check = not self._trust["state"]
         if not self._plans or not all(plan.refresh(groups, methods, state, check_states=check) for plan in self._plans):
             devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
             validation.not_capturing()
+            self._exchange = Exchange(groups, self._options.process_group)
+            if not self._agreed:
+                agreement.check_first_step(self, self._exchange.sums)
+                self._agreed = True
             before = {plan.device: plan for plan in self._plans} or self._replaced
             self._plans, self._replaced = [], before  # not yet valid, should the following fail
             distinct = list(dict.fromkeys(device for device in devices if device is not None))
             # A group that is empty now belongs to the first plan, which notices when it no longer is.
             members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
             plans = [
-                Plan(groups, methods, self._options, state, device, own, before.get(device))
+                Plan(groups, methods, self._options, state, device, own, before.get(device), self._exchange.sums)
                 for device, own in zip(distinct, members, strict=True)
             ]
-            if scaling.skips or (self._options.skip_nonfinite and not unbuilt.are_finite(plans)):
-                self._totals = ([*map(unbuilt.sums, plans)], scaling.inverse_scale) if self._options.stats else None
+            scaling = exchange.before_building(scaling, self, plans)
+            if scaling.skips:
+                self._keep_totals([*map(unbuilt.sums, plans)] if self._options.stats else [], scaling)
                 return None
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
             self._plans, self._replaced, self._move_states = plans, {}, False
         validation.capture([plan.device for plan in self._plans], groups if self._counts_steps else [])
-        return self._plans
+        return self._plans, scaling
 
     def _check_group(self, group: Mapping[str, Any], index: int, *, wait: bool) -> None:
         self._check_options(group, f" (param group {index})", wait=wait)

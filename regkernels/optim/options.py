@@ -27,6 +27,10 @@ class Common(Penalties, total=False):
       count changes.
     - ``amp_scaling``: lets torch.amp.GradScaler hand its scale, and whether it found NaN or Inf, to the step: the kernel
       divides the gradients, and the host need not wait for the device. A skipped step changes nothing.
+    - ``process_group``: a group of ranks, each of which gives this optimizer other parameters: stages of a pipeline, or the
+      shares of torch.distributed.optim.ZeroRedundancyOptimizer. Norms (``max_grad_norm``, ``skip_nonfinite``) and ``stats``
+      are then those of all. Not needed for DTensors, which know their ranks; wrong for DDP, whose ranks have the same
+      parameters. It is not saved.
     - ``param_rounding``: of float16 and bfloat16 weights. "nearest"; "stochastic": up or down by chance, so that the mean is
       exact; "remainder" (bfloat16): 16 more bits in the state ``remainder``, so that weight and remainder together are the
       float32 weight of a float32 run; "master": a float32 copy in the state ``master``.
@@ -40,6 +44,7 @@ class Common(Penalties, total=False):
     stats: bool
     skip_nonfinite: bool
     amp_scaling: bool
+    process_group: Any
     param_rounding: str
     state_dtype: torch.dtype | None
     seed: int
@@ -52,6 +57,7 @@ class Options(NamedTuple):
     stats: bool = False
     skip_nonfinite: bool = False
     amp_scaling: bool = False
+    process_group: Any = None
     precision: Precision = Precision()
 
     @property
@@ -78,6 +84,7 @@ class Options(NamedTuple):
             bool(common.get("stats", False)),
             bool(common.get("skip_nonfinite", False)),
             bool(common.get("amp_scaling", False)),
+            validation.process_group(common.get("process_group")),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import UninitializedParameter
 
 from regkernels import grouping, validation
+from regkernels.distributed import shards
 from regkernels.hyper import Number, number
 
 
@@ -237,7 +238,13 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
         return
     check_complex(group, param, name)
     if _grouped(group):
-        grouping.group_layout(param, group.get("group_dim", 0), group.get("group_size", 1), name, prefix="group_")
+        dim, size = group.get("group_dim", 0), group.get("group_size", 1)
+        grouping.group_layout(param, dim, size, name, prefix="group_")
+        if shards.splits_groups(param, dim, size):
+            raise ValueError(
+                f"{name} is {shards.kind(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
+                "several ranks; choose a group_dim that is not sharded, or shard along it in multiples of group_size"
+            )
     weights = group.get("l1_weights")
     if weights is not None:
         _check_weights(weights, group, position, param, name)

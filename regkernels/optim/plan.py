@@ -19,6 +19,8 @@ from torch import Tensor
 
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
+from regkernels.distributed import shards
+from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Number
 from regkernels.optim import counting, filling, penalising
@@ -49,7 +51,8 @@ class Plan:
         draws: whether a step needs random numbers.
         may_skip: whether only the device knows that a step is left out.
         generation: another number whenever ``segments`` has changed.
-        groups: number of param groups of the optimizer, those on other devices included.
+        totals: number of rows of a table of sums: of all classes (see `regkernels.distributed.sums`) one per param group of the
+            optimizer, those on other devices included.
         device_memory: what the backend keeps between steps; nothing here looks at it.
     """
 
@@ -62,6 +65,7 @@ class Plan:
         device: torch.device,
         members: Sequence[int],
         before: Plan | None = None,
+        sums: Sums | None = None,
     ) -> None:
         """Of the groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`.
 
@@ -70,7 +74,8 @@ class Plan:
         self._before = before
         staged = [] if before is None else before._staged
         self._staging = {id(entry.param): entry for entry in staged}
-        self.device, self.groups, self.generation = device, len(groups), 0
+        sums = sums or Sums()
+        self.device, self.totals, self.generation = device, len(groups) * sums.classes, 0
         self.device_memory: Any = None
         self._members = list(members)
         self._methods = list(methods)
@@ -93,9 +98,11 @@ class Plan:
         # By address within a storage, so that neighbours can be merged; storages in the order given.
         storages = {id(entry): _storage(entry) for entry in self.entries}
         order = {storage: rank for rank, storage in enumerate(dict.fromkeys(storages.values()))}
-        self.entries.sort(key=lambda e: (e.group, order[storages[id(e)]], e.weight.data_ptr()))
+        for entry in self.entries:
+            entry.total = sums.class_of(entry.param) * len(groups) + entry.group
+        self.entries.sort(key=lambda e: (e.total, order[storages[id(e)]], e.weight.data_ptr()))
         self._storages = [storages[id(entry)] for entry in self.entries]
-        validation.no_shared_memory((entry.param.detach(), entry.name) for entry in self.entries)
+        validation.no_shared_memory((entry.own, entry.name) for entry in self.entries)
         self._params = [param for _, _, param in listed]
 
     def build(self, *, counts_steps: bool, move_states: bool) -> None:
@@ -114,7 +121,11 @@ class Plan:
                 self._counts = counting.HostCounts(self.entries, keep=not move_states)
         self._before, self._staging = None, {}
         filling.publish(self.entries, self._state)
-        self._staged: list[Entry] = [entry for entry in self.entries if entry.staged]
+        # In one order on all ranks: loading may take a message.
+        self._staged: list[Entry] = sorted(
+            (entry for entry in self.entries if entry.staged), key=lambda entry: entry.number
+        )
+        self._group_of = torch.tensor([entry.group for entry in self.entries], dtype=torch.int64, device="cpu")
         self._table = table_of(self.entries)
         self.draws = any(entry.format.draws for entry in self.entries)
         same = [a == b for a, b in pairwise(self._storages)]
@@ -224,10 +235,13 @@ class Plan:
         backends.backend_for(param.device)
         validation.capturable(param, options, name, interpreted=backends.name() == "triton")
         gpu.check_dtype(param.device, param.dtype, name)
-        staged = param.is_complex() or param.is_neg() or not flat_states.is_dense(param)
+        held = shards.held(param)
+        staged = not shards.is_plain(param) or held.is_complex() or held.is_neg() or not flat_states.is_dense(held)
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
-            staged = staged or not flat_states.has_layout(param.grad, param) or param.grad.is_neg()
+            grad = shards.held(param.grad)
+            staged = staged or not shards.is_plain(param.grad) or not shards.is_spread_alike(param.grad, param)
+            staged = staged or not flat_states.has_layout(grad, held) or grad.is_neg()
         state, own = self._state.get(param, {}), self._options.precision.of(param)
         before = self._staging.get(id(param))
         entry = Entry(param, group, method, name, number, own, state, staged, before=before)
@@ -244,6 +258,8 @@ class Plan:
             if id(param) not in slots
             else extension.STAGED
             if self.entries[slots[id(param)]].staged
+            else extension.SPREAD
+            if shards.is_dtensor(param)
             else extension.IN_PLACE
             for param in params
         ]
@@ -265,7 +281,7 @@ class Plan:
 
     def _find_rows(self) -> None:
         # One number per (group, step count, first), so that equal rows are found without a loop over parameters.
-        key = self._table[:, segments.TOTAL] << 40
+        key = self._group_of << 40
         if self._counts is not None:
             key += self._counts.classes() << 1
         key += self._first

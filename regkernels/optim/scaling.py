@@ -24,6 +24,7 @@ class Scaling(NamedTuple):
     factor: Number = 1.0  # for every gradient
     inverse_scale: Number = 1.0  # the scaler's part of it
     skip: Number = 0.0  # not 0: the step is left out
+    has_norm: bool = False  # what is asked for by the norm of all gradients is in it
 
     @property
     def skips(self) -> bool:
@@ -41,19 +42,22 @@ class Scaling(NamedTuple):
 
     def on_host(self) -> Scaling:
         """For parameters on the CPU, whose step waits for a device that knows a part of it."""
-        return Scaling(*map(as_float, self))
+        return Scaling(as_float(self.factor), as_float(self.inverse_scale), as_float(self.skip), self.has_norm)
 
     def with_norm(self, options: Options, plans: Sequence[Plan]) -> Scaling:
         """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of all gradients."""
         if self.skips or not plans or (options.max_grad_norm is None and not options.skip_nonfinite):
             return self
-        square_sum = _total(backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans)
+        return self.by(options, _total(backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans))
+
+    def by(self, options: Options, square_sum: Number) -> Scaling:
+        """The same by the sum of the squares of all gradients."""
         factor, skip = self.factor, self.skip
         if options.max_grad_norm is not None:
             factor = factor * clip_factor(square_sum * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
         if options.skip_nonfinite:
             skip = _either(skip, _is_not_finite(square_sum))
-        return self._replace(factor=factor, skip=skip)
+        return self._replace(factor=factor, skip=skip, has_norm=True)
 
 
 def _inverse(scale: Number) -> Number:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from regkernels.distributed.sums import Pending
 from regkernels.hyper import Number
 from regkernels.segments import SUMS
 
@@ -24,7 +25,8 @@ class Stats(NamedTuple):
       penalty or constraint on groups
 
     and ``grad_norm``: Euclidean norm of all gradients before clipping, without a scaler's scale, float64, 0-dim; NaN and
-    Inf are visible in it. A complex weight counts as two real ones.
+    Inf are visible in it. A complex weight counts as two real ones. Of parameters that are spread over ranks (DTensors, or
+    ``process_group``) they are the sums over the whole parameters, the same on every rank.
     """
 
     l1_norm: Tensor
@@ -35,10 +37,12 @@ class Stats(NamedTuple):
 
     @classmethod
     def of(cls, totals: Sequence[Any], inverse_scale: Number, groups: int, device: torch.device) -> Stats:
-        """``totals``: one table (groups, sums) per device, of gradients that ``inverse_scale`` has yet to be applied to."""
+        """``totals``: one table (groups, sums) per device, or one for all ranks; of gradients that ``inverse_scale`` has yet to be
+        applied to."""
         total = torch.zeros(groups, len(SUMS), dtype=torch.float64, device=device)
         for of_device in totals:
-            total = total + torch.as_tensor(of_device, dtype=torch.float64, device=device)
+            table = of_device.get() if isinstance(of_device, Pending) else of_device
+            total = total + torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
         absolute, square, nonzeros, gradient, zero_groups = total.unbind(1)
         norm = gradient.sum().sqrt() * inverse_scale
         return cls(absolute, square, nonzeros.to(torch.int64), norm, zero_groups.to(torch.int64))

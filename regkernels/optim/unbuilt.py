@@ -15,21 +15,31 @@ from regkernels.optim.plan import Plan
 
 def are_finite(plans: Iterable[Plan]) -> bool:
     """Whether the norm of all gradients is finite, as far as the host knows without waiting for a device."""
-    gradients = (
-        entry.param.grad for plan in plans if not backends.is_asynchronous(plan.device) for entry in plan.entries
-    )
-    norms = (_norm(gradient) for gradient in gradients if gradient is not None)
-    return math.isfinite(sum(norm * norm for norm in norms))
+    return math.isfinite(sum(map(sum, square_sums(plans, 1))))
+
+
+def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
+    """Of the gradients of each class, for each plan whose gradients the host can look at without waiting for a device."""
+    found = []
+    for plan in plans:
+        if not backends.is_asynchronous(plan.device):
+            of_classes = [0.0] * classes
+            for entry in sorted(plan.entries, key=lambda entry: entry.number):
+                if entry.param.grad is not None:
+                    norm = _norm(entry.gradient_at_hand())
+                    of_classes[entry.total // (plan.totals // classes)] += norm * norm
+            found.append(of_classes)
+    return found
 
 
 def sums(plan: Plan) -> list[list[float]]:
-    """`regkernels.segments.SUMS` per group."""
-    totals = [[0.0] * len(segments.SUMS) for _ in range(plan.groups)]
-    for entry in plan.entries:
+    """`regkernels.segments.SUMS` per row of a table of sums."""
+    totals = [[0.0] * len(segments.SUMS) for _ in range(plan.totals)]
+    for entry in sorted(plan.entries, key=lambda entry: entry.number):
         if entry.param.grad is not None:
-            norm, weight = _norm(entry.param.grad), entry.param.detach().resolve_conj()
+            norm, weight = _norm(entry.gradient_at_hand()), entry.own.resolve_conj()
             found = (*reference.sums([real(weight)]), norm * norm, _zero_groups(entry, weight))
-            totals[entry.group] = [total + value for total, value in zip(totals[entry.group], found, strict=True)]
+            totals[entry.total] = [total + value for total, value in zip(totals[entry.total], found, strict=True)]
     return totals
 
 

@@ -86,6 +86,19 @@ def gradient_square_sum(plan: Plan) -> Tensor:
         return out
 
 
+def gradient_square_sums(plan: Plan, classes: int) -> list[Tensor]:
+    """The same for each class of parameters: float64, 0-dim, on the device."""
+    with _guard(plan.device):
+        work = _memory(plan).work_of_elements(plan.segments.numpy(), plan.generation)
+        partials = _reduce(work, columns.GRADIENT, plan.device)
+        totals = _empty(plan.device, plan.totals, len(segments.SUMS))
+        # Of what is reduced there are two sums; the other columns stay as they are.
+        grid = (plan.totals, len(partials))
+        _second_stage(sums.add_groups, grid, work, partials, totals, work.ranges, len(work.layout.launches))
+        square = totals[:, segments.SUMS.index("square")]
+        return list(square.reshape(classes, plan.totals // classes).sum(1).unbind())
+
+
 def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim, on their device."""
     device = tensors[0].device
@@ -208,7 +221,7 @@ def _empty(device: torch.device, *shape: int) -> Tensor:
 
 def _memory(plan: Plan | Shrinkage) -> PlanMemory:
     if plan.device_memory is None:
-        plan.device_memory = PlanMemory(plan.device, plan.groups)
+        plan.device_memory = PlanMemory(plan.device, plan.totals)
     return plan.device_memory
 
 

@@ -1,0 +1,154 @@
+"""Whether all ranks have the same optimizer: found out before they drift apart in silence."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regkernels.distributed.shards import is_dtensor, words
+from regkernels.distributed.sums import NOBODY_ANSWERS
+
+if TYPE_CHECKING:
+    from regkernels.distributed.sums import Sums
+    from regkernels.optim.optimizer import Optimizer
+
+BITS = 18
+"""Of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
+
+Description = dict[str, Any]
+"""What ranks must agree on: a text for each thing, by what messages call it."""
+
+
+def check_agreement(optimizer: Optimizer, group: Any = None) -> None:
+    """Raises on every rank where the ranks of ``group`` have different optimizers; a collective call, for each of them.
+
+    Compares the number of param groups and parameters, their shapes in whole, types and placements, the hyper-parameters of
+    each group, and what was given to the constructor. The values of weights and states are not looked at, nor are
+    hyper-parameters that are tensors on an accelerator.
+
+    In sharded runs the first step calls it by itself, and later steps that add up a norm or `stats` compare hyper-parameters
+    on the way. Data parallel runs without shards never do: call it after the optimizer is made, and where a scheduler
+    depends on what a rank has measured.
+
+    Args:
+        optimizer: one of `regkernels.optim`. Not changed.
+        group: a process group; None: all ranks.
+
+    Raises:
+        TypeError: for another optimizer.
+        ValueError: where ranks differ, naming the first difference, and the ranks and values of it.
+    """
+    if not hasattr(optimizer, "_options"):
+        raise TypeError(f"check_agreement compares optimizers of regkernels.optim, got {type(optimizer).__name__}")
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise RuntimeError("check_agreement needs a process group: call torch.distributed.init_process_group() before")
+    compare([description(optimizer)], [group or torch.distributed.group.WORLD])
+
+
+def description(optimizer: Optimizer, *, params: bool = True) -> Description:
+    """``params``: whether ranks have the same ones."""
+    found: Description = {"type": type(optimizer).__name__}
+    options = optimizer._options._replace(process_group=None)
+    found["the arguments of the constructor"] = repr(options)
+    found["the number of param groups"] = str(len(optimizer.param_groups))
+    for index, group in enumerate(optimizer.param_groups):
+        for key, value in group.items():
+            if key == "params":
+                continue
+            if key != "param_names" and key != "param_numbers" and key != "l1_weights":
+                found[f"{key!r} of param group {index}"] = _text(value)
+        if params:
+            found[f"the number of parameters of param group {index}"] = str(len(group["params"]))
+            for position, param in enumerate(group["params"]):
+                found[f"parameter {position} of param group {index}"] = _text_of(param)
+    return found
+
+
+def check_first_step(optimizer: Optimizer, sums: Sums) -> None:
+    """The same for parameters that are spread over ranks, by the ranks that they are spread over."""
+    meshes = sorted(sums.meshes, key=lambda mesh: -mesh.size())
+    if meshes:
+        compare([description(optimizer)], _groups_of(meshes[0]))
+    process_group = optimizer._options.process_group
+    if process_group is not None and process_group.size() > 1:
+        compare([description(optimizer, params=False)], [process_group])
+
+
+def raise_difference(optimizer: Optimizer, sums: Sums) -> None:
+    """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
+    compare([description(optimizer, params=False)], sums.groups)
+    raise ValueError(
+        "the ranks have different optimizers: other hyper-parameters on ranks that hold the same shards; "
+        "regkernels.distributed.check_agreement(optimizer), called on all ranks, says which"
+    )
+
+
+def _groups_of(mesh: Any) -> list[Any]:
+    if mesh.size() == torch.distributed.get_world_size():
+        return [torch.distributed.group.WORLD]
+    return [mesh.get_group(dim) for dim in range(mesh.ndim) if mesh.size(dim) > 1]
+
+
+def compare(found: Sequence[Description], groups: Sequence[Any]) -> None:
+    """Raises on all ranks where descriptions differ. ``found``: this rank's. ``groups``: asked one after the other, each for
+    what those before have answered, so that in the end all ranks know all."""
+    everything = [(torch.distributed.get_rank(), one) for one in found]
+    for group in groups:
+        answers: list[Any] = [None] * group.size()
+        try:
+            torch.distributed.all_gather_object(answers, everything, group=group)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the optimizers of {group.size()} ranks could not be compared before the first step: {NOBODY_ANSWERS}"
+            ) from error
+        everything = [one for answer in answers for one in answer]
+    everything.sort(key=lambda answer: answer[0])
+    keys = dict.fromkeys(key for _, one in everything for key in one)
+    for key in keys:
+        by_value: dict[str, list[int]] = {}
+        for rank, one in everything:
+            by_value.setdefault(one.get(key, "missing"), []).append(rank)
+        if len(by_value) > 1:
+            values = "; ".join(f"{value} on rank{_listed(ranks)}" for value, ranks in by_value.items())
+            raise ValueError(
+                f"the ranks have different optimizers: {key} is {values}. Weights would drift apart in silence; make the "
+                "optimizer in the same way on every rank, and let schedulers see the same numbers everywhere"
+            )
+
+
+def fingerprint(groups: Sequence[Mapping[str, Any]]) -> int:
+    """Of the hyper-parameters of param groups, as far as the host knows them; BITS bits."""
+    texts = (
+        f"{key}={_text(value)}"
+        for group in groups
+        for key, value in group.items()
+        if key not in ("params", "param_names", "param_numbers", "l1_weights")
+    )
+    return zlib.crc32("|".join(texts).encode()) & ((1 << BITS) - 1)
+
+
+def differ(ranks: int, total: float, squares: float) -> bool:
+    """Whether fingerprints differ, from their sum and the sum of their squares over ``ranks``."""
+    return ranks * int(squares) != int(total) ** 2
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return repr(value.item()) if value.is_cpu and value.numel() == 1 else f"a tensor on {value.device.type}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_text, value))})"
+    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+
+
+def _text_of(param: Any) -> str:
+    spread = f", placements {words(param)}" if is_dtensor(param) else ""
+    return f"{param.dtype} of shape {tuple(param.shape)}{spread}"
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    return f"s {shown}" if len(ranks) > 1 else f" {shown}"

@@ -1,0 +1,192 @@
+"""Sums over parameters that are spread over ranks.
+
+Each rank adds up what it holds. Parameters that are sharded over the same dimensions of a mesh form a *class*: their sums
+are added over the ranks of those dimensions. What is replicated is the same on every rank and counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels.distributed.shards import is_dtensor
+from regkernels.hyper import Number
+
+NOBODY_ANSWERS = (
+    "a rank may have ended (its own message, printed earlier, says why), or the ranks call step() a different number of times "
+    "or with other arguments"
+)
+
+
+@dataclass
+class Pending:
+    """A sum on its way."""
+
+    _table: Tensor
+    _device: torch.device
+    _work: Any = None
+    _ranks: int = 1
+
+    def get(self) -> Tensor:
+        """On the device of the parts it was made of; waits for the other ranks, on an accelerator in its stream only."""
+        if self._work is not None:
+            _waited(self._work, self._ranks)
+            self._work = None
+        return self._table.to(self._device)
+
+
+@dataclass
+class Sums:
+    """Of the parameters of an optimizer: which class each belongs to, and which ranks' sums are added for each class."""
+
+    meshes: list[Any] = field(default_factory=list)  # of all parameters
+    _groups: dict[str, Any] = field(default_factory=dict)  # process groups that take part, by name
+    _classes: dict[tuple[str, ...], int] = field(default_factory=lambda: {(): 0})
+    _everywhere: tuple[str, ...] = ()  # groups that every class is added over
+
+    @classmethod
+    def of(cls, params: Iterable[Any], process_group: Any = None) -> Sums:
+        """``params``: all of an optimizer, with and without gradients, so that all ranks find the same classes.
+
+        ``process_group``: whose ranks have other parameters; None: there is none.
+        """
+        sums = cls()
+        if process_group is not None and process_group.size() > 1:
+            sums._everywhere = (sums._take_part(process_group),)
+        sums._classes = {sums._everywhere: 0}
+        for param in params:
+            if is_dtensor(param):
+                sums._classes.setdefault(sums._names(param), len(sums._classes))
+                if not any(mesh is param.device_mesh for mesh in sums.meshes):
+                    sums.meshes.append(param.device_mesh)
+        return sums
+
+    def class_of(self, param: Any) -> int:
+        return self._classes[self._names(param)] if is_dtensor(param) else 0
+
+    @property
+    def classes(self) -> int:
+        return len(self._classes)
+
+    @property
+    def communicates(self) -> bool:
+        return bool(self._groups)
+
+    @property
+    def groups(self) -> list[Any]:
+        """The process groups that sums are added over."""
+        return list(self._groups.values())
+
+    @property
+    def ranks(self) -> int:
+        """How often a number that all ranks have in common counts in a sum."""
+        product = 1
+        for group in self._groups.values():
+            product *= group.size()
+        return product
+
+    def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
+        """The sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
+        parameters; after them those of ``common``, which each rank has one of.
+
+        One message where a single group of ranks takes part, or all ranks; else one for each dimension of the mesh that
+        something is sharded over. Every rank gets the same bits. Nothing is changed.
+
+        Raises:
+            RuntimeError: where another rank does not answer.
+        """
+        if not self.communicates:
+            return Pending(table.sum(0), table.device)
+        sent = self._laid_out(table, common)
+        classes = [*self._classes, tuple(self._groups)]  # what is common is a class of its own, the last one
+        whole = self._whole()
+        if whole is not None:
+            for index, names in enumerate(classes):
+                if not self._counts_here(names, whole):
+                    sent[index] = 0.0
+            return self._sent(sent.sum(0), torch.distributed.group.WORLD, table.device, wait=wait)
+        *earlier, last = self._groups
+        for group in earlier:
+            members = [index for index, names in enumerate(classes) if group in names]
+            part = sent[members].contiguous()
+            sent[members] = self._sent(part, self._groups[group], part.device, wait=True).get()
+        for index, names in enumerate(classes):
+            if last not in names and self._groups[last].rank() != 0:
+                sent[index] = 0.0  # the same on all ranks of the group: one of them adds it
+        return self._sent(sent.sum(0), self._groups[last], table.device, wait=wait)
+
+    def _laid_out(self, table: Tensor, common: Sequence[Number]) -> Tensor:
+        """What is sent: a row for each class, and one for what is common."""
+        device = self._device_of_messages(table.device)
+        sent = torch.zeros(self.classes + 1, table.shape[1] + len(common), dtype=torch.float64, device=device)
+        sent[:-1, : table.shape[1]] = table
+        for column, value in enumerate(common, start=table.shape[1]):
+            sent[-1, column] = value
+        return sent
+
+    # --- which ranks ---
+
+    def _take_part(self, group: Any) -> str:
+        name = str(group.group_name)
+        self._groups[name] = group
+        return name
+
+    def _names(self, param: Any) -> tuple[str, ...]:
+        mesh = param.device_mesh
+        own = [
+            self._take_part(mesh.get_group(dim))
+            for dim, placement in enumerate(param.placements)
+            if not placement.is_replicate() and mesh.size(dim) > 1
+        ]
+        return (*self._everywhere, *(name for name in own if name not in self._everywhere))
+
+    def _whole(self) -> Any:
+        """A mesh of all ranks along whose dimensions all groups lie, so that one message does for all; None without one."""
+        if len(self._groups) < 2:
+            return None
+        for mesh in self.meshes:
+            names = {str(mesh.get_group(dim).group_name) for dim in range(mesh.ndim)}
+            if mesh.size() == torch.distributed.get_world_size() and names.issuperset(self._groups):
+                return mesh
+        return None
+
+    def _counts_here(self, names: Sequence[str], mesh: Any) -> bool:
+        """Whether this rank is the one, of those that hold the same of a class, which adds it to the sum over a mesh."""
+        coordinate = mesh.get_coordinate()
+        return all(coordinate[dim] == 0 for dim in range(mesh.ndim) if str(mesh.get_group(dim).group_name) not in names)
+
+    def _device_of_messages(self, device: torch.device) -> torch.device:
+        """Where messages lie: parameters that were moved to the CPU have the process group of the accelerator still."""
+        kind = self.meshes[0].device_type if self.meshes else device.type
+        if kind == device.type:
+            return device
+        return torch.device(kind, torch.accelerator.current_device_index()) if kind != "cpu" else torch.device(kind)
+
+    def _sent(self, part: Tensor, group: Any, device: torch.device, *, wait: bool) -> Pending:
+        ranks = group.size()
+        try:
+            work = torch.distributed.all_reduce(part, group=group, async_op=True)
+        except RuntimeError as error:
+            raise _unanswered(ranks) from error
+        if wait:
+            _waited(work, ranks)
+            work = None
+        return Pending(part, device, work, ranks)
+
+
+def _waited(work: Any, ranks: int) -> None:
+    try:
+        work.wait()
+    except RuntimeError as error:
+        raise _unanswered(ranks) from error
+
+
+def _unanswered(ranks: int) -> RuntimeError:
+    return RuntimeError(
+        f"the sums of a step (max_grad_norm, skip_nonfinite, stats) could not be added over {ranks} ranks: {NOBODY_ANSWERS}. "
+        "Nothing was updated where this is raised by step(); start again from the last checkpoint"
+    )

@@ -1,0 +1,130 @@
+"""What the ranks of a sharded run tell each other in a step: sums, and whether they still have the same optimizer.
+
+How many messages a step takes must not depend on what a single rank sees: one for the norm of all gradients where anything
+asks for it, one for `stats`, whether or not the step is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regkernels import backends
+from regkernels.distributed import agreement
+from regkernels.distributed.sums import Pending, Sums
+from regkernels.hyper import Number
+from regkernels.optim import unbuilt
+from regkernels.optim.plan import Plan
+from regkernels.optim.scaling import Scaling
+from regkernels.segments import SUMS
+
+if TYPE_CHECKING:
+    from regkernels.optim.optimizer import Optimizer
+
+
+class Exchange:
+    """Of one optimizer; rebuilt with its plans."""
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]] = (), process_group: Any = None) -> None:
+        self.sums = Sums.of((param for group in groups for param in group["params"]), process_group)
+        self._device = next((param.device for group in groups for param in group["params"]), torch.device("cpu"))
+        self._pending: tuple[Tensor, Any] | None = None  # fingerprints on their way from a device
+
+    @property
+    def communicates(self) -> bool:
+        return self.sums.communicates
+
+    def norm(self, optimizer: Optimizer, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:
+        """The sum of the squares of all gradients of all ranks, and whether any of them leaves the step out.
+
+        ``sums``: for each device, that of each class; none where this rank has no gradients. One message. Numbers are tensors
+        where only a device knows them.
+
+        Raises:
+            ValueError: on every rank, where hyper-parameters differ between ranks.
+        """
+        self._look_at_pending(optimizer)
+        mark = float(agreement.fingerprint(optimizer.param_groups))
+        known = all(not isinstance(value, Tensor) for of_device in sums for value in of_device)
+        device = torch.device("cpu") if known and not isinstance(skip, Tensor) else self._device
+        table = torch.zeros(self.sums.classes, 1, dtype=torch.float64, device=device)
+        for of_device in sums:
+            for index, value in enumerate(of_device):
+                table[index] += value
+        total = self.sums.add(table, [skip, mark, mark * mark]).get()
+        if device.type == "cpu":
+            square_sum, skip, marks, squares = total.tolist()
+            if agreement.differ(self.sums.ranks, marks, squares):
+                agreement.raise_difference(optimizer, self.sums)
+            return square_sum, skip
+        self._pending = _on_its_way(total[2:])
+        return total[0], total[1]
+
+    def totals(self, tables: Sequence[Any], groups: int) -> Pending:
+        """The sums of `stats` over all ranks: (groups * sums,). One message, which nobody waits for yet.
+
+        ``tables``: one of (classes * groups, sums) per device.
+        """
+        tensors = [table for table in tables if isinstance(table, Tensor)]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        total = torch.zeros(self.sums.classes, groups * len(SUMS), dtype=torch.float64, device=device)
+        for table in tables:
+            total += torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
+        return self.sums.add(total, wait=False)
+
+    def _look_at_pending(self, optimizer: Optimizer) -> None:
+        """Numbers of an earlier step, which the host has not waited for."""
+        if self._pending is None or not self._pending[1].query():
+            return
+        marks, squares = self._pending[0].tolist()
+        self._pending = None
+        if agreement.differ(self.sums.ranks, marks, squares):
+            agreement.raise_difference(optimizer, self.sums)
+
+
+def with_norm(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> Scaling:
+    """With what is asked for by the norm of all gradients: those of ``plans``, and of other ranks."""
+    options, own = optimizer._options, optimizer._exchange
+    if not own.communicates:
+        return scaling.with_norm(options, plans)
+    if options.max_grad_norm is None and not options.may_skip:
+        return scaling
+    square_sum, skip = own.norm(optimizer, square_sums(plans, own.sums.classes), scaling.skip)
+    return scaling._replace(skip=skip).by(options, square_sum)
+
+
+def before_building(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> Scaling:
+    """With ``skip`` as far as the host knows it: plans of a step that is left out are not built, as that creates states."""
+    options, own = optimizer._options, optimizer._exchange
+    if not options.may_skip or (scaling.skips and not own.communicates):
+        return scaling
+    if not own.communicates:
+        left_out = options.skip_nonfinite and not unbuilt.are_finite(plans)
+        return scaling._replace(skip=1.0) if left_out else scaling
+    if any(backends.is_asynchronous(plan.device) for plan in plans):
+        return scaling
+    square_sum, skip = own.norm(optimizer, unbuilt.square_sums(plans, own.sums.classes), scaling.skip)
+    return scaling._replace(skip=skip).by(options, square_sum)
+
+
+def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
+    """Of the gradients of each class, for each plan."""
+    found: list[Sequence[Number]] = []
+    for plan in plans:
+        backend = backends.backend_for(plan.device)
+        single = classes == 1
+        found.append([backend.gradient_square_sum(plan)] if single else backend.gradient_square_sums(plan, classes))
+    return found
+
+
+def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any] | None:
+    if numbers.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return None
+    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    pinned.copy_(numbers, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return pinned, event
