@@ -131,9 +131,9 @@ def fingerprint(groups: Sequence[Mapping[str, Any]]) -> int:
     return zlib.crc32("|".join(texts).encode()) & ((1 << BITS) - 1)
 
 
-def differ(ranks: int, total: float, squares: float) -> bool:
-    """Whether fingerprints differ, from their sum and the sum of their squares over ``ranks``."""
-    return ranks * int(squares) != int(total) ** 2
+def differ(count: float, total: float, squares: float) -> bool:
+    """Whether fingerprints differ, from how many were added up, their sum and the sum of their squares."""
+    return int(count) * int(squares) != int(total) ** 2
 
 
 def _text(value: Any) -> str:

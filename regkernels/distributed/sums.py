@@ -81,14 +81,6 @@ class Sums:
         """The process groups that sums are added over."""
         return list(self._groups.values())
 
-    @property
-    def ranks(self) -> int:
-        """How often a number that all ranks have in common counts in a sum."""
-        product = 1
-        for group in self._groups.values():
-            product *= group.size()
-        return product
-
     def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
         """The sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
         parameters; after them those of ``common``, which each rank has one of.

@@ -54,10 +54,10 @@ class Exchange:
         for of_device in sums:
             for index, value in enumerate(of_device):
                 table[index] += value
-        total = self.sums.add(table, [skip, mark, mark * mark]).get()
+        total = self.sums.add(table, [skip, 1.0, mark, mark * mark]).get()
         if device.type == "cpu":
-            square_sum, skip, marks, squares = total.tolist()
-            if agreement.differ(self.sums.ranks, marks, squares):
+            square_sum, skip, *marks = total.tolist()
+            if agreement.differ(*marks):
                 agreement.raise_difference(optimizer, self.sums)
             return square_sum, skip
         self._pending = _on_its_way(total[2:])
@@ -79,9 +79,9 @@ class Exchange:
         """Numbers of an earlier step, which the host has not waited for."""
         if self._pending is None or not self._pending[1].query():
             return
-        marks, squares = self._pending[0].tolist()
+        marks = self._pending[0].tolist()
         self._pending = None
-        if agreement.differ(self.sums.ranks, marks, squares):
+        if agreement.differ(*marks):
             agreement.raise_difference(optimizer, self.sums)
 
 
