@@ -12,6 +12,7 @@ SUITES = (
     "elements",
     "tensors",
     "stacked",
+    "sharded",
     "threads",
     "first_step",
     "memory",
