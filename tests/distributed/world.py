@@ -87,6 +87,7 @@ def _ranks(world_size: int, folder: Path, packed: bytes, timeout: float) -> Iter
         for rank in range(world_size):
             ours, theirs = _SERVER.Pipe(duplex=False)
             stacks = folder / f"stacks-{rank}"
+            stacks.touch()  # a rank may die before it could
             arguments = (rank, world_size, folder / "meeting", stacks, timeout / 2, packed, theirs)
             process = _SERVER.Process(target=_live, args=arguments)
             process.start()
