@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from regkernels import optim, prox, reference
+from regkernels import distributed, optim, prox, reference
 from regkernels._version import __version__
 from regkernels.attach import ProxHandle, attach_prox
 from regkernels.diagnostics import info
@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "attach_prox",
     "compact",
+    "distributed",
     "elastic_net_penalty",
     "group_l1_penalty",
     "huber_penalty",
