@@ -112,6 +112,12 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
     ):
         if got != expected:
             raise ValueError(f"{name} has {what} {got}; for {of} it must be {expected}")
+    if not shards.is_spread_alike(weight, param):
+        raise ValueError(
+            f"{name} is {shards.kind(weight)}, {of} is {shards.kind(param)}: they must be spread alike; make it with "
+            "torch.distributed.tensor.distribute_tensor(weight, param.device_mesh, param.placements), or detach() it"
+        )
+    weight = shards.held(weight)
     if weight.is_inference():
         raise ValueError(
             f"{name} was made under torch.inference_mode(), where changes leave no trace; pass a clone of it, or use "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regkernels.distributed.shards import held
+
 
 class L1Weights:
     """As they were when a plan was built."""
@@ -24,4 +26,4 @@ class L1Weights:
 
     @staticmethod
     def _look_at(tensor: Any) -> tuple[int, int]:
-        return tensor._version, tensor.data_ptr()
+        return tensor._version, held(tensor).data_ptr()

@@ -60,6 +60,9 @@ class Options(NamedTuple):
     process_group: Any = None
     precision: Precision = Precision()
 
+    def __deepcopy__(self, memo: Any) -> Options:
+        return self  # nothing in it changes, and a process group cannot be copied
+
     @property
     def may_skip(self) -> bool:
         """Whether only a step's own gradients, or a scaler, say that it is left out."""
