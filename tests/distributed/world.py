@@ -43,6 +43,7 @@ _SERVER.set_forkserver_preload(
         "torch.distributed.fsdp",
         "torch.distributed.checkpoint.state_dict",
         "torch.distributed.optim",
+        "torch._dynamo",  # imported by the first DistributedDataParallel
         "regkernels.optim",
         "pytest",
     ]
