@@ -14,14 +14,15 @@ constexpr int64_t kBlock = 512;
 // GCC thinks that a block could be empty, and none of its random numbers made.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-// Of one block of a segment; `first` counts elements of the segment. Eight elements share a counter, and those of
-// groups begin anywhere among them.
+// Of one block of a segment, whose first element has this place in its whole parameter. Eight elements share a counter,
+// and those of groups and of parts begin anywhere among them.
 struct Random {
+    int64_t place;
     uint32_t words[kBlock / 2 + 4 * kWidth];
 
-    const Half* draw(const Segment& segment, int64_t first, int64_t numel, const Hyper& hyper, uint32_t slot) {
-        const int64_t before = first % 8;
-        random_bits(words, first - before, before + numel, static_cast<uint32_t>(hyper.seed),
+    const Half* draw(const Segment& segment, int64_t numel, const Hyper& hyper, uint32_t slot) {
+        const int64_t before = place % 8;
+        random_bits(words, place - before, before + numel, static_cast<uint32_t>(hyper.seed),
                     static_cast<uint32_t>(segment.stream), static_cast<uint32_t>(static_cast<int64_t>(hyper.step)),
                     slot);
         return reinterpret_cast<const Half*>(words) + before;
@@ -63,7 +64,7 @@ struct WeightBlock<T, false> {
                Random& random) {
         auto* weight = at<uint16_t>(segment.weight, first);
         if (rounding == kStochastic) {
-            narrow_stochastically<T>(values, weight, numel, random.draw(segment, first, numel, hyper, 0));
+            narrow_stochastically<T>(values, weight, numel, random.draw(segment, numel, hyper, 0));
         } else if (rounding == kRemainder) {
             split(values, weight, at<int16_t>(segment.kept, first), numel);
         } else {
@@ -98,7 +99,7 @@ struct StateBlock {
         if constexpr (sizeof(C) == sizeof(float)) {
             if (!narrow) return;
             narrow_stochastically<BFloat16>(wide, at<uint16_t>(segment.state[k], first), numel,
-                                            random.draw(segment, first, numel, hyper, static_cast<uint32_t>(k) + 1));
+                                            random.draw(segment, numel, hyper, static_cast<uint32_t>(k) + 1));
         }
     }
 };

@@ -58,20 +58,22 @@ struct GroupStep {
     bool updates_states() const { return hyper.skip == 0; }
     bool updates_weights() const { return hyper.skip == 0 && row.lr != 0; }
 
-    // Calls body(first element, elements, first group, where its numbers are) for each block of a tile; groups count
-    // from where the tile begins.
+    // Calls body(first element, its place, elements, first group, where its numbers are) for each block of a tile;
+    // groups count from where the tile begins.
     template <class Body>
     void for_blocks(const Tile& tile, const Body& body) const {
         const bool is_long = layout.has_long_runs();
         const int64_t groups = is_long ? 1 : kBlock / layout.inner;
         for (int64_t o = tile.row_begin; o < tile.row_end; ++o) {
+            const int64_t elsewhere = segment.place + o * segment.gap;
             for (int64_t g = tile.begin; g < tile.end; g += groups) {
                 const int64_t first = (o * layout.groups + g) * layout.inner, group = g - tile.begin;
                 if (is_long) {
                     for (int64_t i = tile.run_begin; i < tile.run_end; i += kBlock)
-                        body(first + i, smaller(kBlock, tile.run_end - i), group, group);
+                        body(first + i, elsewhere + first + i, smaller(kBlock, tile.run_end - i), group, group);
                 } else {
-                    body(first, smaller(groups, tile.end - g) * layout.inner, group, group * layout.inner);
+                    body(first, elsewhere + first, smaller(groups, tile.end - g) * layout.inner, group,
+                         group * layout.inner);
                 }
             }
         }
@@ -87,7 +89,8 @@ struct GroupStep {
         C wide_gradient[kWide ? 1 : kBlock], ready_gradient[kBlock], scratch[kBlock];
         Random random;
         const bool is_long = layout.has_long_runs();
-        for_blocks(tile, [&](int64_t first, int64_t numel, int64_t group, int64_t position) {
+        for_blocks(tile, [&](int64_t first, int64_t place, int64_t numel, int64_t group, int64_t position) {
+            random.place = place;
             const C* gradient = wide_gradient;
             if constexpr (kWide) {
                 gradient = at<const C>(segment.gradient, first);

@@ -80,6 +80,7 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
     Random random;
     for (int64_t i = begin; i < end; i += kBlock) {
         const int64_t numel = end - i < kBlock ? end - i : kBlock;
+        random.place = segment.place + i;
         const C* gradient = wide_gradient;
         if constexpr (kWide) {
             gradient = at<const C>(segment.gradient, i);

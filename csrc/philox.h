@@ -40,6 +40,9 @@ constexpr int kTogether = 4;
 constexpr int kTogether = 2;
 #endif
 
+// Elements after which the second word of their counters is another one.
+constexpr int64_t kCarry = int64_t{8} << 32;
+
 // Of kVectors times the counters `first`, each time kWidth further on. Inlined, so that what is the same for all
 // counters of a block is computed once, and unrolled, so that words stay in registers.
 template <int kVectors>
@@ -75,12 +78,11 @@ __attribute__((always_inline)) inline void philox(uint32_t* words, Words first, 
 }
 
 // Eight times 16 bits for each counter. `first` is the place of the first element in its parameter, a multiple of 8.
-// `words` takes 4 for each of the counters begun, whose number is rounded up to a multiple of kWidth.
-inline void random_bits(uint32_t* words, int64_t first, int64_t numel, uint32_t seed, uint32_t stream, uint32_t step,
-                        uint32_t slot) {
+// `words` takes 4 for each of the counters begun, whose number is rounded up to a multiple of kWidth. The second word
+// of all counters is that of the first one: were it not the same, half of two rounds could not be shared.
+inline void random_bits_before_carry(uint32_t* words, int64_t first, int64_t numel, uint32_t seed, uint32_t stream,
+                                     uint32_t step, uint32_t slot) {
     constexpr int64_t kElements = 8 * kWidth;
-    // Blocks begin at multiples of their length, so there is no carry into the second word. Those of groups do not: one
-    // in 2^35 elements has other numbers than the reference.
     const auto high = static_cast<uint32_t>(first / 8 >> 32);
     Words counter = {};  // of each lane: even and odd bring them in order
     for (int lane = 0; lane < kWidth; ++lane) counter[lane] = static_cast<uint64_t>(lane / 2 + lane % 2 * (kWidth / 2));
@@ -90,6 +92,21 @@ inline void random_bits(uint32_t* words, int64_t first, int64_t numel, uint32_t 
         philox<kTogether>(words + i / 2, counter, high, seed, stream, step, slot);
     for (; i < numel; i += kElements, counter += kWidth)
         philox<1>(words + i / 2, counter, high, seed, stream, step, slot);
+}
+
+// Not inlined: what one block in 2^35 elements needs would cost the others registers.
+__attribute__((noinline)) void random_bits_after_carry(uint32_t* words, int64_t first, int64_t numel, uint32_t seed,
+                                                       uint32_t stream, uint32_t step, uint32_t slot) {
+    random_bits_before_carry(words, first, numel, seed, stream, step, slot);
+}
+
+// The same for any counters. A block is too short for two carries.
+inline void random_bits(uint32_t* words, int64_t first, int64_t numel, uint32_t seed, uint32_t stream, uint32_t step,
+                        uint32_t slot) {
+    random_bits_before_carry(words, first, numel, seed, stream, step, slot);
+    const int64_t before = kCarry - (first & (kCarry - 1));
+    if (__builtin_expect(before < numel, 0))
+        random_bits_after_carry(words + before / 2, first + before, numel - before, seed, stream, step, slot);
 }
 
 }  // namespace

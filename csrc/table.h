@@ -10,7 +10,7 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/segments.py has the same number.
-constexpr int kInterface = 5;
+constexpr int kInterface = 6;
 
 // One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
 struct Segment {
@@ -23,13 +23,16 @@ struct Segment {
     int64_t row;     // index into the hyper-parameter table
     int64_t total;   // index into the table of sums (the param group)
     int64_t stream;  // the parameter's number, where random numbers are needed
+    int64_t place;   // of the first element in the whole parameter, of which this may be a part
+    int64_t gap;     // elements of other parts between one o and the next, see groups
     int64_t groups;  // element (o * groups + g) * inner + i belongs to group g
     int64_t inner;
     int64_t kind;  // see Kind
 };
 
-constexpr const char* kSegmentFields[] = {"weight", "gradient", "state0", "state1", "state2", "kept",  "l1_weight",
-                                          "numel",  "row",      "total",  "stream", "groups", "inner", "kind"};
+constexpr const char* kSegmentFields[] = {"weight",    "gradient", "state0", "state1", "state2", "kept",
+                                          "l1_weight", "numel",    "row",    "total",  "stream", "place",
+                                          "gap",       "groups",   "inner",  "kind"};
 
 // One row of hyper-parameters, computed on the host in double. Zero (one, where it multiplies) means "not asked for".
 struct Hyper {

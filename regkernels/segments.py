@@ -7,6 +7,7 @@ share a row are merged, which is what makes `regkernels.FlatParameters` fast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from regkernels.precision import KEPT_DTYPES, ROUNDINGS
 from regkernels.reference.elementwise import compute_dtype
 
-INTERFACE = 5
+INTERFACE = 6
 """Of the extension's functions; kInterface in csrc/table.h."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -53,6 +54,8 @@ FIELDS = (
     "row",
     "total",
     "stream",
+    "place",
+    "gap",
     "groups",
     "inner",
     "kind",
@@ -62,7 +65,7 @@ FIELDS = (
 SUMS = ("absolute", "square", "nonzeros", "gradient", "zero_groups")
 """Columns of a table of sums (float64), in the order of csrc/table.h."""
 
-WEIGHT, GRADIENT, STATE0, KEPT, L1_WEIGHT, NUMEL, ROW, TOTAL, STREAM, GROUPS, INNER, KIND = (
+WEIGHT, GRADIENT, STATE0, KEPT, L1_WEIGHT, NUMEL, ROW, TOTAL, STREAM, PLACE, GAP, GROUPS, INNER, KIND = (
     FIELDS.index(name) for name in FIELDS if name not in ("state1", "state2")
 )
 
@@ -106,6 +109,65 @@ _FORMATS = len(DTYPES) * 2 * len(ROUNDINGS)
 _WIDTHS = torch.tensor([Kind.of(number * len(PENALTIES)).widths for number in range(_FORMATS)], device="cpu")
 
 
+class Runs(NamedTuple):
+    """Elements that lie side by side in memory, as runs of consecutive places in the whole parameter. Both int64, (runs,)."""
+
+    places: Tensor  # of the first element of each
+    lengths: Tensor
+
+    @classmethod
+    def one(cls, place: int, length: int) -> Runs:
+        return cls(torch.tensor([place], device="cpu"), torch.tensor([length], device="cpu"))
+
+    def joined(self) -> Runs:
+        """The same elements in as few runs as can be."""
+        if len(self.places) < 2:
+            return self
+        starts = torch.ones(len(self.places), dtype=torch.bool, device="cpu")
+        starts[1:] = self.places[1:] != self.places[:-1] + self.lengths[:-1]
+        places = self.places[starts]
+        return Runs(places, torch.zeros_like(places).index_add_(0, starts.cumsum(0) - 1, self.lengths))
+
+    def of_elements(self) -> Tensor:
+        """The place of each element; int64."""
+        before = self.lengths.cumsum(0) - self.lengths
+        first = (self.places - before).repeat_interleave(self.lengths)
+        return first + torch.arange(len(first), device="cpu")
+
+
+class Pieces(NamedTuple):
+    """Segments that others are cut into. All int64, (pieces,)."""
+
+    owners: Tensor  # the segment that is cut
+    offsets: Tensor  # elements of it that lie before
+    lengths: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, runs: Sequence[Runs]) -> Pieces:
+        """``runs``: those of each segment, one at least; where there is one, the segment stays whole."""
+        counts = torch.tensor([len(own.places) for own in runs], device="cpu")
+        owners = torch.arange(len(runs), device="cpu").repeat_interleave(counts)
+        places, lengths = (torch.cat(column) for column in zip(*runs, strict=True))
+        before = lengths.cumsum(0) - lengths
+        first = counts.cumsum(0) - counts
+        return cls(owners, before - before[first].repeat_interleave(counts), lengths, places)
+
+    def cut(self, table: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The pieces of the segments that are ``chosen``, bool (segments,): their table, and which of them each is of."""
+        owners, offsets, lengths, places = (column[chosen[self.owners]] for column in self)
+        cut = table[owners]
+        addresses = cut[:, WEIGHT:NUMEL]
+        addresses += torch.where(addresses == 0, 0, offsets[:, None] * _widths(cut))
+        cut[:, NUMEL], cut[:, PLACE] = lengths, places
+        return cut, owners
+
+
+def _widths(table: Tensor) -> Tensor:
+    """Bytes of an element in each column from ``weight`` to ``l1_weight``; int64, (segments, columns)."""
+    return _WIDTHS[table[:, KIND] // len(PENALTIES) % _FORMATS]
+
+
 def dtype_numbers(kinds: Tensor) -> Tensor:
     """The index in `DTYPES` of each of some kinds."""
     return kinds // (2 * len(ROUNDINGS) * len(PENALTIES)) % len(DTYPES)
@@ -122,7 +184,7 @@ def merge(table: Tensor, may_follow: Tensor) -> Tensor:
     before, after = table[:-1], table[1:]
     joined = may_follow[1:] & (before[:, ROW:] == after[:, ROW:]).all(1)
     addresses = before[:, WEIGHT:NUMEL]
-    ends = addresses + before[:, NUMEL, None] * _WIDTHS[before[:, KIND] // len(PENALTIES) % _FORMATS]
+    ends = addresses + before[:, NUMEL, None] * _widths(before)
     joined &= torch.where(addresses == 0, 0, ends).eq(after[:, WEIGHT:NUMEL]).all(1)
     starts = torch.cat([joined.new_ones(1), ~joined])
     merged = table[starts].clone()

@@ -24,7 +24,7 @@ class Still:
     penalty "group".
     """
 
-    rule, tensors, kept, stream, group = "still", (), None, 0, 0
+    rule, tensors, kept, stream, places, group = "still", (), None, 0, 0, 0
     groups, generation, may_skip = 1, 0, False
     format = Format("nearest", torch.float32, narrow=False)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from regkernels import optim
+from regkernels.distributed import places
+from regkernels.segments import Runs
 from tests import engine
 
 KNOWN = [
@@ -41,25 +46,41 @@ def documented(place: int, seed: int, stream: int, step: int, slot: int) -> int:
     return word >> 16 if half % 2 else word & 0xFFFF
 
 
+@contextmanager
+def placed(runs: Mapping[int, Sequence[tuple[int, int]]]) -> Iterator[None]:
+    """Parameters are parts of larger ones. ``runs``: by their numbers of elements, the place and length of each run."""
+    own = {numel: Runs(*map(torch.tensor, zip(*of_one, strict=True))) for numel, of_one in runs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "runs", lambda param, weight: own.get(weight.numel()))
+        yield
+
+
 def drawn(
-    setting: engine.Setting, layouts: Sequence[Tensor], *, seed: int = 0, step: int = 1, slot: int = 0
+    setting: engine.Setting, layouts: Sequence[Tensor], *, seed: int = 0, step: int = 1, slot: int = 0, **options: Any
 ) -> list[Tensor]:
     """All bits that step number ``step`` draws for parameters like ``layouts``, int64 in their shapes.
 
     ``slot``: 0 for the weights, 1 and 2 for the states of a rule. What is rounded to bfloat16 is 1 + low * 2^-23, which
-    becomes 1 + 2^-7 instead of 1 where low and the random number add up to 2^16 or more: a bisection finds it.
+    becomes 1 + 2^-7 instead of 1 where low and the random number add up to 2^16 or more: a bisection finds it. ``options``: more
+    of the optimizer's, which must change no weight.
     """
     found = [torch.zeros(layout.shape, dtype=torch.int64) for layout in layouts]
     for bit in reversed(range(16)):
         tried = [value | 1 << bit for value in found]
         exact = [1 + (65536 - value).double() / 2**23 for value in tried]
-        rounded = _rounded(setting, layouts, exact, seed, step, slot)
+        rounded = _rounded(setting, layouts, exact, seed, step, slot, options)
         found = [torch.where(r > 1, t, value) for value, t, r in zip(found, tried, rounded, strict=True)]
     return found
 
 
 def _rounded(
-    setting: engine.Setting, layouts: Sequence[Tensor], exact: Sequence[Tensor], seed: int, step: int, slot: int
+    setting: engine.Setting,
+    layouts: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    seed: int,
+    step: int,
+    slot: int,
+    more: Mapping[str, Any],
 ) -> list[Tensor]:
     """``exact`` after a step that rounds it stochastically and changes nothing else about it."""
     dtype = torch.float32 if slot else torch.bfloat16
@@ -74,7 +95,7 @@ def _rounded(
         case _:  # the average is alpha * 0 + gradient
             names, options = ["square_avg", "grad_avg"], {"centered": True, "alpha": 0.0, "state_dtype": torch.bfloat16}
             kind = optim.RMSprop
-    optimizer = kind(params, **common, **options)
+    optimizer = kind(params, **common, **options, **more)
     for param, value in zip(params, exact, strict=True):
         states = {name: torch.zeros_like(param, dtype=torch.float32) for name in names}
         param.grad = torch.zeros_like(param)

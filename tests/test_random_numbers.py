@@ -10,12 +10,29 @@ import torch
 import regkernels
 from regkernels import reference
 from tests import cases, engine
-from tests.random_numbers import KNOWN, documented, drawn, philox, words
+from tests.random_numbers import KNOWN, documented, drawn, philox, placed, words
 
 pytestmark = pytest.mark.interpreted
 
 SETTINGS = [engine.REFERENCE, *engine.kernels()]
 SEED, STEP = 0x89ABCDEF, 7
+
+
+CARRY = 2**35
+"""Elements of a parameter after which the second word of the counter is another one."""
+
+PLACES = (1, 7, 8, 9, 511, CARRY - 3, CARRY - 304, CARRY - 523, CARRY, 2**38 - 17)
+
+RUNS = {
+    41: [(3, 1), (5, 2), (16, 8), (32, 7), (40, 9), (64, 5), (71, 9)],
+    96: [(24 + 1000 * row, 24) for row in range(4)],
+    66: [(4 + 1000 * row, 22) for row in range(3)],
+    513: [(CARRY - 8, 3), (CARRY - 2, 510)],
+}
+"""By the number of elements: what a part of a parameter consists of, as place and length."""
+
+GAPS = {(5, 4, 3): (7, 8), (3, 2, 70): (8, 300), (70, 3, 1): (1, 2), (4, 1, 9): (CARRY - 20, 3), (1, 6, 8): (16, 0)}
+"""By the sizes of groups' layouts: the place of the first element, and how many of other parts follow each row of groups."""
 
 
 def flat(size: int) -> torch.Tensor:
@@ -40,6 +57,37 @@ def test_each_element_gets_the_bits_that_are_documented(slot: int) -> None:
         short, long = drawn(setting, [flat(size) for size in sizes], seed=SEED, step=STEP, slot=slot)
         assert torch.equal(long[places], expected), setting
         assert short.tolist() == [documented(place, SEED, 0, STEP, slot) for place in range(3)], setting
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_part_of_a_parameter_draws_what_the_whole_does(slot: int) -> None:
+    """Of weights in bfloat16 and of states of float32 weights, of which other numbers lie side by side in a register."""
+    runs = {600 + size: [(place, 600 + size)] for size, place in enumerate(PLACES)} | RUNS
+    expected = [
+        [documented(place + i, SEED, stream, STEP, slot) for place, length in of_one for i in range(length)]
+        for stream, of_one in enumerate(runs.values())
+    ]
+    with placed(runs):
+        for setting in SETTINGS:
+            found = drawn(setting, [flat(size) for size in runs], seed=SEED, step=STEP, slot=slot)
+            assert [bits.tolist() for bits in found] == expected, setting
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_part_with_whole_groups_does_so(slot: int) -> None:
+    runs, expected = {}, []
+    for stream, ((outer, groups, inner), (place, gap)) in enumerate(GAPS.items()):
+        row = groups * inner
+        own = [(place + o * (row + gap), row) for o in range(outer)]
+        runs[outer * row] = own
+        bits = [documented(first + i, SEED, stream, STEP, slot) for first, _ in own for i in range(row)]
+        expected.append(torch.tensor(bits).view(outer, groups, inner))
+    layouts = [torch.empty(shape) for shape in GAPS]
+    with placed(runs):
+        for setting in SETTINGS:
+            found = drawn(setting, layouts, seed=SEED, step=STEP, slot=slot, max_norm=1e30, group_dim=1)
+            for bits, wanted in zip(found, expected, strict=True):
+                assert torch.equal(bits, wanted), (setting, bits.shape)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "offset", "transposed", "channels_last", "odd_strides_of_one"])

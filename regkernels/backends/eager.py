@@ -34,6 +34,7 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]
             entry.kind.penalty,
             entry.l1_weight,
             entry.layout if entry.by_groups else None,
+            entry.places,
         )
         if groups:
             zero_groups = reference.zero_groups(entry.weight, entry.layout) if entry.by_groups else 0

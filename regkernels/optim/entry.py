@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from regkernels import reference, segments
-from regkernels.distributed import shards
+from regkernels.distributed import places, shards
 from regkernels.distributed.shards import held
 from regkernels.grouping import GroupLayout, group_layout
 from regkernels.optim import states as flat_states
 from regkernels.optim.penalising import Method
 from regkernels.precision import Format
-from regkernels.segments import Kind
+from regkernels.segments import Kind, Runs
 
 
 @dataclass
@@ -42,6 +42,9 @@ class Entry:
     gradient: Tensor | None = None  # the same for a staged gradient
     l1_weight: Tensor | None = None  # in the layout of `weight`
     states: list[Tensor] = field(default_factory=list)  # as they stand in `state`: `state_names`
+    runs: Runs | None = None  # places of what draws random numbers in the whole parameter; None for 0, 1, 2, ...
+    layout: GroupLayout = field(init=False)  # of its groups; zeros where nothing goes by groups
+    gap: int = 0  # see csrc/table.h
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
     _strides: tuple[int, ...] = field(init=False, repr=False)
@@ -60,6 +63,12 @@ class Entry:
             self.weight, self.gradient = real(self._weight), real(self._gradient)
         else:
             self.weight = own
+        if self.format.draws:
+            self.runs = places.runs(self.param, self.weight)
+        self.layout = GroupLayout(0, 0, 0)
+        if self.by_groups:
+            layout = group_layout(self.weight, self.method.dim, self.method.size)  # type: ignore[arg-type]
+            self.layout, self.gap = places.by_groups(self.runs, layout, self.name)
 
     @property
     def own(self) -> Tensor:
@@ -99,11 +108,26 @@ class Entry:
         return self.method.penalty == "group"
 
     @property
-    def layout(self) -> GroupLayout:
-        """Of its groups; zeros where nothing goes by groups."""
-        if not self.by_groups:
-            return GroupLayout(0, 0, 0)
-        return group_layout(self.weight, self.method.dim, self.method.size)  # type: ignore[arg-type]
+    def place(self) -> int:
+        """Of its first element."""
+        return 0 if self.runs is None else int(self.runs.places[0])
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it makes a segment of each run. What goes by groups does not: how far its runs are apart is in the table."""
+        return self.runs is not None and len(self.runs.places) > 1 and not self.by_groups
+
+    @property
+    def pieces(self) -> Runs:
+        """The segments it makes."""
+        if self.runs is None or not self.is_cut:
+            return Runs.one(self.place, self.weight.numel())
+        return self.runs
+
+    @property
+    def places(self) -> Tensor | int:
+        """Of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
+        return self.place if self.runs is None or len(self.runs.places) == 1 else self.runs.of_elements()
 
     def use_l1_weight(self, given: Tensor) -> None:
         """Takes it where it lies, or a copy of it in the weight's layout."""
@@ -159,7 +183,8 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
         addresses += [0] * (segments.KEPT - segments.STATE0 - len(addresses))
         addresses += [0 if tensor is None else tensor.data_ptr() for tensor in (entry.kept, entry.l1_weight)]
         _, groups, inner = entry.layout
-        last = (entry.weight.numel(), 0, entry.total, entry.stream, groups, inner, entry.kind.number)
+        numbers = (entry.stream, entry.place, entry.gap)
+        last = (entry.weight.numel(), 0, entry.total, *numbers, groups, inner, entry.kind.number)
         rows.append([entry.weight.data_ptr(), gradient, *addresses, *last])
     return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(segments.FIELDS))
 

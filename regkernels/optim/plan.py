@@ -29,6 +29,7 @@ from regkernels.optim.entry import Entry, parameter_name, parameter_numbers, tab
 from regkernels.optim.l1_weights import L1Weights
 from regkernels.optim.options import Options
 from regkernels.optim.penalising import Method
+from regkernels.segments import Pieces
 
 State = MutableMapping[Any, Any]
 
@@ -131,6 +132,9 @@ class Plan:
         same = [a == b for a, b in pairwise(self._storages)]
         may_follow = zip([False, *same], self.entries, strict=False)
         self._may_follow = torch.tensor([s and not e.by_groups for s, e in may_follow], dtype=torch.bool, device="cpu")
+        self._pieces: Pieces | None = None
+        if any(entry.is_cut for entry in self.entries):
+            self._pieces = Pieces.of([entry.pieces for entry in self.entries])
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
@@ -274,7 +278,10 @@ class Plan:
             pairs = zip(self.entries, active.tolist(), strict=True)
             self._updated = [entry.param for entry, is_active in pairs if is_active]
             self._find_rows()
-        if self._all_active:
+        if self._pieces is not None:
+            table, owners = self._pieces.cut(self._table, active)
+            self.segments = segments.merge(table, self._may_follow[owners])
+        elif self._all_active:
             self.segments = segments.merge(self._table, self._may_follow)
         else:
             self.segments = segments.merge(self._table[active], self._may_follow[active])

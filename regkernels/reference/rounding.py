@@ -25,16 +25,21 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int], like: Tensor
     return [c0, c1, c2, c3]
 
 
-def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int) -> Tensor:
+def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int, places: Tensor | int = 0) -> Tensor:
     """16 random bits for each element of a dense tensor, int64, by the element's place in memory order.
 
-    Eight elements share a counter: element i has the half-word ``i % 8`` of counter ``i // 8``. The key is the seed and the
-    parameter's number ``stream``; beside i the counter holds the step, and in ``slot`` which of its tensors this is.
+    Eight elements share a counter: the element at place i has the half-word ``i % 8`` of counter ``i // 8``. The key is the
+    seed and the parameter's number ``stream``; beside i the counter holds the step, and in ``slot`` which of its tensors this
+    is. ``places``: of a tensor that is a part of a parameter, the place that its first element in memory order has in the
+    whole parameter, where the others follow it there, too; otherwise all of them, int64, in memory order. A part so has the
+    bits that the whole has there.
     """
-    index = torch.arange((like.numel() + 7) // 8, device="cpu")
-    words = philox((index & _WORD, index >> 32, step & _WORD, slot), (seed, stream & _WORD), index)
-    halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
-    return torch.stack(halves, dim=1).flatten()[: like.numel()].as_strided(like.shape, like.stride())
+    if isinstance(places, int):
+        places = torch.arange(places, places + like.numel(), device="cpu")
+    counters, counter_of = (places >> 3).unique_consecutive(return_inverse=True)
+    words = philox((counters & _WORD, counters >> 32, step & _WORD, slot), (seed, stream & _WORD), counters)
+    halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=1)
+    return halves[counter_of, places & 7].as_strided(like.shape, like.stride())
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tensor:

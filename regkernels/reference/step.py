@@ -33,6 +33,7 @@ def update_(
     penalty: str = "plain",
     l1_weight: Tensor | None = None,
     layout: GroupLayout | None = None,
+    places: Tensor | int = 0,
 ) -> None:
     """One optimizer step of one tensor. Mutates ``weight``, ``states`` and ``kept``; ``gradient`` is read only.
 
@@ -41,7 +42,7 @@ def update_(
     weight, one of `regkernels.precision.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
     ``stream``: the parameter's number, which tells its random numbers from others'. ``penalty``: one of
     `regkernels.segments.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
-    the groups in the weight's memory, for "group".
+    the groups in the weight's memory, for "group". ``places``: in the whole parameter, for random numbers; see `random_bits`.
 
     A step with ``lr == 0`` updates the states and leaves the weight's bits alone; one with ``skip`` changes nothing.
     """
@@ -71,11 +72,11 @@ def update_(
     seed, step = int(hyper.seed), int(hyper.step)
     for slot, (state, value) in enumerate(zip(states, wide, strict=True), start=1):
         if state.dtype == torch.bfloat16:
-            state.copy_(round_stochastically(value, state.dtype, random_bits(state, seed, stream, step, slot)))
+            state.copy_(round_stochastically(value, state.dtype, random_bits(state, seed, stream, step, slot, places)))
     if not h.lr:
         return
     if rounding == "stochastic":
-        weight.copy_(round_stochastically(z, weight.dtype, random_bits(weight, seed, stream, step, slot=0)))
+        weight.copy_(round_stochastically(z, weight.dtype, random_bits(weight, seed, stream, step, 0, places)))
     elif rounding == "remainder":
         assert kept is not None
         for part, value in zip((weight, kept), split(z), strict=True):

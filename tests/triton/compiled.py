@@ -27,6 +27,7 @@ from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
 from regkernels.precision import ROUNDINGS
 from tests import cases, engine
+from tests.random_numbers import placed
 from tests.triton.driver import present
 
 OPERATORS = [
@@ -69,6 +70,17 @@ WITH_SUMS = [
     *(Update("amsgrad", torch.bfloat16, rounding, wide=False) for rounding in ("stochastic", "master")),
 ]
 """The others: of the rules and formats those that need most."""
+
+SHIFTED = [
+    *(Update("amsgrad", dtype, "stochastic", wide=False) for dtype in cases.HALF),
+    *(
+        Update(rule, dtype, wide=False)
+        for rule in ("adam", "rmsprop_both")
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+    Update("rmsprop_both", torch.float16, "stochastic", wide=False),
+]
+"""With sums, and of parts of parameters that begin amid elements which share a random counter."""
 
 BY_GROUPS = [
     *(Update("adam", dtype) for dtype in cases.DTYPES),
@@ -135,6 +147,10 @@ class Kernel:
         return _TORCH_DTYPES[self._constants["STATE"]]
 
     @property
+    def shifted(self) -> bool:
+        return self._constants.get("SHIFTED", False)
+
+    @property
     def draws(self) -> int:
         """How many random numbers a step takes for each element."""
         if self.function not in ("update", "update_groups"):
@@ -159,6 +175,7 @@ class Kernel:
             words += [self.penalty] if self.penalty != "plain" else []
             words += [self.rounding] if self.rounding != "nearest" else []
             words += ["narrow"] if self.state_dtype == torch.bfloat16 else []
+            words += ["shifted"] if self.shifted else []
         words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
         words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
         words += ["with sums"] if constants.get("STATS") else []
@@ -233,6 +250,9 @@ def _use_everything() -> None:
         take_step(update, stats=True)
     for update in ALWAYS:
         take_step(update, stats=True)
+    with placed({100: [(3, 100)]}):
+        for update in SHIFTED:
+            take_step(update, stats=True)
     for update, dim in product(BY_GROUPS, (0, 1)):
         take_step(update, (2, 100), stats=True, max_norm=1.0, group_dim=dim)
     params = [take_step(update, max_grad_norm=1.0) for update in ALWAYS][-len(cases.DTYPES) :]

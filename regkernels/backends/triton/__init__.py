@@ -173,24 +173,26 @@ def _over_chunks(
     by_groups: Any = None,
 ) -> None:
     """One launch per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added. ``kind_of``: what
-    the number of a kind stands for. ``by_groups``: the kernel for segments that fall into groups."""
+    the number of a kind stands for. ``by_groups``: of a step, the kernel for segments that fall into groups."""
     for launch in work.layout.launches:
         kind = kind_of(launch.kind)
-        strip: dict[str, int] = {}
+        more: dict[str, Any] = {}
         if launch.strip:
-            strip = {"STRIP": launch.strip, **of_device(work.segments.device).options_of_groups}
+            more = {"STRIP": launch.strip, **of_device(work.segments.device).options_of_groups}
+        elif by_groups is not None:
+            more = {"SHIFTED": launch.shifted}
         _launch(
-            by_groups if strip else kernel,
+            by_groups if launch.strip else kernel,
             (launch.chunks,),
             shape,
-            _block_dtype(kind, work.segments.device) if strip else kind.dtype,
+            _block_dtype(kind, work.segments.device) if launch.strip else kind.dtype,
             work.segments,
             work.owners,
             *pointers,
             launch.first_chunk,
             *numbers,
             **constants(kind),
-            **strip,
+            **more,
             STORAGE=TYPES[kind.dtype],
             COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
         )

@@ -40,13 +40,19 @@ def _strips(table: Integers) -> Integers:
     return numpy.where(table[:, segments.GROUPS] > 0, numpy.where(table[:, segments.INNER] >= _LONG_RUN, 1, 2), 0)
 
 
+def _shifted(table: Integers) -> Integers:
+    """Of each segment, 1 where its elements do not begin with the first of those that share a random counter."""
+    return ((table[:, segments.PLACE] % 8 != 0) & (table[:, segments.GROUPS] == 0)).astype(numpy.int64)
+
+
 class Launch(NamedTuple):
-    """The segments of one kind and strip are neighbours in the table, and so are their chunks."""
+    """The segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
 
     kind: int
     first_chunk: int
     chunks: int
     strip: int  # groups that make a chunk; 0 where chunks are of so many elements
+    shifted: bool
 
 
 class Layout(NamedTuple):
@@ -63,7 +69,7 @@ class Layout(NamedTuple):
     def of(cls, table: Integers, groups: int) -> Layout:
         """``table``: int64 (segments, len(segments.FIELDS)), ordered by group; ``groups``: how many there may be."""
         filled = numpy.flatnonzero(table[:, segments.NUMEL] > 0)
-        keys = table[filled, segments.KIND] * len(STRIPS) + _strips(table[filled])
+        keys = (table[filled, segments.KIND] * len(STRIPS) + _strips(table[filled])) * 2 + _shifted(table[filled])
         order = filled[keys.argsort(kind="stable")]
         ordered = table[order]
         strips = numpy.array(STRIPS)[_strips(ordered)]
@@ -75,10 +81,11 @@ class Layout(NamedTuple):
         kinds, start, kind_of = numpy.unique(numpy.sort(keys), return_index=True, return_inverse=True)
         launches = [
             Launch(
-                int(kind) // len(STRIPS),
+                int(kind) // (2 * len(STRIPS)),
                 int(first[begin]),
                 int(count[kind_of == index].sum()),
-                STRIPS[int(kind) % len(STRIPS)],
+                STRIPS[int(kind) // 2 % len(STRIPS)],
+                bool(kind % 2),
             )
             for index, (kind, begin) in enumerate(zip(kinds, start, strict=True))
         ]
@@ -127,7 +134,7 @@ def by_elements(table: Integers) -> Integers:
     """The same segments in chunks of elements, for what knows nothing of groups."""
     plain = table.copy()
     plain[:, segments.KIND] -= plain[:, segments.KIND] % len(segments.PENALTIES)  # those of a dtype in one launch
-    plain[:, segments.GROUPS] = 0
+    plain[:, [segments.GROUPS, segments.PLACE]] = 0
     return plain
 
 

@@ -17,6 +17,7 @@ from regkernels.backends.triton.kernels import rounding
 from regkernels.backends.triton.kernels.columns import (
     ABSOLUTE,
     FIRST,
+    GAP,
     GRADIENT,
     GRADIENT_SQUARE,
     GROUP_BY_SIZE,
@@ -27,6 +28,7 @@ from regkernels.backends.triton.kernels.columns import (
     NONZEROS,
     NUMEL,
     PARAMETERS,
+    PLACE,
     ROW,
     SEED,
     SKIP,
@@ -67,6 +69,14 @@ def place_of(segment, first, ROWS_AT_ONCE: tl.constexpr):
     outer = tl.load(segment + NUMEL) // (groups * inner)
     row = tl.arange(0, ROWS_AT_ONCE).to(tl.int64)
     return outer, groups, inner, first, row // inner, row % inner
+
+
+@triton.jit
+def apart_of(segment, place, o):
+    """What is to be added to `offsets_of` for places in the whole parameter, int64 (ROWS_AT_ONCE, 1): the elements of other
+    parts that lie before."""
+    run = place[4]
+    return (tl.load(segment + PLACE) + (o + run) * tl.load(segment + GAP))[:, None]
 
 
 @triton.jit
@@ -208,7 +218,7 @@ def update_groups(
             z, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
             z = tl.where(factor == 0, 0.0, divide(z * factor, divisor))
             if ROUNDING == "stochastic":
-                random = rounding.random_at(offsets, seed, stream, step, 0)
+                random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, 0)
                 new = rounding.round_stochastically(z, random, STORAGE)
             elif ROUNDING == "remainder":
                 new, rest = rounding.split(z)
@@ -222,7 +232,7 @@ def update_groups(
             for k in tl.static_range(STATES):
                 state = states[k]
                 if STATE != COMPUTE:
-                    random = rounding.random_at(offsets, seed, stream, step, k + 1)
+                    random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, k + 1)
                     state = rounding.round_stochastically(state, random, STATE)
                 tl.store(pointers[k] + offsets, state, mask=mask)
             if STATS:

@@ -60,6 +60,17 @@ def random_at(place, seed, stream, step, SLOT: tl.constexpr):
 
 
 @triton.jit
+def random_of(
+    first, seed, stream, step, SLOT: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr, SHIFTED: tl.constexpr
+):
+    """`random_bits` of a block that, where SHIFTED, may begin at any place."""
+    if SHIFTED:
+        return random_at(first + tl.arange(0, BLOCK), seed, stream, step, SLOT)
+    else:
+        return random_bits(first, seed, stream, step, SLOT, BLOCK, VECTOR)
+
+
+@triton.jit
 def round_stochastically(x, random, TYPE: tl.constexpr):
     bits = x.to(tl.uint32, bitcast=True)
     if tl.bfloat16 == TYPE:

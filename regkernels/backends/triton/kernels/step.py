@@ -14,6 +14,7 @@ from regkernels.backends.triton.kernels.columns import (
     L1_WEIGHT,
     NONZEROS,
     PARAMETERS,
+    PLACE,
     ROW,
     SEED,
     SKIP,
@@ -104,6 +105,7 @@ def update_blocks(
     STATE: tl.constexpr,
     ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
+    SHIFTED: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -119,6 +121,7 @@ def update_blocks(
     if PENALTY == "weighted_l1":
         l1_weights = chunks.pointer(segment, L1_WEIGHT, start, COMPUTE, WIDE)
     stream = tl.load(segment + STREAM).to(tl.uint32)
+    place = tl.load(segment + PLACE) + start
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < numel
@@ -137,9 +140,9 @@ def update_blocks(
         if PENALTY == "weighted_l1":
             l1_weight = chunks.load(l1_weights, offsets, mask, WIDE)
         z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR)
-        first = start + block * BLOCK
+        first = place + block * BLOCK
         if ROUNDING == "stochastic":
-            random = rounding.random_bits(first, seed, stream, step, 0, BLOCK, chunks.vector(STORAGE))
+            random = rounding.random_of(first, seed, stream, step, 0, BLOCK, chunks.vector(STORAGE), SHIFTED)
             new = rounding.round_stochastically(z, random, STORAGE)
         elif ROUNDING == "remainder":
             new, rest = rounding.split(z)
@@ -153,7 +156,7 @@ def update_blocks(
         for k in tl.static_range(STATES):
             state = states[k]
             if STATE != COMPUTE:
-                random = rounding.random_bits(first, seed, stream, step, k + 1, BLOCK, chunks.vector(STORAGE))
+                random = rounding.random_of(first, seed, stream, step, k + 1, BLOCK, chunks.vector(STORAGE), SHIFTED)
                 state = rounding.round_stochastically(state, random, STATE)
             chunks.store(pointers[k], offsets, state, mask, WIDE)
         if STATS:
@@ -198,11 +201,13 @@ def update(
     ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
     MAY_SKIP: tl.constexpr,
+    SHIFTED: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride)."""
+    """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride). SHIFTED: of segments that draw random
+    numbers and whose places are no multiples of 8."""
     chunk, segment, start, numel = chunks.find(segments, owners, first_chunk)
     row = tl.load(segment + ROW)
     h = load_row(rows, row, COMPUTE)
@@ -237,6 +242,7 @@ def update(
         STATE,
         ROUNDING,
         STATS,
+        SHIFTED,
         BLOCK,
         True,
     )
@@ -261,6 +267,7 @@ def update(
         STATE,
         ROUNDING,
         STATS,
+        SHIFTED,
         BLOCK,
         False,
     )

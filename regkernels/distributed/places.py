@@ -1,0 +1,111 @@
+"""Where the elements that a rank holds stand in the whole parameter: what stochastic rounding draws its numbers by.
+
+The *place* of an element is its offset in the memory of the whole parameter: by the strides that the `DTensor` has as a whole,
+or those of a contiguous tensor where these would leave gaps. It depends neither on the number of ranks nor on the placements,
+nor on how a rank's part lies in its memory; so any number of ranks draws the same random numbers, and replicas agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels.distributed import shards
+from regkernels.grouping import GroupLayout
+from regkernels.optim.states import dense_strides
+from regkernels.segments import Runs
+
+Window = tuple[int, int]
+"""First index and the one after the last."""
+
+
+def runs(param: Any, own: Tensor) -> Runs | None:
+    """The places of this rank's elements, as runs of consecutive ones; None where nothing lies before any of them.
+
+    ``param``: any parameter. ``own``: a dense tensor of the shape that this rank holds of it; its strides say in which order
+    the elements are asked for. Takes time and memory in proportion to the number of runs: one, unless dimensions inside the
+    first that is sharded are longer than this rank's part of them, or ``own`` is permuted against the whole.
+    """
+    if not shards.is_dtensor(param) or not own.numel():
+        return None
+    whole = torch.empty_strided(param.shape, param.stride(), dtype=param.dtype, device="meta")
+    strides = dense_strides(whole)
+    found = Runs.one(0, 1)
+    for dim in sorted(range(own.dim()), key=lambda dim: own.stride(dim)):
+        windows = _windows(param, dim)
+        stride = strides[dim]
+        if len(found.places) == 1 and int(found.lengths) == stride:
+            # Whole rows, side by side: a parameter of one dimension would make a number of each element below.
+            first = torch.tensor([begin for begin, _ in windows], dtype=torch.int64, device="cpu")
+            count = torch.tensor([end - begin for begin, end in windows], dtype=torch.int64, device="cpu")
+            found = Runs(first * stride + found.places, count * stride)
+        else:
+            index = torch.cat([torch.arange(*window, device="cpu") for window in [(0, 0), *windows]])
+            places = (index * stride)[:, None] + found.places
+            found = Runs(places.flatten(), found.lengths.repeat(len(index)))
+        found = found.joined()
+    return None if len(found.places) == 1 and not found.places.any() else found
+
+
+def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[GroupLayout, int]:
+    """Where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has its own
+    number, ``o`` times what is returned beside the layout, and that of the first one as its place.
+
+    ``found``: `runs`. ``layout``: of the part; what is returned has the same groups. ``name``: of the parameter, for the message.
+
+    Raises:
+        ValueError: where the distances of the runs differ.
+    """
+    if found is None or len(found.places) == 1:
+        return layout, 0
+    length = int(found.lengths[0])
+    if layout.groups == 1 and layout.size % length == 0:
+        layout = GroupLayout(layout.size // length, 1, length)
+    steps = found.places.diff()
+    if layout.groups * layout.inner != length or bool((found.lengths != length).any() | (steps != steps[0]).any()):
+        raise ValueError(
+            f"{name} is updated by groups with stochastic rounding, and what this rank holds of it is no regular pattern in "
+            "the whole parameter; shard it along the dimension of its groups alone, or keep its weights and states "
+            "without random numbers (param_rounding='master', state_dtype=None)"
+        )
+    return layout, int(steps[0]) - length
+
+
+def _windows(param: Any, dim: int) -> list[Window]:
+    """The indices of one dimension that this rank holds, in order; those of no elements are left out.
+
+    As torch.chunk cuts them, mesh dimension by mesh dimension. A strided shard, as FSDP makes it of what tensor parallelism has
+    cut before, takes such a chunk of each of ``split_factor`` chunks.
+    """
+    windows = [(0, param.shape[dim])]
+    mesh = param.device_mesh
+    for size, rank, placement in zip(mesh.shape, mesh.get_coordinate(), param.placements, strict=True):
+        if getattr(placement, "dim", None) != dim:
+            continue
+        pieces = getattr(placement, "split_factor", 1)
+        held = sum(end - begin for begin, end in windows)
+        chunks = [_chunk(_chunk((0, held), pieces, piece), size, rank) for piece in range(pieces)]
+        windows = [window for chunk in chunks for window in _within(windows, chunk)]
+    return windows
+
+
+def _chunk(window: Window, count: int, index: int) -> Window:
+    """As torch.chunk does it; what it has no chunk for is empty."""
+    begin, end = window
+    size = -(-(end - begin) // count)
+    return min(begin + index * size, end), min(begin + (index + 1) * size, end)
+
+
+def _within(windows: list[Window], chunk: Window) -> list[Window]:
+    """The part ``chunk`` of ``windows``, counted through."""
+    found = []
+    before = 0
+    for begin, end in windows:
+        first = begin + max(chunk[0] - before, 0)
+        last = min(begin + chunk[1] - before, end)
+        if first < last:
+            found.append((first, last))
+        before += end - begin
+    return found
