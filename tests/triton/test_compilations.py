@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import regkernels as rk
+from tests.random_numbers import placed
 from tests.triton.driver import present
 
 ARCHITECTURE = "sm_90"
@@ -22,7 +24,7 @@ def tensors(sizes: list[int], *, offset: int = 0) -> list[Tensor]:
     return [torch.ones(size + offset)[offset:] for size in sizes]
 
 
-def train(sizes: list[int], *, offset: int = 0, **options: float) -> rk.optim.AdamW:
+def train(sizes: list[int], *, offset: int = 0, **options: Any) -> rk.optim.AdamW:
     params = [nn.Parameter(tensor) for tensor in tensors(sizes, offset=offset)]
     for param in params:
         param.grad = torch.ones(param.numel() + offset)[offset:]
@@ -129,3 +131,21 @@ def test_a_learning_rate_on_the_device_needs_no_other_kernel() -> None:
         compiled = len(device.compiled())
         train([100], lr=torch.tensor(0.1))
         assert len(device.compiled()) == compiled
+
+
+def test_a_part_at_any_place_compiles_one_kernel_more() -> None:
+    """Of those that draw random numbers: for places that are no multiples of 8."""
+
+    def train_part(*places: int) -> None:
+        with placed({100 + index: [(place, 100 + index)] for index, place in enumerate(places)}):
+            train([100 + index for index in range(len(places))], state_dtype=torch.bfloat16)
+
+    with present(ARCHITECTURE) as device:
+        train([100], state_dtype=torch.bfloat16)
+        compiled = len(device.compiled())
+        train_part(8, 16, 512, 2**35)
+        assert len(device.compiled()) == compiled
+        train_part(1)
+        assert len(device.compiled()) == compiled + 1
+        train_part(0, 3, 4, 2**35 - 3)
+        assert len(device.compiled()) == compiled + 1
