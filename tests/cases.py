@@ -263,9 +263,9 @@ def joined(table: list[list[int]], may_follow: list[bool]) -> list[list[int]]:
 
 def _continues(one: list[int], other: list[int]) -> bool:
     before, after = (dict(zip(segments.FIELDS, values, strict=True)) for values in (one, other))
-    return all(before[name] == after[name] for name in ("row", "total", "stream", "groups", "inner", "kind")) and all(
-        after[name] == before[name] + width * before["numel"] for name, width in buffers(before["kind"])
-    )
+    return all(
+        before[name] == after[name] for name in ("row", "total", "stream", "place", "gap", "groups", "inner", "kind")
+    ) and all(after[name] == before[name] + width * before["numel"] for name, width in buffers(before["kind"]))
 
 
 def buffers(kind: int) -> Iterator[tuple[str, int]]:

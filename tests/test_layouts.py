@@ -217,6 +217,33 @@ def test_tables_are_those_of_the_extension() -> None:
     assert list(segments.RULES) == list(regkernels.reference.RULES)
 
 
+def test_pieces_of_segments() -> None:
+    wide, narrow = segments.Kind("adam", torch.float32), segments.Kind("sgd", torch.bfloat16)
+    rows = []
+    for kind, numel, addresses in (
+        (wide, 10, [1000, 2000, 3000, 4000]),
+        (narrow, 5, [500, 600]),
+        (wide, 3, [70, 80, 90, 95]),
+    ):
+        row = dict.fromkeys(segments.FIELDS, 0) | {"numel": numel, "kind": kind.number}
+        rows.append(list((row | dict(zip(segments.FIELDS, addresses, strict=False))).values()))
+    runs = [segments.Runs(torch.tensor([8, 20, 40]), torch.tensor([2, 5, 3])), segments.Runs.one(0, 5)]
+    pieces = segments.Pieces.of([*runs, segments.Runs(torch.tensor([1, 9]), torch.tensor([1, 2]))])
+    columns = [*range(6), segments.NUMEL, segments.PLACE]
+    first = [
+        [1000, 2000, 3000, 4000, 0, 0, 2, 8],
+        [1008, 2008, 3008, 4008, 0, 0, 5, 20],
+        [1028, 2028, 3028, 4028, 0, 0, 3, 40],
+    ]
+    last = [[70, 80, 90, 95, 0, 0, 1, 1], [74, 84, 94, 99, 0, 0, 2, 9]]
+    table, owners = pieces.cut(torch.tensor(rows), torch.tensor([True, True, True]))
+    assert table[:, columns].tolist() == [*first, [500, 600, 0, 0, 0, 0, 5, 0], *last]
+    assert owners.tolist() == [0, 0, 0, 1, 2, 2]
+    table, owners = pieces.cut(torch.tensor(rows), torch.tensor([True, False, True]))
+    assert table[:, columns].tolist() == [*first, *last]
+    assert owners.tolist() == [0, 0, 0, 2, 2]
+
+
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
     """Segments of which many begin where the one before ends; and some where only one buffer does not."""
@@ -235,7 +262,7 @@ def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
         before = dict(zip(segments.FIELDS, table[-1], strict=True)) if table else {}
         kind = before["kind"] if before and draw(likely) else draw(kinds).number
         values = dict.fromkeys(segments.FIELDS, 0) | {"kind": kind, "numel": draw(number)}
-        for name in ("row", "total", "stream", "groups", "inner"):
+        for name in ("row", "total", "stream", "place", "gap", "groups", "inner"):
             values[name] = before[name] if before and draw(likely) else draw(number)
         widths = dict(cases.buffers(before.get("kind", kind)))
         for column, (name, _) in enumerate(cases.buffers(kind)):

