@@ -274,6 +274,10 @@ def _check_optimizer(optimizer: object) -> None:
         raise TypeError(
             f"{kind} wraps another optimizer and has no hooks: attach to the one that it wraps, before it does"
         )
+    if kind == "ZeroRedundancyOptimizer":
+        raise TypeError(
+            f"{kind} wraps another optimizer, which has the states: attach_prox(optimizer.optim, ...), on every rank"
+        )
     if any(isinstance(hook, ProxHandle) for hook in hooks.values()):
         raise ValueError(
             "attach_prox was called for this optimizer before: weights would be shrunk twice; remove() the first handle, or "

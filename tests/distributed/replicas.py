@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 import regkernels
 from tests import cases, engine
 from tests.distributed import exact
+from tests.training import within
 
 STEPS = 3
 
@@ -56,11 +57,12 @@ def make(model: nn.Module, scenario: Scenario) -> regkernels.optim.Optimizer:
 def train(rank: int, scenario: Scenario) -> list[engine.Outcome]:
     """This rank's weights, states and sums after each step."""
     model = exact.Linear(scenario.dtype)
-    if scenario.flat == "before":
-        regkernels.FlatParameters(model)
+    if rank > 0:
+        torch.nn.init.ones_(model.weights[0])  # DistributedDataParallel hands out those of rank 0
+    flat = regkernels.FlatParameters(model) if scenario.flat == "before" else None
     wrapped = DistributedDataParallel(model, **scenario.wrapper)
     if scenario.flat == "after":
-        regkernels.FlatParameters(model)
+        flat = regkernels.FlatParameters(model)
     optimizer = make(model, scenario)
     outcomes = []
     for step in range(STEPS):
@@ -73,6 +75,8 @@ def train(rank: int, scenario: Scenario) -> list[engine.Outcome]:
                 if scenario.overflow and step == 1 and rank + 1 == torch.distributed.get_world_size():
                     loss = loss * float("inf")
                 loss.backward()
+        if flat is not None and not scenario.wrapper.get("gradient_as_bucket_view"):
+            assert all(within(weight.grad, flat.gradients) for weight in model.weights)
         optimizer.step()
         outcomes.append(engine.snapshot(optimizer))
     return outcomes

@@ -76,9 +76,9 @@ def _alive(rank: int, folder: Path) -> None:
 
 
 def test_ranks_that_hang_are_named_and_killed(tmp_path: Path) -> None:
-    expected = r"(?s)rank 1 of 3 was still running after 2 s.*in _alive.*rank 2"
+    expected = r"(?s)rank 1 of 3 was still running after 4 s.*in _alive.*rank 2"
     with pytest.raises(world.RankError, match=expected) as error:
-        world.run(3, _alive, tmp_path, timeout=2)
+        world.run(3, _alive, tmp_path, timeout=4)
     assert set(error.value.reports) == {1, 2}
     assert not any(_runs(path) for path in tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,3 +171,55 @@ def test_the_same_as_in_one_process(size: int, name: str, results: dict[tuple[in
                 assert torch.equal(torch.as_tensor(got_states[index][key]), torch.as_tensor(value)), (index, key)
         if scenario.together:
             torch.testing.assert_close(got_stats, stats, rtol=1e-6, atol=0.0, equal_nan=True)
+
+
+# --- attach_prox ----------------------------------------------------------------------------------------------------
+
+
+def _attached(rank: int, views: bool) -> list[Tensor]:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    model = exact.Linear()
+    wrapped = DistributedDataParallel(model)
+
+    def make(groups: list[dict[str, Any]]) -> ZeroRedundancyOptimizer:
+        optimizer = ZeroRedundancyOptimizer(groups, torch.optim.Adam, parameters_as_bucket_view=views, foreach=False)
+        with pytest.raises(TypeError, match=re.escape("attach_prox(optimizer.optim, ...), on every rank")):
+            regkernels.attach_prox(optimizer, l1=0.3, metric="adam")
+        regkernels.attach_prox(optimizer.optim, l1=0.3)
+        return optimizer
+
+    return train(model, lambda step: wrapped(exact.data(rank, step)), Scenario("attached", schedule=True), make)[0]
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_attach_prox_works_on_the_optimizer_of_each_rank(views: bool) -> None:
+    model = exact.Linear()
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam(groups, foreach=False)
+        regkernels.attach_prox(optimizer, l1=0.3)
+        return optimizer
+
+    def loss(step: int) -> Tensor:
+        return model(exact.mean([exact.data(rank, step) for rank in range(2)]))
+
+    expected, _ = train(model, loss, Scenario("attached", schedule=True), make)
+    for got in world.run(2, _attached, views):
+        assert all(map(torch.equal, got, expected))
+
+
+def _with_weights(rank: int) -> str:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    params = list(exact.Linear().weights)
+    group = {"params": params, "l1": 0.1, "l1_weights": [torch.ones_like(param) for param in params]}
+    with pytest.raises(ValueError, match="l1_weights") as error:
+        ZeroRedundancyOptimizer([group], optim.AdamW)
+    return str(error.value)
+
+
+def test_l1_weights_are_not_shared_out_and_so_refused() -> None:
+    """ZeroRedundancyOptimizer gives each rank some of the parameters, and all of the weights."""
+    for told in world.run(2, _with_weights):
+        assert "one tensor per parameter of the group" in told and "got 6 of them" in told
