@@ -12,6 +12,7 @@ import faulthandler
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -150,7 +151,7 @@ def _live(
     answers: connection.Connection,
 ) -> None:
     """The life of a rank, in a process of its own."""
-    _end_with_parent()
+    _end_with_parent(meeting.parent)
     with stacks.open("w") as file:
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
@@ -178,13 +179,15 @@ def _live(
         os._exit(0)
 
 
-def _end_with_parent() -> None:
-    """The process that asked for this rank is not the one that forked it, so its death would not be noticed."""
+def _end_with_parent(folder: Path) -> None:
+    """The process that asked for this rank is not the one that forked it, so its death would not be noticed; nor can it
+    remove ``folder`` then."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         connection.wait([parent.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
