@@ -74,6 +74,7 @@ def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
         return False
     own = dim % max(tensor.dim(), 1) if isinstance(dim, int) else None
     length = tensor.shape[own] if own is not None and tensor.dim() else 1
+    cuts = 0
     for mesh_dim, placement in enumerate(tensor.placements):
         ranks = tensor.device_mesh.size(mesh_dim)
         if placement.is_replicate() or ranks == 1:
@@ -81,7 +82,8 @@ def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
         if own is None or placement.dim % tensor.dim() != own:
             return True
         length = -(-length // ranks)  # of all but the last ranks
-        if length % size:
+        cuts += 1
+        if length % size or (cuts > 1 and size > 1):  # whose parts are cut anywhere where they are shorter
             return True
     return False
 
