@@ -30,6 +30,12 @@ for _schema in (
 
 
 def _dense(tensor: Tensor) -> Tensor:
+    if not tensor.data_ptr() and tensor.numel():
+        raise RuntimeError(
+            f"a tensor of shape {tuple(tensor.shape)} has no memory any more: FSDP has freed the parameters that it had gathered. "
+            "Call backward() of the loss and of a penalty that was computed from them in one, or pass as params the list "
+            "list(model.parameters()), made before the first forward pass"
+        )
     return tensor if is_dense(tensor) and not tensor.is_neg() else tensor.resolve_neg().contiguous()
 
 

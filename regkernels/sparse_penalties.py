@@ -10,8 +10,9 @@ from torch import Tensor, nn
 import regkernels.group_ops
 import regkernels.value_ops  # noqa: F401  (both register torch.ops.regkernels)
 from regkernels import grouping, reference, validation
+from regkernels.distributed import values
 from regkernels.grouping import Dim
-from regkernels.penalties import Params, listed_tensors, times, unique
+from regkernels.penalties import Params, evaluated, has_dtensor, listed_tensors, times, unique
 from regkernels.value_ops import check_numbers
 
 
@@ -84,7 +85,7 @@ def group_l1_penalty(
     The gradient is ``strength * weight_g * w / ||w_g||``, and 0 for a group that is zero. Norms are formed in float64.
 
     Args:
-        params: as in `l1_penalty`. All of them must have the dimension ``dim``.
+        params: as in `l1_penalty`, also where ranks hold parts of a group. All of them must have the dimension ``dim``.
         strength: as in `l1_penalty`.
         dim: each index of this dimension is a group: 0 for the rows of a matrix (output neurons, filters of a convolution), 1
             for its columns (inputs); negative from the end. "tensor": each parameter is one group.
@@ -102,15 +103,24 @@ def group_l1_penalty(
     """
     grouping.check(dim, size, weight)
     listed = listed_tensors(params)
+    strength = values.strength("strength", strength)
     if not torch.compiler.is_compiling():
         validation.nonnegative("strength", strength, wait=False)
         for name, tensor in zip(_names(params, len(listed)), listed, strict=True):
             grouping.group_layout(tensor, dim, size, name)
-    tensors = [listed[index] for index in unique(listed)]
-    options = (None if dim == "tensor" else dim, size, weight)
-    if isinstance(strength, Tensor):
-        return times(strength, torch.ops.regkernels.group_l1(tensors, 1.0, *options)[0])
-    return torch.ops.regkernels.group_l1(tensors, float(strength), *options)[0]  # type: ignore[no-any-return]
+    factor = 1.0 if isinstance(strength, Tensor) else float(strength)
+    value = _of_groups(listed, factor, None if dim == "tensor" else dim, size, weight)
+    return times(strength, value) if isinstance(strength, Tensor) else value
+
+
+def _of_groups(listed: list[Tensor], strength: float, dim: int | None, size: int, weight: str) -> Tensor:
+    chosen = unique(listed)
+    if has_dtensor(listed):
+        from regkernels.distributed.groups import group_l1  # which most programs do without
+
+        return group_l1(listed, chosen, strength, dim, size, weight)
+    tensors = [listed[index] for index in chosen]
+    return torch.ops.regkernels.group_l1(tensors, strength, dim, size, weight)[0]  # type: ignore[no-any-return]
 
 
 def _names(params: Params, count: int) -> list[str]:
@@ -121,11 +131,12 @@ def _names(params: Params, count: int) -> list[str]:
 
 def _penalty(params: Params, kind: str, strength: float | Tensor, shape: float) -> Tensor:
     listed = listed_tensors(params)
-    tensors = [listed[index] for index in unique(listed)]
+    strength = values.strength("strength", strength)
     if not torch.compiler.is_compiling():
         check_numbers(kind, strength, shape)
+    function = torch.ops.regkernels.penalty_value
     if not isinstance(strength, Tensor):
-        return torch.ops.regkernels.penalty_value(tensors, kind, float(strength), float(shape))  # type: ignore[no-any-return]
+        return evaluated([(function, (kind, float(strength), float(shape)))], listed)[0]
     if kind in ("mcp", "scad"):
-        return reference.folded_concave_penalty(tensors, kind, strength, shape)
-    return times(strength, torch.ops.regkernels.penalty_value(tensors, kind, 1.0, float(shape)))
+        return evaluated([(reference.folded_concave_penalty, (kind, strength, shape))], listed)[0]
+    return times(strength, evaluated([(function, (kind, 1.0, float(shape)))], listed)[0])

@@ -1,0 +1,119 @@
+"""Between whole tensors and what each rank holds of them, and sums over ranks: differentiable as often as one likes.
+
+What is computed from sums is the same on every rank, and every rank goes through its own backward pass. So the gradient
+of a sum is handed on as it is, without a message; only the derivative of that, by what came from above, is a sum again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from regkernels.distributed.shards import held, is_dtensor, spread_as, spread_like
+
+Groups = dict[str, Any]
+"""Process groups by name: those of the dimensions of a mesh that something is cut over."""
+
+
+def own(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this rank holds of each; gradients become `DTensor`s like the tensor. Plain tensors are taken as they are."""
+    spread = [tensor for tensor in tensors if is_dtensor(tensor)]
+    parts = iter(_Own.apply(*spread) if spread else ())
+    return [next(parts) if is_dtensor(tensor) else tensor for tensor in tensors]
+
+
+def whole(parts: Sequence[Tensor], likes: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `own`: each part as what this rank holds of a `DTensor` that is spread as its like is."""
+    return list(_Whole.apply(tuple(likes), *parts))
+
+
+def summed(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
+    """Each 1-D vector summed over its groups, in one message per group."""
+    return list(_Sum.apply(tuple(over), *vectors))
+
+
+def shared(tensor: Tensor, over: Groups) -> Tensor:
+    """``tensor``, equal on all ranks, for what each of them computes from it: gradients are summed over ``over``."""
+    return _Share.apply((over,), tensor.reshape(1))[0].reshape(tensor.shape)  # type: ignore[no-any-return]
+
+
+class _Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.likes = tensors
+        ctx.set_materialize_grads(False)
+        # Not the memory's own tensor object: autograd writes into what is returned. It shares the version counter.
+        return tuple(held(tensor).detach() for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _present(
+            lambda *those: _Whole.apply(tuple(like for like, _ in those), *(g for _, g in those)), ctx, gradients
+        )
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, likes: tuple[Tensor, ...], *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.likes = likes
+        ctx.set_materialize_grads(False)
+        return tuple(spread_like(part.detach(), like) for part, like in zip(parts, likes, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *_present(lambda *those: _Own.apply(*(spread_as(g, like) for like, g in those)), ctx, gradients)
+
+
+def _present(function: Any, ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """``function`` of pairs (like, gradient), for the gradients that there are."""
+    pairs = [(like, g) for like, g in zip(ctx.likes, gradients, strict=True) if g is not None]
+    found = iter(function(*pairs) if pairs else ())
+    return tuple(None if g is None else next(found) for g in gradients)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+        ctx.over = over
+        return tuple(_all_reduced(vectors, over))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return None, *_Share.apply(ctx.over, *gradients)
+
+
+class _Share(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+        ctx.over = over
+        return tuple(vector.detach() for vector in vectors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return None, *_Sum.apply(ctx.over, *gradients)
+
+
+def _all_reduced(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
+    totals = [vector.detach().clone() for vector in vectors]
+    named = {name: group for groups in over for name, group in groups.items()}
+    for name, group in named.items():
+        members = [index for index, groups in enumerate(over) if name in groups]
+        message = torch.cat([totals[index] for index in members])
+        message = _reduced(message, group)
+        for index, part in zip(members, message.split([len(totals[index]) for index in members]), strict=True):
+            totals[index] = part.clone()
+    return totals
+
+
+def _reduced(message: Tensor, group: Any) -> Tensor:
+    """The sum over a group of ranks. Its backend may know accelerators only, where parameters are kept on the host."""
+    devices = [device.type for device in group._device_types]
+    if message.device.type in devices:
+        distributed.all_reduce(message, group=group)
+        return message
+    carried = message.to(devices[0])
+    distributed.all_reduce(carried, group=group)
+    return carried.to(message.device)
