@@ -12,8 +12,12 @@ from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
 from regkernels.compiling import outside_of_graphs
+from regkernels.distributed import sharded
 from regkernels.optim.states import dense_strides
 
+_WITHOUT = (
+    "leave FlatParameters out: what spreads parameters keeps the memory of each rank's parts itself, and exchanges it"
+)
 _ALIGNMENT = 64
 """Bytes. A tensor whose size is a multiple leaves its successor aligned, so odd-sized tensors are placed last."""
 
@@ -43,13 +47,14 @@ class FlatParameters:
     parameter to memory of its own.
 
     Raises:
-        TypeError, ValueError: for what is no parameter, for parameters that share memory, for an empty list; nothing is
-            moved then.
+        TypeError, ValueError: for what is no parameter, for parameters that share memory or are spread over ranks (`DTensor`,
+            FSDP's), for an empty list; nothing is moved then.
     """
 
     created = 0  # number of instances so far; tells optimizers when to look for owners again
 
     def __init__(self, module_or_params: nn.Module | Iterable[Any]) -> None:
+        sharded.check_whole_model(module_or_params, _WITHOUT)
         ranked = _ranked(module_or_params)
         _check([param for _, param in ranked])
         kinds: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
@@ -183,6 +188,7 @@ def _check(params: list[Tensor]) -> None:
         raise ValueError("module_or_params has no trainable parameter (requires_grad=True)")
     for index, param in enumerate(params):
         name = f"tensor {index} of shape {tuple(param.shape)}"
+        sharded.check_whole(param, name, _WITHOUT)
         validation.parameter(param, name)
         if param.is_meta:
             raise TypeError(f"{name} is on the meta device and has no memory; materialise the model first (to_empty)")

@@ -8,11 +8,14 @@ All take float64, float32, float16 or bfloat16 tensors of any shape and strides,
 the tensor as it is and return a new one; ``step=0`` returns it bit for bit, NaN stays NaN. All are differentiable once: the
 derivative is 0 where an element is held at 0 or at a bound. They raise TypeError or ValueError for other tensors and for
 numbers that are not allowed, naming them.
+
+Of a `torch.distributed.tensor.DTensor` the result is one, too, spread over the ranks in the same way; each rank computes its own part, without a
+message. Operators of groups take those whose groups are whole on the ranks, and refuse others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +23,10 @@ from torch import Tensor
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import grouping, validation
+from regkernels.compiling import outside_of_graphs
+from regkernels.distributed import values
+from regkernels.distributed.autograd import own, whole
+from regkernels.distributed.shards import held, is_dtensor
 from regkernels.hyper import Hyper
 from regkernels.optim.states import is_dense
 
@@ -59,6 +66,8 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     Source: Donoho and Johnstone (1994); Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
     _check(x, threshold)
+    if is_dtensor(x):
+        return _on_parts(lambda part: soft_threshold(part, threshold), x)
     return torch.ops.regkernels.soft_threshold(x, float(threshold))  # type: ignore[no-any-return]
 
 
@@ -74,6 +83,10 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
             "soft_threshold_ cannot be differentiated and x requires a gradient: call it within torch.no_grad(), "
             "or use soft_threshold"
         )
+    if is_dtensor(x):
+        soft_threshold_(held(x), threshold)
+        torch.autograd.graph.increment_version(x)
+        return x
     compiling = torch.compiler.is_compiling()  # the compiler cannot trace what looks at memory
     if not compiling:
         validation.parameter(x, "x")
@@ -94,7 +107,8 @@ def elastic_net(x: Tensor, l1: float, weight_decay: float, *, step: float = 1.0)
 
 def weighted_l1(x: Tensor, strength: float, weights: Tensor, *, step: float = 1.0) -> Tensor:
     """Of ``strength * sum weights * |x|`` (adaptive lasso). ``weights``: like ``x``, >= 0, float32 (float64 where x is)."""
-    validation.l1_weight(weights, x, "weights", "x")
+    values.check_weight(weights, x, "weights", "x")
+    validation.l1_weight(held(weights), held(x), "weights", "x")
     return _proximal(x, "weighted_l1", step, threshold=_number("strength", strength), l1_weight=weights)
 
 
@@ -201,6 +215,12 @@ def _penalised(
 def _grouped(x: Tensor, dim: int | str, size: int, step: float, weight: str = "sqrt_size", **fields: Any) -> Tensor:
     _check_tensor(x)
     grouping.check(dim, size, weight)
+    if is_dtensor(x):
+        from regkernels.distributed.groups import check_whole  # which most programs do without
+
+        grouping.group_layout(x, dim, size, "x")  # type: ignore[arg-type]
+        check_whole(x, dim, size, "x")
+        return _on_parts(lambda part: _grouped(part, dim, size, step, weight, **fields), x)
     dense = x if is_dense(x) else torch.empty(x.shape, device="meta")
     layout = grouping.group_layout(dense, dim, size, "x")  # type: ignore[arg-type]
     return _proximal(x, "group", step, layout=layout, group_by_size=float(weight == "sqrt_size"), **fields)
@@ -219,8 +239,18 @@ def _proximal(
 ) -> Tensor:
     _check_tensor(x)
     step = _number("step", step)
+    if is_dtensor(x):
+        l1_weight = None if l1_weight is None else held(l1_weight)
+        numbers = {"threshold": threshold, "decay": decay, "l1_weight": l1_weight, **fields}
+        return _on_parts(lambda part: _proximal(part, penalty, step, **numbers), x)  # type: ignore[arg-type]
     row = Hyper(lr=step, threshold=step * threshold, shrink_divisor=1.0 + step * decay, **fields)
     return torch.ops.regkernels.proximal(x, l1_weight, penalty, list(row), list(layout))  # type: ignore[no-any-return]
+
+
+@outside_of_graphs
+def _on_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of what each rank holds of a `DTensor`."""
+    return whole([function(part) for part in own([x])], [x])[0]
 
 
 def _number(name: str, value: float) -> float:
@@ -232,6 +262,8 @@ def _check_tensor(x: Tensor) -> None:
         raise TypeError(f"x must be a tensor, got {type(x).__name__}")
     if x.layout != torch.strided or x.dtype not in validation.WEIGHT_DTYPES:
         raise TypeError(f"x must be a dense float64, float32, float16 or bfloat16 tensor, got {x.layout}, {x.dtype}")
+    if is_dtensor(x):
+        values.check_parameter(x, "x")
 
 
 def _check(x: Tensor, threshold: float) -> None:

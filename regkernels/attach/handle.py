@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regkernels import backends, optim, validation
 from regkernels.attach import sources
-from regkernels.attach.plan import Item, Plan, check_parameter
+from regkernels.attach.plan import Item, Plan, check_parameter, on_this_rank
 from regkernels.attach.rows import Rows
 from regkernels.attach.sources import Source
 from regkernels.compiling import outside_of_graphs
@@ -72,6 +72,7 @@ def attach_prox(
         RuntimeError: after a step, where a gradient was sparse or a state is missing that the metric is computed from.
 
     A step that is left out (torch.amp.GradScaler found an infinity) shrinks nothing, and ``lr == 0`` leaves every bit alone.
+    Of parameters that are spread over ranks (`DTensor`, FSDP's) each rank shrinks its own part, without a message.
     Half-precision weights are rounded to nearest: in bfloat16 a shrinkage below ``2**-9 * |w|`` is lost, in float16 one below
     ``2**-12 * |w|``.
 
@@ -193,7 +194,7 @@ class ProxHandle:
         for device, (items, rows) in on.items():
             if items:
                 plan = self._plans.setdefault(device, Plan(device))
-                plan.load(items)
+                plan.load(on_this_rank(items))
                 backends.backend_for(device).proximal(plan, rows.rows)
                 plan.save()
 

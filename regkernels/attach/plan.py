@@ -6,6 +6,7 @@ the same memory is handed in; nothing is cached by the identity of a tensor.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from regkernels import backends, reference, segments, validation
 from regkernels.backends import gpu
+from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, kind
 from regkernels.optim.entry import parameter_name
 from regkernels.optim.states import has_layout, is_dense
 from regkernels.reference import compute_dtype
@@ -57,6 +59,24 @@ class MetricKind(NamedTuple):
     @property
     def operand_dtype(self) -> torch.dtype:
         return self.dtype if self.narrow else compute_dtype(self.dtype)
+
+
+def on_this_rank(items: Sequence[Item]) -> Sequence[Item]:
+    """The same, with what this rank holds in the place of tensors that are spread over ranks."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return items
+    return [_held(item) if is_dtensor(item.param) or any(map(is_dtensor, item.operands)) else item for item in items]
+
+
+def _held(item: Item) -> Item:
+    for operand in item.operands:
+        if not is_spread_alike(operand, item.param):
+            raise RuntimeError(
+                f"the step of {item.name} is to be computed from {kind(operand)}, and the parameter is {kind(item.param)}: they must "
+                "be spread alike; the step was made, without L1"
+            )
+    torch.autograd.graph.increment_version(item.param)
+    return item._replace(param=held(item.param), operands=tuple(map(held, item.operands)))
 
 
 @dataclass

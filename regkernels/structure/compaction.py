@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from regkernels.distributed import sharded
 from regkernels.structure import accounts, layers, locks, modules, removal
 from regkernels.structure.layouts import Units
 from regkernels.structure.report import with_values
@@ -53,7 +54,8 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
         one where there is a constant to take over.
 
     Raises:
-        TypeError: for what is no module, wrappers (pass the module inside), parameters without values.
+        TypeError: for what is no module, wrappers (pass the module inside), parameters without values, models that are spread over ranks
+            (load their full state dict into one that is not).
         ValueError: for a forward that torch.fx cannot trace, or that depends on the sizes of layers; compact its parts one by one then.
         RuntimeError: where outputs for ``example_inputs`` differ.
     """
@@ -96,6 +98,11 @@ def _check(model: nn.Module) -> None:
         raise TypeError("model is a ScriptModule; pass the module that it was made from")
     if "forward" in vars(model):
         raise TypeError(f"forward of this {type(model).__name__} has been replaced on the object; pass a plain module")
+    sharded.check_whole_model(
+        model,
+        "take its full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with "
+        "StateDictOptions(full_state_dict=True)), load that into a model that is not spread, and compact this one",
+    )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         with_values(name, tensor)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from regkernels.distributed.shards import is_dtensor
 from regkernels.structure import table
 
 _HEADER = ("parameter", "shape", "zeros", "share", "zero rows", "zero columns", "l1 norm", "l2 norm")
@@ -96,6 +97,9 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     transposed convolutions it is the other way round: their dimension 0 is the input.) Tied parameters are counted once.
     What can be removed is told by `regkernels.compact`.
 
+    Parameters that are spread over ranks (`DTensor`, FSDP's) are gathered one after the other, and every rank gets the report of
+    the whole model: call it on all of them.
+
     Args:
         model: any module; all its parameters are counted, frozen ones, too, in any dtype and on any device. Not changed.
 
@@ -124,7 +128,9 @@ def with_values(name: str, param: Tensor) -> None:
 
 
 @torch.no_grad()
-def _measured(param: Tensor, name: str, *also_named: str) -> ParameterSparsity:
+def _measured(param: Any, name: str, *also_named: str) -> ParameterSparsity:
+    if is_dtensor(param):
+        param = param.full_tensor()
     size = param.detach().abs() if param.is_complex() else param.detach()
     rows = columns = zero_rows = zero_columns = None
     if param.dim() >= 2:
