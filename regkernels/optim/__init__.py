@@ -4,6 +4,7 @@ from regkernels.optim.adagrad import Adagrad
 from regkernels.optim.adam import Adam
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.lion import Lion
+from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.penalising import Penalties
@@ -18,6 +19,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "CPUOffload",
     "Common",
     "GradientRelease",
     "Lion",

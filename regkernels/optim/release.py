@@ -14,6 +14,7 @@ from torch.autograd.function import BackwardCFunction
 
 from regkernels.flat import FlatParameters
 from regkernels.optim.buckets import Bucket, Member, merged
+from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.stats import Stats
 
@@ -45,6 +46,11 @@ def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) 
 
     What else changes, and when it does not pay, is in docs/gradient_release.md.
     """
+    if isinstance(optimizer, CPUOffload):
+        raise TypeError(
+            "optimizer is a CPUOffload, whose step is on the CPU; make it with free_gradients=True, which frees gradients during "
+            "the backward pass as well"
+        )
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of regkernels.optim, got {type(optimizer).__name__}")
     if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, int) or bucket_bytes < 0:
