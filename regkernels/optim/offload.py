@@ -125,6 +125,10 @@ class CPUOffload(torch.optim.Optimizer):
         return loss
 
     @property
+    def _options(self) -> Any:  # what ranks compare
+        return self._inner._options
+
+    @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
         """The sums of the last step, on the CPU; None before the first one and with ``stats=False``."""

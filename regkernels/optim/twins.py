@@ -72,7 +72,7 @@ class Twin:
 
     def _arrived(self, param: Tensor) -> None:
         grad, taker = param.grad, _takers.get(param)
-        if grad is None or taker is None or taker() is not self or not self.fits() or _has_processes():
+        if grad is None or taker is None or taker() is not self or not self.fits() or _has_yet_to_be_reduced(param):
             return
         if grad.layout == torch.strided and grad.dtype == param.dtype and is_spread_alike(grad, param):
             self.take()  # others are left to the step, which says what is wrong
@@ -193,7 +193,11 @@ def _spread(own: Tensor, like: Any) -> Tensor:
     return dtensor(own, like._spec, requires_grad=False)  # type: ignore[no-any-return]
 
 
-def _has_processes() -> bool:
-    """Whether a gradient may have to be reduced over processes after its hook has run."""
+def _has_yet_to_be_reduced(param: Tensor) -> bool:
+    """Whether the gradient of a parameter whose hook runs may not be complete: with several processes, autograd calls hooks
+    before anybody has reduced it. FSDP2 calls them itself, when that is done."""
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    node = torch._C._current_autograd_node()
+    return not is_dtensor(param) or getattr(node, "variable", None) is param
