@@ -214,9 +214,12 @@ def test_groups_that_are_gone_and_parameters_that_are_exchanged(free: bool) -> N
         params[[id(p) for p in params].index(id(model.first.weight))] = fresh
         model.first.weight = model.tied.weight = fresh
     pair.train(2)
+    gone = pair.offloaded.param_groups[0]["params"]
     for _, optimizer in pair.both:
         del optimizer.param_groups[0]
     pair.train(2)
+    pair.backward(2)
+    assert any(param.grad is not None for param in gone), "taken by an optimizer that it no longer belongs to"
 
 
 @BOTH
@@ -276,6 +279,20 @@ def test_schedulers(free: bool, recwarn: pytest.WarningsRecorder) -> None:
             optimizer.param_groups[0]["l1"] = 0.1 * step
     assert len(rates) == 4
     assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
+
+
+@BOTH
+def test_options_that_come_and_go(free: bool) -> None:
+    pair = Pair(free=free, **cases.STRENGTHS)
+    for change in (
+        lambda group: group.update(positive=True),
+        lambda group: group.pop("positive"),
+        lambda group: group.update(betas=(0.5, 0.9), l1=0.0, mcp=0.2),
+        lambda group: group.pop("mcp"),
+    ):
+        for _, optimizer in pair.both:
+            change(optimizer.param_groups[1])
+        pair.train(2)
 
 
 @BOTH
@@ -392,16 +409,23 @@ def test_hooks_of_state_dicts_and_steps() -> None:
     pair.train(1)
 
 
-def test_states_that_are_exchanged_are_used() -> None:
+@pytest.mark.parametrize("what", ["a tensor", "a count", "nothing left", "another dictionary"])
+def test_states_that_are_exchanged_are_used(what: str) -> None:
     pair = Pair(**cases.STRENGTHS)
     pair.train(2)
     for model, optimizer in pair.both:
-        optimizer.state[model.first.weight]["exp_avg"] = torch.full((5, 5), 0.5)
-        optimizer.state[model.scale]["step"].fill_(9)
-        del optimizer.state[model.transposed]
+        if what == "a tensor":
+            optimizer.state[model.first.weight]["exp_avg"] = torch.full((5, 5), 0.5)
+        elif what == "a count":
+            optimizer.state[model.scale]["step"].fill_(9)
+        elif what == "nothing left":
+            del optimizer.state[model.transposed]
+        else:
+            own = copy.deepcopy(list(vars(optimizer)["state"].values()))
+            optimizer.state = dict(zip(vars(optimizer)["state"], own, strict=True))
+            own[0]["exp_avg"].fill_(0.5)
     pair.train(2)
-    assert pair.offloaded.state[pair.models[1].scale]["step"] == 11
-    assert pair.offloaded.state[pair.models[1].transposed]["step"] == 2
+    assert pair.offloaded.state[pair.models[1].scale]["step"] == (11 if what == "a count" else 4)
 
 
 @BOTH

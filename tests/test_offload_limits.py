@@ -122,16 +122,40 @@ def test_a_refused_optimizer_leaves_gradients_alone() -> None:
     assert all(param.grad is not None for param in own)
 
 
-LATE: dict[str, Callable[[Any, Any], Any]] = {
-    "options of a group": lambda model, optimizer: optimizer.param_groups[0].update(lr=-1.0),
-    "capturable": lambda model, optimizer: optimizer.param_groups[0].update(capturable=True),
-    "a gradient": lambda model, optimizer: setattr(model.first.weight, "grad", torch.ones(5, 5).to_sparse()),
-    "a late group": lambda model, optimizer: optimizer.add_param_group({"params": params(), "l1": -1.0}),
-    "a late parameter": lambda model, optimizer: optimizer.add_param_group({"params": [model.first.weight]}),
-    "a state dict": lambda model, optimizer: optimizer.load_state_dict({"state": {}, "param_groups": []}),
-    "the state of another": lambda model, optimizer: optimizer.load_state_dict(
-        optim.Adagrad([{"params": g["params"]} for g in optimizer.param_groups]).state_dict()
-        | {"state": {0: {"sum": torch.ones(5, 3)}}}
+LATE: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "options of a group": (
+        r"lr must be >= 0, got -1.0 \(param group 0\)",
+        lambda model, optimizer: optimizer.param_groups[0].update(lr=-1.0),
+    ),
+    "capturable": (
+        "capturable=True cannot be had with CPUOffload",
+        lambda model, optimizer: optimizer.param_groups[0].update(capturable=True),
+    ),
+    "a gradient": (
+        "the gradient of parameter 1 of param group 1 has layout torch.sparse_coo",
+        lambda model, optimizer: setattr(model.first.weight, "grad", torch.ones(5, 5).to_sparse()),
+    ),
+    "a late group": (
+        "l1 must be >= 0, got -1.0",
+        lambda model, optimizer: optimizer.add_param_group({"params": params(), "l1": -1.0}),
+    ),
+    "a late parameter": (
+        "more than one parameter group",
+        lambda model, optimizer: optimizer.add_param_group({"params": [model.first.weight]}),
+    ),
+    "no leaf": (
+        "non-leaf",
+        lambda model, optimizer: optimizer.add_param_group({"params": [model.first.weight * 2]}),
+    ),
+    "a state dict": (
+        "another number of parameter groups: 0",
+        lambda model, optimizer: optimizer.load_state_dict({"state": {}, "param_groups": []}),
+    ),
+    "the state of another": (
+        "lacks|was saved by another",
+        lambda model, optimizer: optimizer.load_state_dict(
+            {**optimizer.state_dict(), "state": {0: {"sum": torch.ones(5, 3)}}}
+        ),
     ),
 }
 
@@ -147,12 +171,13 @@ def test_what_is_refused_later_changes_nothing(what: str, free: bool) -> None:
     weights, saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     groups = [dict(group) for group in optimizer.param_groups]
     grad = model.first.weight.grad
+    message, change = LATE[what]
 
     def change_and_step() -> None:
-        LATE[what](model, optimizer)
+        change(model, optimizer)
         optimizer.step()
 
-    with pytest.raises((ValueError, RuntimeError, TypeError)):
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
         change_and_step()
     model.first.weight.grad = grad
     for group, own in zip(optimizer.param_groups, groups, strict=True):
@@ -162,6 +187,27 @@ def test_what_is_refused_later_changes_nothing(what: str, free: bool) -> None:
     assert now["param_groups"] == saved["param_groups"]
     pair.step()
     pair.train(2)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_state_dict_without_states_is_refused_where_gradients_have_prevented_them(free: bool) -> None:
+    """As for the plain optimizer: torch.distributed.checkpoint makes none then. On the device there are none any more."""
+    pair = Pair(free=free, **cases.STRENGTHS)
+    pair.train(1)
+    saved = pair.plain.state_dict()
+    saved["state"] = {}
+    for group in saved["param_groups"]:
+        group["params"] = [f"name {i}" for i in group["params"]]
+    pair.models[1].zero_grad()
+    pair.offloaded.load_state_dict(copy.deepcopy(saved))
+    pair.backward(1)
+    with pytest.raises(ValueError, match="no state for any parameter"):
+        pair.plain.load_state_dict(copy.deepcopy(saved))
+    if free:
+        return
+    pair.offloaded.step()
+    with pytest.raises(ValueError, match="no state for any parameter"):
+        pair.offloaded.load_state_dict(copy.deepcopy(saved))
 
 
 def test_gradients_of_several_processes_are_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +249,7 @@ def test_only_what_was_updated_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory, "CHUNK_BYTES", 1000)
     dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.complex64]
-    wanted = [torch.randn(n, 3).to(dtype) for n in (0, 1, 7, 200, 5) for dtype in dtypes]
+    wanted = [torch.randn(n, 3).to(dtype) for n in (0, 1, 7, 16, 200, 5) for dtype in dtypes]
     wanted += [torch.ones(()), torch.randn(4, 6).t(), torch.randn(4, 6)[:, ::2]]
     made = host_memory.allocate(wanted, pinned=False)
     for tensor, like in zip(made, wanted, strict=True):

@@ -160,11 +160,7 @@ class CPUOffload(torch.optim.Optimizer):
         refuse_capturable([group])
         twins = self._twins_of([group], len(self.param_groups))
         inner.add_param_group(on_cpu(group, twins))
-        try:
-            super().add_param_group(group)
-        except Exception:
-            del inner.param_groups[-1]
-            raise
+        super().add_param_group(group)  # should it raise, `_align` takes the inner group away again
         self._twins.update(twins)
         self._settle()
 

@@ -79,7 +79,11 @@ def trained(rank: int, way: str, free: bool) -> tuple[list[bool], list[bool], di
                 model(x).square().mean().backward()
             if optimizer is offloaded:
                 left = [twin.holds for twin in offloaded._twins.values()]
+            versions = [param._version for param in model.parameters()]
             optimizer.step()
+            assert all(p._version > seen for p, seen in zip(model.parameters(), versions, strict=True)), (
+                "unseen by autograd"
+            )
         assert_same_shards(offloaded, plain, f"step {step}")
         if step == 0:
             exchange_states(models, plain, offloaded)

@@ -200,7 +200,9 @@ def test_other_layouts(device: torch.device, free: bool) -> None:
     pulls = [torch.randn(8, 6), torch.randn(2, 3, 4, 5)]
     sides = []
     for where in (device, torch.device("cpu")):
-        params = [nn.Parameter(layout(value.to(where, copy=True))) for layout, value in zip(layouts, values, strict=True)]
+        params = [
+            nn.Parameter(layout(value.to(where, copy=True))) for layout, value in zip(layouts, values, strict=True)
+        ]
         options: dict[str, Any] = {"lr": 0.1, "max_grad_norm": 0.3}
         optimizer: Any = (
             optim.CPUOffload(params, optim.Adam, free_gradients=free, **options)
