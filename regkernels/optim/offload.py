@@ -32,24 +32,26 @@ class CPUOffload(torch.optim.Optimizer):
 
     The CPU holds, per parameter, a weight and a gradient of the parameter's type (page-locked memory) and the states: for
     AdamW 16 bytes per element with float32 weights, and as many with bfloat16 ones (2 + 2, a float32 master, two moments).
-    Memory for weights of which none ever has a gradient is reserved, not used.
+    For a frozen parameter nothing is locked.
 
     Args:
-        params: as for ``optimizer_class``: float64, float32, float16, bfloat16 or complex, any shape and strides. ``l1_weights`` may be on the device or the CPU.
+        params: as for ``optimizer_class``: float64, float32, float16, bfloat16 or complex, any shape and strides, on one
+            device or several; DTensors, of which the CPU has the same shards. ``l1_weights`` may be on either side.
         optimizer_class: one of `regkernels.optim`.
         free_gradients: False: ``backward`` leaves gradients in ``param.grad``, and the step copies them from there, whatever
             was done to them. True: each gradient is copied as soon as it is complete, while the backward pass is still
-            running, and ``param.grad`` is set to None, so that the device never holds all of them. Further backwards add up on the CPU,
-            in the parameter's type as autograd does. ``step`` uses the gradients up, ``zero_grad`` of this optimizer (that of the model does not
-            know of them) drops them. Nobody else finds gradients then: clip with ``max_grad_norm``. With several
-            processes, gradients are copied and freed by the step, since they have yet to be reduced when they are complete here.
+            running, and ``param.grad`` is set to None, so that the device never holds all of them. Further backwards add
+            up on the CPU, in the parameter's type as autograd does. ``step`` uses the gradients up; ``zero_grad`` drops
+            them (that of the model does not know of them). Nobody else finds gradients then: clip with
+            ``max_grad_norm``. With several processes, gradients that are not FSDP2's are copied and freed by the step,
+            since they have yet to be reduced when their hooks run.
         options: everything else that ``optimizer_class`` takes: ``lr``, ``l1``, ``max_grad_norm``, ``skip_nonfinite``, ...
             One default is another: ``param_rounding="master"``, so that half-precision weights on the device are those of a
             float32 copy on the CPU, rounded.
 
     Raises:
-        TypeError, ValueError: as ``optimizer_class`` does; for ``capturable``, for ``amp_scaling`` together with ``free_gradients``
-            and for parameters of a `regkernels.FlatParameters`. Nothing is changed then.
+        TypeError, ValueError: as ``optimizer_class`` does; for ``capturable``, for ``amp_scaling`` together with
+            ``free_gradients`` and for parameters of a `regkernels.FlatParameters`. Nothing is changed then.
 
     A weight that somebody sets is copied to the CPU before the next step, as an optimizer on the device would see it.
     Only writing into ``param.data`` leaves no trace: call `read_weights` then.
