@@ -5,6 +5,7 @@ Importing DTensor takes as long as half of torch: nothing here does before someb
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -35,10 +36,9 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
     if not is_dtensor(like):
         return own
     dtensor = sys.modules["torch.distributed.tensor"].DTensor
-    spec = like._spec
-    return dtensor.from_local(  # type: ignore[no-any-return]
-        own, spec.mesh, spec.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
+    # Not from_local, which would move it to the device of the mesh: shards may have been moved to the CPU (CPUOffloadPolicy).
+    spec = dataclasses.replace(like._spec, tensor_meta=like._spec.tensor_meta._replace(dtype=own.dtype))
+    return dtensor(own, spec, requires_grad=False)  # type: ignore[no-any-return]
 
 
 def spread_as(tensor: Any, like: Any) -> Any:

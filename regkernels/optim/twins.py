@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels import validation
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike
+from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_like
 from regkernels.flat import FlatParameters
 from regkernels.optim.host_memory import Lane, allocate
 
@@ -50,7 +49,7 @@ class Twin:
             (self._weight,) = allocate([held(param)], pinned=False)
         else:
             self._weight, self._gradient = buffers
-        self.host = nn.Parameter(_spread(self._weight, param), requires_grad=param.requires_grad)
+        self.host = nn.Parameter(spread_like(self._weight, param), requires_grad=param.requires_grad)
 
     def fits(self) -> bool:
         """Whether the parameter still has the type, shape and strides that it had."""
@@ -105,7 +104,7 @@ class Twin:
     def hand_over(self) -> None:
         """The gradient, which has arrived, becomes that of `host`."""
         self.add_later()
-        self.host.grad = _spread(self._room(), self.param)
+        self.host.grad = spread_like(self._room(), self.param)
 
     def drop(self) -> None:
         """Forgets the gradient."""
@@ -183,14 +182,6 @@ def _trace(param: Tensor) -> tuple[int, ...]:
     """Changes when somebody writes the weight, except through ``param.data``."""
     own = held(param)
     return own.data_ptr(), own._version, param._version
-
-
-def _spread(own: Tensor, like: Any) -> Tensor:
-    """As what this rank holds of a tensor spread as ``like`` is. `DTensor.from_local` would move it to the device."""
-    if not is_dtensor(like):
-        return own
-    dtensor = sys.modules["torch.distributed.tensor"].DTensor
-    return dtensor(own, like._spec, requires_grad=False)  # type: ignore[no-any-return]
 
 
 def _has_yet_to_be_reduced(param: Tensor) -> bool:
