@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from gpt_model import GPT
 from gpt_options import parse_arguments, settings_of
+from gpt_ranks import Ranks, joined, spread_state, whole
 from gpt_report import Log, report_savings
 from torch import Tensor
 
@@ -90,57 +91,77 @@ def stop_requests() -> list[int]:
     return requests
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args, checkpoint = parse_arguments(arguments)
-    torch.set_num_threads(args.threads)
+def make_model(args: argparse.Namespace) -> GPT:
+    model = GPT(args.layers, args.width, args.heads, args.context, args.dropout)
+    return model.to(getattr(torch, args.dtype))
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Of the generators that this process draws its dropout from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda" and len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+def train(args: argparse.Namespace, checkpoint: dict[str, Any] | None, ranks: Ranks) -> dict[str, Tensor]:
+    """Returns the weights, on every rank all of them."""
     torch.manual_seed(args.seed)
     windows, held_out, fingerprint = read_windows(args.text, args.context)
-    order = torch.Generator().manual_seed(args.seed)  # of the batches
+    order = torch.Generator().manual_seed(args.seed)  # of the batches, which all ranks draw
     try:
-        model = GPT(args.layers, args.width, args.heads, args.context, args.dropout)
-        model.to(args.device, getattr(torch, args.dtype))
+        model = make_model(args).to(ranks.device)
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint["model"])
+        network = ranks.spread(model)
         optimizer = make_optimizer(model, args)
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
+    if ranks.rank > 0:
+        torch.manual_seed(args.seed + ranks.rank)  # the weights are there; dropout differs from rank to rank
     first = 1
     if checkpoint is not None:
         if checkpoint["text"] != fingerprint:
             sys.exit(f"error: the text in {args.text} is no longer the one that the checkpoint was trained on")
         first = checkpoint["step"] + 1
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        optimizer.load_state_dict(spread_state(checkpoint["optimizer"], optimizer))
         order.set_state(checkpoint["order"])
-        torch.set_rng_state(checkpoint["rng"])
-        torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
-    log = Log(args.out, first, tensorboard=args.tensorboard)
+        if ranks.rank < len(checkpoint["random"]):
+            set_random_state(checkpoint["random"][ranks.rank], ranks.device)
+    log = Log(args.out, first, tensorboard=args.tensorboard and ranks.rank == 0)
     path = Path(args.out, "checkpoint.pt")
     path.parent.mkdir(parents=True, exist_ok=True)
 
     under_l1 = sum(p.numel() for p in optimizer.param_groups[0]["params"])
     weights = sum(p.numel() for p in model.parameters())
     print(f"text:    {len(windows):,} bytes of Python from {args.text}, and every 20th file for validation")
-    print(f"model:   {weights:,} weights in {args.dtype} on {args.device}, {under_l1:,} of them in MLPs, under L1")
+    print(f"model:   {weights:,} weights in {args.dtype} on {ranks}, {under_l1:,} of them in MLPs, under L1")
     log.header()
     stop = stop_requests()
-    loss_sum, before, clock = torch.zeros((), device=args.device), first - 1, time.perf_counter()
+    loss_sum, before, clock = torch.zeros((), device=ranks.device), first - 1, time.perf_counter()
     for step in range(first, args.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
         # A network that is pulled to zero before it has learnt anything may stay there: L1 grows with time.
         optimizer.param_groups[0]["l1"] = args.l1 * min(1.0, 2 * step / args.steps)
-        loss = model.loss(windows[torch.randint(len(windows), (args.batch_size,), generator=order)])
+        batch = torch.randint(len(windows), (args.batch_size,), generator=order)
+        loss = model.loss(windows[ranks.part(batch)], network)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         loss_sum += loss.detach()
-        last = step == args.steps or bool(stop)
+        stopped_by = ranks.largest(stop[0] if stop else 0)
+        last = step == args.steps or stopped_by > 0
         if step % args.log_every == 0 or last:
             values = {
                 "step": step,
-                "loss": loss_sum.item() / (step - before),
+                "loss": ranks.total(loss_sum).item() / ranks.count / (step - before),
             }  # waits for a GPU; then the time is right
             seconds = (time.perf_counter() - clock) / (step - before)
-            values["validation"] = model.validate(held_out, args.batch_size)
+            values["validation"] = model.validate(held_out, args.batch_size, ranks.part, ranks.total)
             values["zeros"] = 1 - optimizer.stats.nonzeros[0].item() / under_l1
             values["grad norm"] = optimizer.stats.grad_norm.item()
             values["lr"] = optimizer.param_groups[0]["lr"]
@@ -150,15 +171,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             loss_sum, before, clock = torch.zeros_like(loss_sum), step, time.perf_counter()
         if step % args.save_every == 0 or last:
             state = {"step": step, "settings": settings_of(args), "text": fingerprint, "order": order.get_state()}
-            state |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-            save(path, state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-        if stop and step < args.steps:
+            state |= {"random": ranks.gather(random_state(ranks.device))}
+            state |= {"model": whole(model.state_dict()), "optimizer": whole(optimizer.state_dict())}
+            if ranks.rank == 0:
+                save(path, state)
+        if stopped_by and step < args.steps:
             print(f"\nStopped after step {step}, which is saved in {path}. Go on with --resume --out {args.out}")
-            sys.exit(128 + stop[0])
+            sys.exit(128 + stopped_by)
     log.close()
-    if args.l1 > 0:
-        report_savings(model)
-    print("\nWhat it writes after 'def ':\n\n" + model.sample("def ", 400))
+    return whole(model.state_dict())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args, checkpoint = parse_arguments(arguments)
+    torch.set_num_threads(args.threads)
+    with joined(args.device, args.batch_size, fsdp=args.fsdp) as ranks:
+        weights = train(args, checkpoint, ranks)
+    if ranks.rank == 0:
+        model = make_model(args).to(ranks.device)
+        model.load_state_dict(weights)
+        if args.l1 > 0:
+            report_savings(model)
+        print("\nWhat it writes after 'def ':\n\n" + model.sample("def ", 400))
 
 
 if __name__ == "__main__":

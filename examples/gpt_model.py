@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Change = Callable[[Tensor], Tensor]
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Block(nn.Module):
@@ -47,18 +54,28 @@ class GPT(nn.Module):
         x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
         return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per byte. ``windows``: bytes (batch, context + 1), on any device."""
+    def loss(self, windows: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Mean cross-entropy in nats per byte. ``windows``: bytes (batch, context + 1), on any device.
+
+        ``network``: what this model is wrapped in, if anything: DDP wants to be called itself.
+        """
         windows = windows.to(self.embedding.weight.device, torch.long)
-        return F.cross_entropy(self(windows[:, :-1]).float().flatten(0, 1), windows[:, 1:].flatten())
+        scores = (self if network is None else network)(windows[:, :-1])
+        return F.cross_entropy(scores.float().flatten(0, 1), windows[:, 1:].flatten())
 
     @torch.no_grad()
-    def validate(self, windows: Tensor, batch_size: int) -> float:
-        """The mean loss over all ``windows``, without dropout."""
+    def validate(self, windows: Tensor, batch_size: int, part: Change = unchanged, total: Change = unchanged) -> float:
+        """The mean loss over all ``windows``, without dropout.
+
+        ``part``: the rows that are this process's; ``total``: the sum over processes, each of which runs the model equally often.
+        """
         self.eval()
-        total = sum(self.loss(part).item() * len(part) for part in windows.split(batch_size))
+        loss = torch.zeros((), dtype=torch.float64, device=self.embedding.weight.device)
+        for batch in windows.split(batch_size):
+            own = part(batch)
+            loss += self.loss(own if len(own) else batch[:1]).double() * len(own)
         self.train()
-        return total / len(windows)
+        return total(loss).item() / len(windows)
 
     @torch.no_grad()
     def sample(self, prompt: str, length: int) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-_NO_SETTINGS = ("out", "resume", "tensorboard", "device")  # all other options decide about the bits of the weights
+# All other options decide about the bits of the weights.
+_NO_SETTINGS = ("out", "resume", "tensorboard", "device", "fsdp")
 
 
 def positive(text: str) -> int:
@@ -37,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--out", default="gpt-run", metavar="FOLDER", help="where checkpoint.pt and TensorBoard's log go" + shown)
     add("--resume", action="store_true", help="go on from the checkpoint in --out, with the settings that are in it")
     add("--tensorboard", action="store_true", help="log for TensorBoard (pip install tensorboard)")
+    add("--fsdp", action="store_true", help="under torchrun: each process holds a part of each weight, not all of it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..." + shown)
     settings = parser.add_argument_group("settings")
     add = settings.add_argument

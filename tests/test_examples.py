@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import signal
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 import torch
 
 import regkernels
+from tests.gpt_runs import PROGRAM, ROOT, assert_same, load, start, write_text
 
-ROOT = Path(__file__).parents[1]
-PROGRAM = ROOT / "examples" / "gpt.py"
 STEPS = 160
 TINY = (
     "--layers=1 --width=32 --heads=2 --context=32 --batch-size=8 --dropout=0.1 --lr=1e-2 --warmup=10 --l1=3e-4 "
@@ -31,7 +27,7 @@ TINY = (
 def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Programs import what lies beside them; nothing of that stays for other tests."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
-    names = ("gpt", "gpt_model", "gpt_options", "gpt_report")
+    names = ("gpt", "gpt_model", "gpt_options", "gpt_ranks", "gpt_report")
     yield Namespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -39,59 +35,23 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sentences of a few words: soon learnt, and the same wherever the tests run."""
-    folder = tmp_path_factory.mktemp("text")
-    words, random = ("name", "value", "table", "of", "the", "each", "one", "below"), Random(0)
-    for number in range(40):
-        lines = (" ".join(random.choices(words, k=8)) for _ in range(40))
-        (folder / f"{number:02}.py").write_text("\n".join(lines), encoding="utf-8")
-    return folder
+    return write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="session")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run from the beginning to the end: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
-    with start(text, folder) as process:
+    with start(text, folder, *TINY) as process:
         printed, _ = process.communicate()
     assert process.returncode == 0
     return folder, printed
-
-
-def start(text: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
-    """The program as users start it; errors are among its output. One thread: it is a matter of bits, not of time."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(regkernels.__file__).parents[1])}
-    command = [sys.executable, str(PROGRAM), f"--text={text}", f"--out={folder}", *options]
-    if "--resume" not in options:
-        command += TINY
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-    )
 
 
 def table(printed: str) -> dict[int, list[float]]:
     """Rows of the table by step: loss, validation loss, zeros in per cent, and so on."""
     rows = re.findall(r"^ +(\d+)((?: +[\d.,e+-]+%?){7})$", printed, re.MULTILINE)
     return {int(step): [float(value.rstrip("%").replace(",", "")) for value in rest.split()] for step, rest in rows}
-
-
-def load(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)  # type: ignore[no-any-return]
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "checkpoint") -> None:
-    if isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{where}[{key!r}]")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for index, pair in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    else:
-        assert ours == theirs, where
 
 
 def trained(modules: Any, folder: Path) -> Any:
@@ -120,7 +80,7 @@ def test_it_learns_and_makes_zeros(modules: Any, text: Path, finished: tuple[Pat
 
 
 def test_interruptions_change_no_bit(text: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
-    with start(text, tmp_path) as process:
+    with start(text, tmp_path, *TINY) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("     60 "):  # the checkpoint of step 50 is there
