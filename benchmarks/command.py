@@ -26,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     if options.force and not options.compare:
         return _error("--force belongs to --compare", 2)
+    if (options.bandwidth or options.markdown) and not options.projection:
+        return _error(f"--{'bandwidth' if options.bandwidth else 'markdown'} belongs to --projection", 2)
     if options.list:
         return _list(console)
     if options.compare:
@@ -34,6 +36,10 @@ def run(options: argparse.Namespace) -> int:
         from benchmarks import report
 
         return report.update_readme()
+    if options.projection:
+        from benchmarks import projection
+
+        return projection.run(console, options.bandwidth, markdown=options.markdown)
     if options.threads:
         torch.set_num_threads(options.threads)  # first, as a suite may go up to that number
     try:

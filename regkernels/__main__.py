@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,10 +136,33 @@ def _add_bench(commands: Any) -> None:
         "--force", action="store_true", help="compare even if machines, devices or numbers of threads differ"
     )
     other.add_argument("--readme", action="store_true", help="rewrite README.md's speed tables from committed records")
+    other.add_argument(
+        "--projection",
+        action="store_true",
+        help="what models of 1 B to 1 T weights would take on 8 to 16384 GPUs: memory, messages, and time by the committed "
+        "record's measured rates",
+    )
+    instead.add_argument(
+        "--bandwidth",
+        type=_bandwidth,
+        metavar="GB/s",
+        help="for --projection: of your device, in place of the record's",
+    )
+    instead.add_argument("--markdown", action="store_true", help="for --projection: as the documentation has it")
 
 
 def _threads(text: str) -> int:
     return _whole_number(text, 1, 4096)
+
+
+def _bandwidth(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be greater than 0 and finite, got {text}")
+    return number
 
 
 def _whole_number(text: str, least: int, most: int) -> int:
