@@ -20,7 +20,7 @@ from tests.distributed import world
 from tests.gpt_runs import PROGRAM, load, start, write_text
 
 ROW = re.compile(r" +\d+ +\d+\.\d{3} ")
-STEPS, LOG_EVERY = 64, 8
+STEPS, LOG_EVERY = 96, 8
 # 31 positions and weights of 33 rows: parts of unequal size.
 TINY = (
     "--layers=1 --width=33 --heads=3 --context=31 --batch-size=8 --lr=3e-3 --warmup=4 --l1=3e-4 --device=cpu "
@@ -60,7 +60,7 @@ def relay(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Relay:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     return printed
 
@@ -162,7 +162,7 @@ def test_states_in_one_piece_and_back() -> None:
 def test_an_error_of_one_rank_ends_all(text: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "checkpoint.tmp").mkdir(parents=True)  # rank 0 cannot write, the other has nothing to write
     with start(text, tmp_path / "out", *TINY, "--fsdp", ranks=2) as process:
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "IsADirectoryError" in printed and "What it writes" not in printed
 
