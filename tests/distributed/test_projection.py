@@ -59,7 +59,8 @@ class Recording(TorchDispatchMode):
             name = function.overloadpacket.__name__
             group = next(value for value in args if isinstance(value, torch.ScriptObject))
             ranks = distributed.ProcessGroup.unbox(group).size()
-            tensors = args[0] if name == "allreduce_" else [args[0] if "scatter" in name else args[1]]
+            own = args[0] if name == "allreduce_" or "scatter" in name else args[1]
+            tensors = own if isinstance(own, list) else [own]
             if name == "allreduce_":
                 for tensor in tensors:
                     tensor.mul_(ranks)
@@ -166,6 +167,17 @@ def test_what_is_sent(layout: Layout, dtype: torch.dtype, joined: Any) -> None:
         with Recording() as steps:
             optimizer.step()
         assert steps.traffic == traffic, options
+
+
+def test_ranks_compare_their_optimizers_in_few_bytes(joined: Any) -> None:
+    """In the first step; every rank receives what every other sends, so that it may not grow with the model."""
+    joined(Layout(1024), 5)
+    network = spread(Layout(1024))
+    network(torch.ones(())).backward()
+    with Recording() as first:
+        optimizer_of(network).step()
+    assert {sent.operation for sent in first.sent} == {"allgather_"}
+    assert sum(sent.bytes for sent in first.sent) < 100
 
 
 @pytest.mark.parametrize("label", projection.FORMATS)
