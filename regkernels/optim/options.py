@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from regkernels import validation
+from regkernels.distributed.zero import group_of_maker
 from regkernels.optim import slips
 from regkernels.optim.penalising import Penalties
 from regkernels.precision import ROUNDINGS, Precision
@@ -27,8 +28,8 @@ class Common(Penalties, total=False):
       count changes.
     - ``amp_scaling``: lets torch.amp.GradScaler hand its scale, and whether it found NaN or Inf, to the step: the kernel
       divides the gradients, and the host need not wait for the device. A skipped step changes nothing.
-    - ``process_group``: a group of ranks, each of which gives this optimizer other parameters: stages of a pipeline, or the
-      shares of torch.distributed.optim.ZeroRedundancyOptimizer. Norms (``max_grad_norm``, ``skip_nonfinite``) and ``stats``
+    - ``process_group``: a group of ranks, each of which gives this optimizer other parameters, such as stages of a pipeline.
+      Within torch.distributed.optim.ZeroRedundancyOptimizer None means its group. Norms (``max_grad_norm``, ``skip_nonfinite``) and ``stats``
       are then those of all. Not needed for DTensors, which know their ranks; wrong for DDP, whose ranks have the same
       parameters. It is not saved.
     - ``param_rounding``: of float16 and bfloat16 weights. "nearest"; "stochastic": up or down by chance, so that the mean is
@@ -87,7 +88,7 @@ class Options(NamedTuple):
             bool(common.get("stats", False)),
             bool(common.get("skip_nonfinite", False)),
             bool(common.get("amp_scaling", False)),
-            validation.process_group(common.get("process_group")),
+            validation.process_group(common.get("process_group")) or group_of_maker(),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
 

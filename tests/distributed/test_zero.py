@@ -29,7 +29,7 @@ class Scenario:
     kind: str = "AdamW"
     options: dict[str, Any] = field(default_factory=dict)
     views: bool = False  # parameters_as_bucket_view
-    together: bool = False  # sums are those of all ranks
+    group: bool = False  # is said, and not found
     flat: bool = False
     used: tuple[int, ...] = tuple(range(len(exact.SHAPES)))  # parameters that have a gradient
     given: tuple[int, ...] = tuple(range(len(exact.SHAPES)))  # those that the optimizer has
@@ -54,18 +54,18 @@ SCENARIOS = [
     ),
     Scenario("group lasso", options={"group_l1": 0.3, "group_weight": "ones"}),
     Scenario("flat", options=cases.STRENGTHS, flat=True),
-    Scenario("clipping", options=CLIPPING, together=True),
-    Scenario("clipping, views", options=CLIPPING, together=True, views=True),
-    Scenario("clipping, fewer parameters than ranks", options=CLIPPING, together=True, given=(0,), used=(0,)),
-    Scenario("clipping, fewer gradients than ranks", options=CLIPPING, together=True, used=(2,)),
-    Scenario("clipping, no gradient at all", options=CLIPPING, together=True, given=(1, 2), used=(4,)),
-    Scenario("overflow", options={"skip_nonfinite": True}, together=True, infinite=(1,)),
-    Scenario("overflow and clipping", options={"skip_nonfinite": True, **CLIPPING}, together=True, infinite=(0, 4)),
+    Scenario("clipping", options=CLIPPING),
+    Scenario("clipping, views", options=CLIPPING, group=True, views=True),
+    Scenario("clipping, fewer parameters than ranks", options=CLIPPING, given=(0,), used=(0,)),
+    Scenario("clipping, fewer gradients than ranks", options=CLIPPING, used=(2,)),
+    Scenario("clipping, no gradient at all", options=CLIPPING, given=(1, 2), used=(4,)),
+    Scenario("overflow", options={"skip_nonfinite": True}, infinite=(1,)),
+    Scenario("overflow and clipping", options={"skip_nonfinite": True, **CLIPPING}, infinite=(0, 4)),
     Scenario("schedule", options={"lr": 0.05, "l1": 0.1}, schedule=True),
     Scenario("added group", options={"l1": 0.1}, added=True),
-    Scenario("added group, clipping, views", options={"l1": 0.1, **CLIPPING}, added=True, together=True, views=True),
+    Scenario("added group, clipping, views", options={"l1": 0.1, **CLIPPING}, added=True, views=True),
     Scenario("resumed", options={"l1": 0.1, "amsgrad": True}, resumed=True),
-    Scenario("resumed, views", options={"l1": 0.1, **CLIPPING}, resumed=True, views=True, together=True),
+    Scenario("resumed, views", options={"l1": 0.1, **CLIPPING}, resumed=True, views=True),
     Scenario("bfloat16 states, resumed", "SGD", {"momentum": 0.9, "param_rounding": "master"}, resumed=True),
 ]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -120,7 +120,7 @@ def sharded(rank: int, scenario: Scenario) -> tuple[list[Tensor], Any, Any]:
         regkernels.FlatParameters(model)
     wrapped = DistributedDataParallel(model, find_unused_parameters=len(scenario.used) < len(exact.SHAPES))
     kind: Any = getattr(optim, scenario.kind)
-    if scenario.together:
+    if scenario.group:
         kind = functools.partial(kind, process_group=distributed.group.WORLD)
 
     def make(groups: list[dict[str, Any]]) -> ZeroRedundancyOptimizer:
@@ -169,8 +169,7 @@ def test_the_same_as_in_one_process(size: int, name: str, results: dict[tuple[in
             assert got_states[index].keys() == state.keys()
             for key, value in state.items():
                 assert torch.equal(torch.as_tensor(got_states[index][key]), torch.as_tensor(value)), (index, key)
-        if scenario.together:
-            torch.testing.assert_close(got_stats, stats, rtol=1e-6, atol=0.0, equal_nan=True)
+        torch.testing.assert_close(got_stats, stats, rtol=1e-6, atol=0.0, equal_nan=True)
 
 
 # --- attach_prox ----------------------------------------------------------------------------------------------------
