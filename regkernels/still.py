@@ -24,8 +24,8 @@ class Still:
     penalty "group".
     """
 
-    rule, tensors, kept, stream, places, group = "still", (), None, 0, 0, 0
-    groups, generation, may_skip = 1, 0, False
+    rule, tensors, kept, stream, places, total = "still", (), None, 0, 0, 0
+    totals, generation, may_skip = 1, 0, False
     format = Format("nearest", torch.float32, narrow=False)
 
     def __init__(
