@@ -59,6 +59,25 @@ def is_spread_alike(a: Any, b: Any) -> bool:
     return first is second or (first.mesh == second.mesh and tuple(first.placements) == tuple(second.placements))
 
 
+def lies_alike(a: Any, b: Any) -> bool:
+    """Whether this rank has the same part of two `DTensor`s of one shape. The mesh of one that has been in a file knows
+    neither its process groups nor which rank it is on: the place of the rank that saved it is what it knows."""
+    ours, theirs = a.device_mesh, b.device_mesh
+    return (
+        tuple(a.placements) == tuple(b.placements)
+        and (ours is theirs or torch.equal(ours.mesh.cpu(), theirs.mesh.cpu()))
+        and ours.get_coordinate() == theirs.get_coordinate()
+        and a._local_tensor.shape == b._local_tensor.shape
+    )
+
+
+def part_of(whole: Tensor, like: Any) -> Tensor:
+    """Of a plain tensor that every rank has, the part that this rank holds of ``like``. Takes no message."""
+    distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
+    part = held(distribute(whole.detach(), like.device_mesh, like.placements, src_data_rank=None))
+    return spread_like(part.clone(), like)  # a view would keep the whole in memory
+
+
 def begin(tensor: Any) -> tuple[int, ...]:
     """Where in the whole tensor the part of this rank begins: an index per dimension."""
     if not is_dtensor(tensor):

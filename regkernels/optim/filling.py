@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from regkernels import segments
-from regkernels.distributed.shards import held, spread_like
+from regkernels.distributed.shards import held, is_dtensor, spread_like
 from regkernels.optim import states as flat_states
 from regkernels.optim.counting import Counts
 from regkernels.optim.entry import Entry, real
@@ -28,7 +29,7 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
             if move or not entry.can_use(name):
                 wanted.append((order, entry, name))
     wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
-    tensors = flat_states.allocate([(entry.own, entry.format.dtype_of(name)) for _, entry, name in wanted])
+    tensors = _allocate([(entry, entry.format.dtype_of(name)) for _, entry, name in wanted])
     for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
         old = entry.state.get(name)
         if old is not None:
@@ -38,6 +39,18 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
         elif name == "sum":
             real(tensor).fill_(initial[entry.group])
         entry.state[name] = spread_like(tensor, entry.param)
+
+
+def _allocate(wanted: Sequence[tuple[Entry, torch.dtype]]) -> list[Tensor]:
+    """Those of parameters that are spread over ranks lie in memory of their own. These are never adjacent, and a `DTensor`
+    around a view that begins within a buffer can neither be pickled nor copied: torch takes its offset for an address."""
+    together = iter(
+        flat_states.allocate([(entry.own, dtype) for entry, dtype in wanted if not is_dtensor(entry.param)])
+    )
+    return [
+        flat_states.allocate([(entry.own, dtype)])[0] if is_dtensor(entry.param) else next(together)
+        for entry, dtype in wanted
+    ]
 
 
 def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regkernels.distributed.shards import held, is_dtensor, lies_alike, part_of, spread_like
 from regkernels.precision import KEPT_DTYPES, Precision
 from regkernels.reference import RULES, compute_dtype
 
@@ -31,11 +32,34 @@ def _placed(weights: Any, params: Sequence[Tensor]) -> Any:
     if not isinstance(weights, (list, tuple)) or len(weights) != len(params):
         return weights
     return [
-        weight.to(param.device, compute_dtype(param.dtype))
+        _spread(weight, param).to(param.device, compute_dtype(param.dtype))
         if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.is_meta
         else weight
         for weight, param in zip(weights, params, strict=True)
     ]
+
+
+def spread_states(state_dict: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A state dict that fits the param groups ``own``, with states spread over ranks as these are."""
+    keys = (key for group in state_dict["param_groups"] for key in group["params"])
+    params = (param for group in own for param in group["params"])
+    states = dict(state_dict["state"])
+    for key, param in zip(keys, params, strict=True):
+        if is_dtensor(param) and isinstance(states.get(key), Mapping):
+            states[key] = {
+                name: _spread(value, param) if name in OWN_STATES and isinstance(value, Tensor) else value
+                for name, value in states[key].items()
+            }
+    return {**state_dict, "state": states}
+
+
+def _spread(value: Any, param: Any) -> Any:
+    """As the parameter is; what does not fit it is left to those who say so."""
+    if not is_dtensor(param) or value.shape != param.shape:
+        return value
+    if not is_dtensor(value):
+        return part_of(value, param)
+    return spread_like(held(value), param) if lies_alike(value, param) else value
 
 
 def restore_own_formats(

@@ -17,7 +17,7 @@ from regkernels.hyper import Hyper, Number
 from regkernels.optim import exchange, penalising, slips, unbuilt
 from regkernels.optim.checking import check_state_dict, dictionary
 from regkernels.optim.exchange import Exchange
-from regkernels.optim.loading import fill_missing_options, restore_own_formats
+from regkernels.optim.loading import fill_missing_options, restore_own_formats, spread_states
 from regkernels.optim.options import Checked, Common, Options
 from regkernels.optim.penalising import Method, Penalties
 from regkernels.optim.plan import Plan, Row
@@ -211,6 +211,7 @@ class Optimizer(torch.optim.Optimizer):
 
         def prepare(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
             check_state_dict(self, state_dict)
+            state_dict = spread_states(state_dict, self.param_groups)
             incoming.update(state_dict)
             return {**state_dict, "param_groups": fill_missing_options(state_dict["param_groups"], self.param_groups)}
 
