@@ -25,7 +25,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 BLOCK = re.compile(r'^```python(?: title="(?P<title>[^"\n]*)")?\n(?P<code>.*?)^```$', re.M | re.S)
 ON_GPU = "on a GPU"
-RUN_ELSEWHERE = {"checkpoints.md", "distributed.md", "example_gpt.md", "frameworks.md", "gradient_release.md"}
+RUN_ELSEWHERE = {
+    "checkpoints.md",
+    "distributed.md",
+    "example_gpt.md",
+    "frameworks.md",
+    "gradient_release.md",
+    "sharded_checkpoints.md",
+}
 """By tests of their own, which also look at what the code leaves behind."""
 
 

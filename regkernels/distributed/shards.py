@@ -134,3 +134,41 @@ def check_parameter(param: Any, name: str) -> None:
             f"{name} is a DTensor on the mesh {param.device_mesh}, which this rank {torch.distributed.get_rank()} is no part "
             "of; give the optimizer the parameters of this rank's own mesh"
         )
+
+
+def check_state(value: Any, param: Any, what: str) -> None:
+    """Raises where a state that is to be loaded is spread otherwise than its parameter. This rank's part can be taken from a
+    whole plain one, and from one that this rank has saved in the same layout."""
+    if not is_dtensor(param):
+        if is_dtensor(value):
+            raise ValueError(
+                f"{what} is {_layout(value)}, of which this process has one part; the parameter is a plain tensor. {_ANEW}, "
+                "or call full_tensor() on the states where they are saved"
+            )
+    elif not is_dtensor(value):
+        if value.shape != param.shape:
+            raise ValueError(
+                f"{what} is a plain tensor of shape {tuple(value.shape)}, the parameter is {_layout(param)} of shape "
+                f"{tuple(param.shape)}: a plain state must be the whole one, and whose part this is cannot be told. {_ANEW}, or "
+                "call full_tensor() on the states where they are saved"
+            )
+    elif value.shape == param.shape and not lies_alike(value, param):
+        theirs, ours = value.device_mesh.get_coordinate(), param.device_mesh.get_coordinate()
+        if theirs != ours and value.device_mesh.mesh.tolist() == param.device_mesh.mesh.tolist():
+            raise ValueError(
+                f"{what} was saved by another rank, at {theirs} of the mesh; this one is at {ours}. Load on each rank what "
+                f"that rank has saved. {_ANEW}"
+            )
+        raise ValueError(
+            f"{what} is {_layout(value)}, the parameter is {_layout(param)}: what optimizer.state_dict() returned fits only "
+            f"the mesh and the placements it was saved with. {_ANEW}"
+        )
+
+
+_ANEW = "Save and load with torch.distributed.checkpoint, which shards anew"
+
+
+def _layout(dtensor: Any) -> str:
+    ranks, part = dtensor.device_mesh.mesh, tuple(dtensor._local_tensor.shape)
+    listed = f"ranks {ranks.tolist()}" if ranks.numel() <= 16 else f"a mesh of {tuple(ranks.shape)} ranks"
+    return f"{kind(dtensor)} on {listed} ({part} of it here)"

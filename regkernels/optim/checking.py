@@ -223,7 +223,7 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
         raise TypeError(f"{what} is on the meta device and has no values; load it without map_location='meta'")
     if isinstance(param, torch.nn.UninitializedParameter):
         return
-    _check_spread(value, param, what)
+    shards.check_state(value, param, what)
     if value.shape != param.shape:
         raise ValueError(
             f"{what} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; load a state dict of the same "
@@ -240,39 +240,12 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
         raise TypeError(f"{what} has dtype {value.dtype}; for a {param.dtype} parameter it must have {allowed}")
 
 
-def _check_spread(value: Any, param: Any, what: str) -> None:
-    """Whether this rank's part of a parameter can be taken from a state of the same model: from a whole plain one, or from
-    one that this rank has saved in the same layout."""
-    if not is_dtensor(param):
-        if is_dtensor(value):
-            raise ValueError(
-                f"{what} is {_layout(value)}, of which this process has one part; the parameter is a plain tensor. {_ANEW}, "
-                "or call full_tensor() on the states where they are saved"
-            )
-    elif not is_dtensor(value):
-        if value.shape != param.shape:
-            raise ValueError(
-                f"{what} is a plain tensor of shape {tuple(value.shape)}, the parameter is {_layout(param)} of shape "
-                f"{tuple(param.shape)}: a plain state must be the whole one, and whose part this is cannot be told. {_ANEW}, or "
-                "call full_tensor() on the states where they are saved"
-            )
-    elif value.shape == param.shape and not shards.lies_alike(value, param):
-        theirs, ours = value.device_mesh.get_coordinate(), param.device_mesh.get_coordinate()
-        if theirs != ours and value.device_mesh.mesh.tolist() == param.device_mesh.mesh.tolist():
-            raise ValueError(
-                f"{what} was saved by another rank, at {theirs} of the mesh; this one is at {ours}. Load on each rank what "
-                f"that rank has saved. {_ANEW}"
-            )
-        raise ValueError(
-            f"{what} is {_layout(value)}, the parameter is {_layout(param)}: what optimizer.state_dict() returned fits only "
-            f"the mesh and the placements it was saved with. {_ANEW}"
-        )
-
-
 def _check_step(value: Any, name: str) -> None:
     what = f"the state 'step' of {name}"
     if is_dtensor(value):
-        raise TypeError(f"{what} must be a plain tensor or a number, got {_layout(value)}; call full_tensor() on it")
+        raise TypeError(
+            f"{what} must be a plain tensor or a number, got {shards.kind(value)}; call full_tensor() on it"
+        )
     if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
         raise TypeError(f"{what} must be one real number, got {_kind(value)} on {value.device}")
     if not isinstance(value, (Tensor, numbers.Real)):
@@ -283,14 +256,6 @@ def _check_step(value: Any, name: str) -> None:
 
 
 # --- words ---
-
-_ANEW = "Save and load with torch.distributed.checkpoint, which shards anew"
-
-
-def _layout(dtensor: Any) -> str:
-    part = tuple(dtensor._local_tensor.shape)
-    return f"{shards.kind(dtensor)} on ranks {dtensor.device_mesh.mesh.tolist()} ({part} of it here)"
-
 
 
 def _kind(value: Any) -> str:

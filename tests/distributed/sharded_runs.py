@@ -33,7 +33,9 @@ class Case(NamedTuple):
     options: Mapping[str, Any] = {}
     dtype: torch.dtype = torch.float32
     saved: tuple[int, str] = (2, "fsdp")
-    form: str = "nested"  # "flattened", "full" and "broadcast" are options of torch's functions; "direct": without these
+    form: str = (
+        "nested"  # "flattened", "full" and "broadcast" are options of torch's functions; "direct": without these
+    )
     loaded: tuple[tuple[int, str], ...] = ((1, "plain"), (3, "fsdp"), (4, "hsdp"))
     second: tuple[str, Mapping[str, Any]] | None = None  # another optimizer, for the vectors
     weighted: bool = False  # with l1_weights

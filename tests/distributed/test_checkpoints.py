@@ -78,11 +78,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Ended]:
     loaded: Ended = {}
     for ranks in range(1, 5):
         own = {name: case for name, case in CASES.items() if case.saved[0] == ranks}
-        answers = world.run(ranks, save, folder, own)
+        answers = world.run(ranks, save, folder, own, timeout=180)
         saved.update({(name, *own[name].saved): [answer[name] for answer in answers] for name in own})
     for ranks in range(1, 5):
         where = {name: (CASES[name], layout) for name, size, layout in LOADS if size == ranks}
-        answers = world.run(ranks, resume, folder, where)
+        answers = world.run(ranks, resume, folder, where, timeout=180)
         loaded.update({(name, ranks, where[name][1]): [answer[name] for answer in answers] for name in where})
     return saved, loaded
 
