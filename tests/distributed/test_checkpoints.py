@@ -47,6 +47,19 @@ ELEMENTWISE = {
     ),
     "master": Case("SGD", {"param_rounding": "master", "momentum": 0.9}, BF16, form="flattened", loaded=((3, "fsdp"),)),
     "master, direct": Case("AdamW", {"param_rounding": "master"}, BF16, form="direct", loaded=((2, "fsdp"),)),
+    "stochastic": Case(
+        "AdamW",
+        {"param_rounding": "stochastic", "state_dtype": BF16, "seed": 3},
+        BF16,
+        loaded=((1, "plain"), (4, "fsdp+tp")),
+    ),
+    "narrow": Case(
+        "Adam",
+        {"state_dtype": BF16, "amsgrad": True},
+        saved=(2, "tp"),
+        form="flattened",
+        loaded=((3, "fsdp"), (4, "hsdp")),
+    ),
     "weighted": Case("AdamW", weighted=True, loaded=((1, "plain"), (3, "fsdp"))),
     "weighted, flattened": Case("AdamW", weighted=True, form="flattened", loaded=((4, "hsdp"),)),
 }
@@ -55,7 +68,6 @@ ELEMENTWISE = {
 IN_THE_SAME_WORLD = {
     "clipped": Case("AdamW", {"max_grad_norm": 0.5, "stats": True}, loaded=((2, "fsdp"),)),
     "skipping": Case("SGD", {"skip_nonfinite": True, "momentum": 0.9}, saved=(2, "tp"), loaded=((2, "tp"),)),
-    "narrow": Case("AdamW", {"param_rounding": "stochastic", "state_dtype": BF16}, BF16, loaded=((2, "fsdp"),)),
     "trained": Case("AdamW", backward=True, loaded=((2, "fsdp"),)),
 }
 """Sums over ranks are others in another world."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
 import re
@@ -13,8 +14,9 @@ import pytest
 import torch
 from torch import distributed
 from torch.distributed import checkpoint
-from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
+from regkernels import optim
 from tests.checkpoints.cases import assert_identical, snapshot
 from tests.distributed import world
 from tests.distributed.sharded_runs import AFTER, BEFORE, Case, Run, part_of
@@ -150,6 +152,45 @@ def test_what_another_rank_has_saved_is_refused(files: Path) -> None:
     )
 
 
+EVEN = {
+    # two layouts whose parts are of one shape on every rank, but not the same ones on all
+    "placements": (([[0, 1], [2, 3]], (Shard(0), Replicate())), ([[0, 1], [2, 3]], (Replicate(), Shard(0)))),
+    "meshes": (([[0, 1], [2, 3]], (Shard(0), Replicate())), ([[0, 2], [1, 3]], (Shard(0), Replicate()))),
+}
+
+
+def _even(rank: int) -> tuple[dict[str, str], dict[str, str]]:
+    """What is said to a state of another layout, and to that of the next rank."""
+
+    def said(state: Any, param: Any) -> str:
+        optimizer = optim.SGD([torch.nn.Parameter(param)], lr=0.1, momentum=0.9)
+        packed = {"state": {0: {"momentum_buffer": state}}, "param_groups": optimizer.state_dict()["param_groups"]}
+        try:
+            optimizer.load_state_dict(packed)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    of_layouts, of_ranks = {}, {}
+    for name, layouts in EVEN.items():
+        one, other = (
+            distribute_tensor(torch.ones(4, 4), DeviceMesh("cpu", ranks), places) for ranks, places in layouts
+        )
+        of_layouts[name] = said(one, other)
+        files: list[Any] = [None] * 4
+        distributed.all_gather_object(files, pickle.dumps(one))
+        of_ranks[name] = "".join(said(pickle.loads(file), one) for file in (files[rank], files[(rank + 1) % 4]))
+    return of_layouts, of_ranks
+
+
+def test_parts_of_one_shape_are_not_taken_for_each_other() -> None:
+    for of_layouts, of_ranks in world.run(4, _even):
+        for message in of_layouts.values():
+            assert "returned fits only the mesh and the placements it was saved with" in message
+        for message in of_ranks.values():
+            assert message.count("was saved by another rank") == 1
+
+
 def _take(rank: int, packed: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     """Loads one rank after the other: nobody can wait for an answer."""
     ended = {}
@@ -162,6 +203,7 @@ def _take(rank: int, packed: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
             if turn == rank:
                 run.optimizers[0].load_state_dict(states)
             distributed.barrier()
+        torch.save(run.optimizers[0].state_dict(), io.BytesIO())  # also before the next step
         run.schedulers[0].load_state_dict(schedule)
         ended[name] = run.train(AFTER).result()
     return ended
