@@ -49,6 +49,21 @@ def runs(param: Any, own: Tensor) -> Runs | None:
     return None if len(found.places) == 1 and not found.places.any() else found
 
 
+def part_of(whole: Tensor, like: Any) -> Tensor:
+    """Of a plain tensor that every rank has, the part that this rank holds of the `DTensor` ``like``, spread as that is.
+
+    Sends nothing, and stays on the device of ``whole``: `torch.distributed.tensor.distribute_tensor` would first move all of
+    it to that of the mesh.
+    """
+    part = whole.detach()
+    for dim, size in enumerate(whole.shape):
+        windows = _windows(like, dim)
+        if windows != [(0, size)]:
+            pieces = [part.narrow(dim, begin, end - begin) for begin, end in windows]
+            part = torch.cat(pieces or [part.narrow(dim, 0, 0)], dim)  # memory of its own
+    return shards.spread_like(part, like)
+
+
 def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[GroupLayout, int]:
     """Where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has its own
     number, ``o`` times what is returned beside the layout, and that of the first one as its place.

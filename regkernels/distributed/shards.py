@@ -71,12 +71,6 @@ def lies_alike(a: Any, b: Any) -> bool:
     )
 
 
-def part_of(whole: Tensor, like: Any) -> Tensor:
-    """Of a plain tensor that every rank has, the part that this rank holds of ``like``. Takes no message."""
-    distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
-    return spread_like(held(distribute(whole.detach(), like.device_mesh, like.placements, src_data_rank=None)), like)
-
-
 def begin(tensor: Any) -> tuple[int, ...]:
     """Where in the whole tensor the part of this rank begins: an index per dimension."""
     if not is_dtensor(tensor):

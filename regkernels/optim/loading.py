@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.distributed.shards import held, is_dtensor, lies_alike, part_of, spread_like
+from regkernels.distributed.places import part_of
+from regkernels.distributed.shards import held, is_dtensor, lies_alike, spread_like
 from regkernels.precision import KEPT_DTYPES, Precision
 from regkernels.reference import RULES, compute_dtype
 

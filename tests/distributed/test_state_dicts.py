@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed import checkpoint
 from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from regkernels import optim
 from tests.checkpoints.cases import assert_identical, snapshot
@@ -229,6 +230,26 @@ def test_each_rank_takes_its_part_of_a_whole_state_dict(name: str, taken: dict[s
     alone = Run(TAKEN[name][2], "plain").train([*BEFORE, *AFTER]).result()
     for result in taken[name]:
         assert_identical(result, alone)
+
+
+def _offloaded(rank: int) -> list[Tensor]:
+    """A parameter as FSDP2's CPUOffloadPolicy leaves it: its mesh is one of GPUs, its memory is not."""
+    mesh = DeviceMesh.from_group(distributed.group.WORLD, "cuda")
+    spec = DTensorSpec(mesh, (Shard(0),), TensorMeta(torch.Size((6, 4)), (4, 1), torch.float32))
+    param = torch.nn.Parameter(DTensor(torch.zeros(3, 4), spec, requires_grad=False))
+    optimizer = optim.SGD([param], lr=0.1, momentum=0.9)
+    whole = torch.arange(24.0).reshape(6, 4)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {0: {"momentum_buffer": whole}}, "param_groups": groups})
+    param.grad = DTensor(torch.ones(3, 4), spec, requires_grad=False)
+    optimizer.step()
+    return [optimizer.state[param]["momentum_buffer"].to_local(), 0.9 * whole[3 * rank : 3 * rank + 3] + 1]
+
+
+def test_parts_of_offloaded_parameters_stay_on_the_cpu() -> None:
+    for found, expected in world.run(2, _offloaded):
+        assert found.device.type == "cpu"
+        torch.testing.assert_close(found, expected)
 
 
 def _copies(rank: int) -> list[Any]:
