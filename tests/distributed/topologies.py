@@ -44,6 +44,12 @@ class Part(NamedTuple):
     like: Any
     index: Tensor
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no rank has all of it, and there is something to have."""
+        placements = self.like.placements if isinstance(self.like, DTensor) else ()
+        return self.like.numel() > 1 and not all(placement.is_replicate() for placement in placements)
+
     def of(self, whole: Tensor, *, offset: int = 0) -> Tensor:
         """This rank's part of ``whole``, a DTensor where the parameter is one. ``offset``: of its memory, in elements."""
         own = torch.empty(self.index.numel() + offset, dtype=whole.dtype)[offset:].view(self.index.shape)
