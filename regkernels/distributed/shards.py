@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 
 def is_dtensor(tensor: object) -> bool:
@@ -35,6 +36,9 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
     """``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
     if not is_dtensor(like):
         return own
+    if own.storage_offset():
+        # The address of a DTensor is its storage offset, and torch can copy and pickle only those whose address is 0.
+        own = from_dlpack(to_dlpack(own)) if own.numel() else own.clone()
     dtensor = sys.modules["torch.distributed.tensor"].DTensor
     # Not from_local, which would move it to the device of the mesh: shards may have been moved to the CPU (CPUOffloadPolicy).
     spec = dataclasses.replace(like._spec, tensor_meta=like._spec.tensor_meta._replace(dtype=own.dtype))
