@@ -48,6 +48,7 @@ class Entry:
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
     _strides: tuple[int, ...] = field(init=False, repr=False)
+    _redistributed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # a gradient, and what it became
 
     def __post_init__(self, before: Entry | None) -> None:
         own = self.own
@@ -143,13 +144,19 @@ class Entry:
 
     def gradient_at_hand(self) -> Tensor:
         """This rank's part of the gradient as it stands at the parameter. Where that is spread otherwise than the weight, it
-        is redistributed, which takes the ranks of its mesh."""
-        assert self.param.grad is not None
-        return held(shards.spread_as(self.param.grad, self.param)).detach()
+        is redistributed, which takes the ranks of its mesh: once a step, as a rank alone may have to look at it twice."""
+        grad = self.param.grad
+        assert grad is not None
+        if shards.is_spread_alike(grad, self.param):
+            return held(grad).detach()
+        if self._redistributed is None or self._redistributed[0] is not grad:
+            self._redistributed = grad, held(shards.spread_as(grad, self.param)).detach()
+        return self._redistributed[1]
 
     def load(self) -> None:
         self._weight.copy_(self.own)
         self._gradient.copy_(self.gradient_at_hand())
+        self._redistributed = None
 
     def save(self) -> None:
         self.own.copy_(self._weight)
