@@ -64,6 +64,14 @@ class Options(NamedTuple):
     def __deepcopy__(self, memo: Any) -> Options:
         return self  # nothing in it changes, and a process group cannot be copied
 
+    def __reduce__(self) -> Any:
+        if self.process_group is not None:
+            raise TypeError(
+                "an optimizer with a process_group cannot be pickled: other processes have other groups; pickle its "
+                "state_dict(), and make the optimizer anew where it is loaded"
+            )
+        return Options, tuple(self)
+
     @property
     def may_skip(self) -> bool:
         """Whether only a step's own gradients, or a scaler, say that it is left out."""
