@@ -20,18 +20,30 @@ from regkernels.optim import unbuilt
 from regkernels.optim.plan import Plan
 from regkernels.optim.scaling import Scaling
 from regkernels.segments import SUMS
+from regkernels.transfer import capturing
 
 if TYPE_CHECKING:
     from regkernels.optim.optimizer import Optimizer
 
+MARKS = 3
+"""Numbers behind the sums of a message, from which ranks see whether their hyper-parameters are the same."""
+
 
 class Exchange:
-    """Of one optimizer; rebuilt with its plans."""
+    """Of one optimizer; rebuilt with its plans, as a rank sees fit: what is on its way is taken over from ``before``."""
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]] = (), process_group: Any = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]] = (),
+        process_group: Any = None,
+        before: Exchange | None = None,
+    ) -> None:
         self.sums = Sums.of((param for group in groups for param in group["params"]), process_group)
         self._device = next((param.device for group in groups for param in group["params"]), torch.device("cpu"))
-        self._pending: tuple[Tensor, Any] | None = None  # fingerprints on their way from a device
+        self._sent: Pending | None = (
+            None if before is None else before._sent
+        )  # with fingerprints that nobody has looked at
+        self._copied: tuple[Tensor, Any] | None = None if before is None else before._copied  # those of the step before
 
     @property
     def communicates(self) -> bool:
@@ -46,43 +58,71 @@ class Exchange:
         Raises:
             ValueError: on every rank, where hyper-parameters differ between ranks.
         """
-        self._look_at_pending(optimizer)
-        mark = float(agreement.fingerprint(optimizer.param_groups))
         known = all(not isinstance(value, Tensor) for of_device in sums for value in of_device)
         device = torch.device("cpu") if known and not isinstance(skip, Tensor) else self._device
         table = torch.zeros(self.sums.classes, 1, dtype=torch.float64, device=device)
         for of_device in sums:
             for index, value in enumerate(of_device):
                 table[index] += value
-        total = self.sums.add(table, [skip, 1.0, mark, mark * mark]).get()
+        sent = self.sums.add(table, [skip, *_marks(optimizer)])
+        total = sent.get()
         if device.type == "cpu":
             square_sum, skip, *marks = total.tolist()
             if agreement.differ(*marks):
                 agreement.raise_difference(optimizer, self.sums)
             return square_sum, skip
-        self._pending = _on_its_way(total[2:])
+        self._keep(sent)
         return total[0], total[1]
 
-    def totals(self, tables: Sequence[Any], groups: int) -> Pending:
-        """The sums of `stats` over all ranks: (groups * sums,). One message, which nobody waits for yet.
+    def totals(self, optimizer: Optimizer, tables: Sequence[Any]) -> Pending:
+        """The sums of `stats` over all ranks: (groups * sums,), and what `look_back` reads. One message, which nobody waits
+        for yet.
 
         ``tables``: one of (classes * groups, sums) per device.
         """
+        groups, asked = len(optimizer.param_groups), asks_for_norm(optimizer)
         tensors = [table for table in tables if isinstance(table, Tensor)]
         device = tensors[0].device if tensors else torch.device("cpu")
         total = torch.zeros(self.sums.classes, groups * len(SUMS), dtype=torch.float64, device=device)
         for table in tables:
             total += torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
-        return self.sums.add(total, wait=False)
+        sent = self.sums.add(total, [] if asked else _marks(optimizer), wait=False)
+        if not asked:
+            self._keep(sent)
+        return sent
 
-    def _look_at_pending(self, optimizer: Optimizer) -> None:
-        """Numbers of an earlier step, which the host has not waited for."""
-        if self._pending is None or not self._pending[1].query():
+    def look_back(self, optimizer: Optimizer) -> None:
+        """At the fingerprints of an earlier step. All ranks look at those of the same step, as they raise together or not at
+        all: on an accelerator, two steps back, which costs no waiting.
+
+        Raises:
+            ValueError: on every rank, where hyper-parameters differed between ranks.
+        """
+        if capturing():
             return
-        marks = self._pending[0].tolist()
-        self._pending = None
-        if agreement.differ(*marks):
+        copied, self._copied = self._copied, None
+        sent, self._sent = self._sent, None
+        if copied is not None:
+            copied[1].synchronize()
+            self._compare(optimizer, copied[0])
+        if sent is not None:
+            marks = sent.get()[-MARKS:]
+            if marks.is_cpu:
+                self._compare(optimizer, marks)
+            elif marks.is_cuda:
+                self._copied = _on_its_way(marks)
+
+    def _keep(self, sent: Pending) -> None:
+        if not capturing():  # else it would be looked at once, and added up in every replay
+            self._sent = sent
+
+    def _compare(self, optimizer: Optimizer, marks: Tensor) -> None:
+        if agreement.differ(*marks.tolist()):
             agreement.raise_difference(optimizer, self.sums)
+
+
+def asks_for_norm(optimizer: Optimizer) -> bool:
+    return optimizer._options.max_grad_norm is not None or optimizer._options.may_skip
 
 
 def with_norm(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> Scaling:
@@ -90,7 +130,7 @@ def with_norm(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> 
     options, own = optimizer._options, optimizer._exchange
     if not own.communicates:
         return scaling.with_norm(options, plans)
-    if options.max_grad_norm is None and not options.may_skip:
+    if not asks_for_norm(optimizer):
         return scaling
     square_sum, skip = own.norm(optimizer, square_sums(plans, own.sums.classes), scaling.skip)
     return scaling._replace(skip=skip).by(options, square_sum)
@@ -120,9 +160,13 @@ def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
     return found
 
 
-def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any] | None:
-    if numbers.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return None
+def _marks(optimizer: Optimizer) -> list[float]:
+    """What `agreement.differ` is asked with, once it is added up: MARKS numbers."""
+    mark = float(agreement.fingerprint(optimizer.param_groups))
+    return [1.0, mark, mark * mark]
+
+
+def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any]:
     pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     pinned.copy_(numbers, non_blocking=True)
     event = torch.cuda.Event()

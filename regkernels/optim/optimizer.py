@@ -95,6 +95,7 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         groups = self.param_groups
         self._check_groups()
+        self._exchange.look_back(self)
         scaling = Scaling.handed_over(self) if self._options.amp_scaling else Scaling()
         found = self._current_plans(scaling)
         if found is None:
@@ -270,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
             self._totals = None
             return
         if self._exchange.communicates:
-            totals = [self._exchange.totals(totals, len(self.param_groups))]
+            totals = [self._exchange.totals(self, totals)]
         self._totals = (totals, scaling.inverse_scale)
 
     def _current_plans(self, scaling: Scaling) -> tuple[list[Plan], Scaling] | None:
@@ -284,7 +285,7 @@ class Optimizer(torch.optim.Optimizer):
         if not self._plans or not all(plan.refresh(groups, methods, state, check_states=check) for plan in self._plans):
             devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
             validation.not_capturing()
-            self._exchange = Exchange(groups, self._options.process_group)
+            self._exchange = Exchange(groups, self._options.process_group, self._exchange)
             if not self._agreed:
                 agreement.check_first_step(self, self._exchange.sums)
                 self._agreed = True

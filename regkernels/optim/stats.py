@@ -41,7 +41,7 @@ class Stats(NamedTuple):
         applied to."""
         total = torch.zeros(groups, len(SUMS), dtype=torch.float64, device=device)
         for of_device in totals:
-            table = of_device.get() if isinstance(of_device, Pending) else of_device
+            table = of_device.get()[: total.numel()] if isinstance(of_device, Pending) else of_device
             total = total + torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
         absolute, square, nonzeros, gradient, zero_groups = total.unbind(1)
         norm = gradient.sum().sqrt() * inverse_scale
