@@ -40,14 +40,16 @@ def check_agreement(optimizer: Optimizer, group: Any = None) -> None:
         group: a process group; None: all ranks.
 
     Raises:
-        TypeError: for another optimizer.
+        TypeError: for another optimizer, and for a group that this rank is no member of.
         ValueError: where ranks differ, naming the first difference, and the ranks and values of it.
     """
     if not hasattr(optimizer, "_options"):
         raise TypeError(f"check_agreement compares optimizers of regkernels.optim, got {type(optimizer).__name__}")
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise RuntimeError("check_agreement needs a process group: call torch.distributed.init_process_group() before")
-    compare([description(optimizer)], [group or torch.distributed.group.WORLD])
+    from regkernels import validation  # which imports this package
+
+    compare([description(optimizer)], [validation.process_group(group, "group") or torch.distributed.group.WORLD])
 
 
 def description(optimizer: Optimizer, *, params: bool = True) -> Description:
@@ -83,8 +85,8 @@ def raise_difference(optimizer: Optimizer, sums: Sums) -> None:
     """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
     compare([description(optimizer, params=False)], sums.groups)
     raise ValueError(
-        "the ranks have different optimizers: other hyper-parameters on ranks that hold the same shards; "
-        "regkernels.distributed.check_agreement(optimizer), called on all ranks, says which"
+        "the ranks have different optimizers: hyper-parameters were others in the last step, or are on ranks that hold the "
+        "same shards; regkernels.distributed.check_agreement(optimizer), called on all ranks before each step, says which"
     )
 
 
@@ -159,6 +161,8 @@ def _text(value: Any) -> str:
 
 
 def _text_of(param: Any) -> str:
+    if isinstance(param, torch.nn.UninitializedParameter):
+        return f"{param.dtype} without a shape"
     spread = f", placements {words(param)}" if is_dtensor(param) else ""
     return f"{param.dtype} of shape {tuple(param.shape)}{spread}"
 
