@@ -77,7 +77,7 @@ def _train(held: Sequence[Part], case: Case, rank: int | None) -> tuple[list[dic
                 optimizer.found_inf = torch.tensor(float(bool(spoils) and rank is not None and rank % 2 == 1))
             if spoils and rank is None:
                 continue
-            with _counted() as talk:
+            with counted() as talk:
                 optimizer.step()
                 stats = {} if optimizer.stats is None else optimizer.stats._asdict()
             steps.append(Step(talk[0], talk[1], stats))
@@ -95,7 +95,7 @@ def _sharded(held: Sequence[Part]) -> int:
 
 
 @contextmanager
-def _counted() -> Iterator[list[int]]:
+def counted() -> Iterator[list[int]]:
     """How many messages there are meanwhile, and the bytes of those that `torch.distributed.all_reduce` sends."""
     counts, reduce = [0, 0], torch.distributed.all_reduce
 

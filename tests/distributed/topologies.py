@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 SHAPES = ((), (1,), (2,), (7,), (0, 3), (1, 9), (5, 4), (3, 7), (8, 6), (4, 3, 2, 3))
 
@@ -130,8 +130,14 @@ def _layers(spread: Callable[[Layers, DeviceMesh], Any], *shape: int, wide: int 
     return make
 
 
-def layers(spread: Callable[[Layers, DeviceMesh], Any], values: Sequence[Tensor], *shape: int, wide: int = 8) -> Layers:
-    model = Layers(wide)
+def layers(
+    spread: Callable[[Layers, DeviceMesh], Any],
+    values: Sequence[Tensor],
+    *shape: int,
+    wide: int = 8,
+    dtype: torch.dtype = torch.float32,
+) -> Layers:
+    model = Layers(wide).to(dtype)
     with torch.no_grad():
         for param, tensor in zip(model.parameters(), values, strict=True):
             param.copy_(tensor)
@@ -146,8 +152,16 @@ def fully_sharded(model: Layers, mesh: DeviceMesh) -> None:
 
 
 def tensor_parallel(model: Layers, mesh: DeviceMesh) -> None:
-    plan = {"rising": ColwiseParallel(), "falling": RowwiseParallel(), "norm": SequenceParallel()}
-    parallelize_module(model, mesh["tensor"] if mesh.ndim > 1 else mesh, plan)
+    """The norm sees a part of the batch on each rank, so that gradients of its weights are sums that have yet to be formed."""
+    parallelize_module(model, mesh, {"rising": ColwiseParallel(), "falling": RowwiseParallel()})
+
+    def split(module: nn.Module, inputs: Any, mesh: DeviceMesh) -> Any:
+        return DTensor.from_local(inputs[0], mesh, [Replicate()]).redistribute(placements=[Shard(0)])
+
+    def join(module: nn.Module, output: Any, mesh: DeviceMesh) -> Tensor:
+        return output.redistribute(placements=[Replicate()]).to_local()  # type: ignore[no-any-return]
+
+    distribute_module(model.norm, mesh, input_fn=split, output_fn=join)
 
 
 def both(model: Layers, mesh: DeviceMesh) -> None:
