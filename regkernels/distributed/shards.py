@@ -89,18 +89,18 @@ def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
     if not is_dtensor(tensor):
         return False
     own = dim % max(tensor.dim(), 1) if isinstance(dim, int) else None
-    length = tensor.shape[own] if own is not None and tensor.dim() else 1
-    cuts = 0
-    for mesh_dim, placement in enumerate(tensor.placements):
-        ranks = tensor.device_mesh.size(mesh_dim)
-        if placement.is_replicate() or ranks == 1:
-            continue
-        if own is None or placement.dim % tensor.dim() != own:
+    splits = [(placement, tensor.device_mesh.size(i)) for i, placement in enumerate(tensor.placements)]
+    splits = [(placement, ranks) for placement, ranks in splits if ranks > 1 and not placement.is_replicate()]
+    if any(own is None or placement.dim % tensor.dim() != own for placement, _ in splits):
+        return True
+    # FSDP2 shards what tensor parallelism has sharded before, though its dimension of the mesh comes first.
+    splits.sort(key=lambda split: hasattr(split[0], "split_factor"))
+    lengths = {tensor.shape[own]} if splits else set()  # of the parts, each of which begins with a group
+    for _, ranks in splits:
+        parts = {length: -(-length // ranks) for length in lengths}
+        if any(part < length and part % size for length, part in parts.items()):
             return True
-        length = -(-length // ranks)  # of all but the last ranks
-        cuts += 1
-        if length % size or (cuts > 1 and size > 1):  # whose parts are cut anywhere where they are shorter
-            return True
+        lengths = {n for length, part in parts.items() if part for n in (part, length % part)}
     return False
 
 

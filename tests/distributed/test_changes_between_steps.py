@@ -244,7 +244,32 @@ def not_contiguous(of: Spread) -> list[Tensor]:
     return _state(optimizer, params)
 
 
+def whole_groups(of: Spread) -> list[Tensor]:
+    """Rows, blocks of rows, columns, and the last dimension; zeros are counted over ranks."""
+    kinds = [
+        ({"group_dim": 0, "group_l1": 0.9}, (5, 4), Shard(0)),
+        ({"group_dim": 0, "group_size": 3, "group_l1": 0.9}, (12, 2), Shard(0)),
+        ({"group_dim": 1, "group_l1": 0.4}, (3, 8), Shard(1)),
+        ({"group_dim": -1, "max_norm": 0.5}, (6, 5), Shard(-1)),
+        ({"group_dim": "tensor", "group_l1": 0.2}, (3, 3), Replicate()),
+        ({"group_dim": 0, "unit_norm": True}, (4, 3), Shard(0)),
+    ]
+    shapes = [shape for _, shape, _ in kinds]
+    params = [
+        nn.Parameter(of.tensor(values, how)) for values, (_, _, how) in zip(whole(shapes, seed=2), kinds, strict=True)
+    ]
+    groups = [{"params": [param], **options} for param, (options, _, _) in zip(params, kinds, strict=True)]
+    optimizer = optim.SGD(groups, lr=0.3, stats=True)
+    for step in (1, 2):
+        for param, values, (_, _, how) in zip(params, whole(shapes, seed=step), kinds, strict=True):
+            param.grad = of.tensor(values * 0.1, how)
+        optimizer.step()
+    assert optimizer.stats is not None and 0 < int(optimizer.stats.zero_groups[0]) < 5
+    return [*_state(optimizer, params), optimizer.stats.zero_groups, optimizer.stats.nonzeros]
+
+
 STORIES = (
+    whole_groups,
     exchanged_in_the_groups,
     exchanged_one_by_one_with_their_states,
     states_exchanged,
