@@ -22,6 +22,7 @@ from benchmarks.peers import Task
 from benchmarks.record import RESULTS, Record
 from benchmarks.sharding import MODELS, Layout, Model, Traffic
 from benchmarks.tables import figures, machine_and_threads
+from regkernels.optim.exchange import MARKS
 from regkernels.segments import SUMS
 
 RECORD = RESULTS / "amd-epyc" / "cpu-2-threads.json"
@@ -72,7 +73,7 @@ def messages(layout: Layout, groups: int = GROUPS) -> Messages:
     Where FSDP and tensor parallelism share a mesh of all ranks, over all of them.
     """
     ranks = layout.shards * layout.tensor
-    of_stats = 8 * len(SUMS) * groups
+    of_stats = 8 * (len(SUMS) * groups + MARKS)
     return Messages(Traffic(0, 0), sharding.all_reduce(_NORM, ranks), sharding.all_reduce(of_stats, ranks))
 
 

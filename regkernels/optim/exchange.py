@@ -80,14 +80,14 @@ class Exchange:
 
         ``tables``: one of (classes * groups, sums) per device.
         """
-        groups, asked = len(optimizer.param_groups), asks_for_norm(optimizer)
+        groups = len(optimizer.param_groups)
         tensors = [table for table in tables if isinstance(table, Tensor)]
         device = tensors[0].device if tensors else torch.device("cpu")
         total = torch.zeros(self.sums.classes, groups * len(SUMS), dtype=torch.float64, device=device)
         for table in tables:
             total += torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
-        sent = self.sums.add(total, [] if asked else _marks(optimizer), wait=False)
-        if not asked:
+        sent = self.sums.add(total, _marks(optimizer), wait=False)
+        if not asks_for_norm(optimizer):  # which says the same, and earlier
             self._keep(sent)
         return sent
 
