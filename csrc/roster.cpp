@@ -39,9 +39,16 @@ py::object attribute(PyObject* object, PyObject* name) {
 
 PyObject* const kSpec = PyUnicode_InternFromString("_spec");
 PyObject* const kPlacements = PyUnicode_InternFromString("placements");
+PyObject* const kMesh = PyUnicode_InternFromString("mesh");
 
-// The memory that this rank has of a tensor: of a torch.distributed.tensor.DTensor its local tensor. None where that is no
-// plain tensor, such as one that has yet to arrive.
+bool are_equal(const py::object& a, const py::object& b) {
+    const int answer = PyObject_RichCompareBool(a.ptr(), b.ptr(), Py_EQ);
+    if (answer < 0) throw py::error_already_set();
+    return answer != 0;
+}
+
+// The memory that this rank has of a tensor: of a torch.distributed.tensor.DTensor its local tensor. None where that is
+// no plain tensor, such as one that has yet to arrive.
 py::object held(PyObject* tensor, bool spread) {
     if (!spread) return py::reinterpret_borrow<py::object>(tensor);
     static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
@@ -70,10 +77,18 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
         PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
-        Entry entry{parameter, py::object(), py::object(), py::object(),    static_cast<Mode>(modes[i]), slots[i], nullptr,
-                    {},        {},           0,            1,            layouts_.size()};
+        Entry entry{};
+        entry.parameter = parameter;
+        entry.mode = static_cast<Mode>(modes[i]);
+        entry.slot = slots[i];
+        entry.numel = 1;
+        entry.layout = layouts_.size();
         if (entry.mode == kInPlace || entry.mode == kSpread) {
-            if (entry.mode == kSpread) entry.placements = attribute(attribute(parameter, kSpec).ptr(), kPlacements);
+            if (entry.mode == kSpread) {
+                const py::object spec = attribute(parameter, kSpec);
+                entry.placements = attribute(spec.ptr(), kPlacements);
+                entry.mesh = attribute(spec.ptr(), kMesh);
+            }
             DLTensor tensor;
             const py::object memory = held(parameter, entry.mode == kSpread);
             if (!view(memory.ptr(), &tensor)) throw py::error_already_set();
@@ -117,7 +132,8 @@ bool Roster::is_negated(Entry& entry, PyObject* gradient) {
     return false;
 }
 
-// One that is placed otherwise has to be redistributed, by Python. Gradients come with the same few specs again and again.
+// One that is placed otherwise has to be redistributed, by Python. Gradients come with the same few specs again and
+// again.
 bool Roster::is_spread_alike(Entry& entry, PyObject* gradient) {
     py::object spec = py::reinterpret_steal<py::object>(PyObject_GetAttr(gradient, kSpec));
     if (!spec) {
@@ -125,10 +141,11 @@ bool Roster::is_spread_alike(Entry& entry, PyObject* gradient) {
         return false;
     }
     if (spec.is(entry.known_spec)) return true;
-    const int equal = PyObject_RichCompareBool(attribute(spec.ptr(), kPlacements).ptr(), entry.placements.ptr(), Py_EQ);
-    if (equal < 0) throw py::error_already_set();
-    if (equal) entry.known_spec = std::move(spec);
-    return equal != 0;
+    if (!are_equal(attribute(spec.ptr(), kPlacements), entry.placements) ||
+        !are_equal(attribute(spec.ptr(), kMesh), entry.mesh))
+        return false;
+    entry.known_spec = std::move(spec);
+    return true;
 }
 
 bool Roster::view(PyObject* tensor, DLTensor* out) const { return api_->tensor_from_py_object(tensor, out) == 0; }

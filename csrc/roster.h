@@ -32,9 +32,9 @@ class Roster {
   private:
     struct Entry {
         PyObject* parameter;
-        pybind11::object known;       // weak reference to a gradient that is no negated view
-        pybind11::object placements;  // of a spread parameter
-        pybind11::object known_spec;  // of a gradient that was found to be spread alike
+        pybind11::object known;             // weak reference to a gradient that is no negated view
+        pybind11::object placements, mesh;  // of a spread parameter
+        pybind11::object known_spec;        // of a gradient that was found to be spread alike
         Mode mode;
         int64_t slot;
         void* data;

@@ -207,6 +207,11 @@ def _refusals(rank: int) -> Iterator[tuple[str, Callable[[], Any]]]:
             "RuntimeError: the gradient of parameter 0 of param group 0 is a DTensor with placements [R, S(0)]",
             own.step,
         )
+        param.grad = DTensor.from_local(torch.ones(2, 3), DeviceMesh("cpu", [1, 0]), [Shard(0)])
+        yield (
+            "RuntimeError: the gradient of parameter 0 of param group 0 is a DTensor with placements [S(0)]",
+            own.step,
+        )
 
 
 def _refused(rank: int) -> list[tuple[str, str]]:
