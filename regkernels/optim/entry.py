@@ -36,6 +36,7 @@ class Entry:
     state: dict[str, Any]  # the optimizer's dictionary of this parameter
     staged: bool
     before: InitVar[Entry | None] = None  # whose buffers to use again
+    split: bool = False  # its groups lie on several ranks, and a kernel is not to update it
     total: int = 0  # row of a table of sums
     first: bool = False  # the momentum buffer was created for this step
     weight: Tensor = field(init=False)  # what the kernels work on

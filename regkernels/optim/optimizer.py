@@ -12,6 +12,7 @@ from torch import Tensor
 from regkernels import backends, validation
 from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
 from regkernels.distributed import agreement
+from regkernels.distributed.split_groups import SplitGroups
 from regkernels.flat import Owners
 from regkernels.hyper import Hyper, Number
 from regkernels.optim import exchange, penalising, slips, unbuilt
@@ -111,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         with_stats = self._options.stats
         if scaling.skips and not with_stats:
             return loss
-        totals: list[Any] = []
+        work = []
         for plan, plan_rows, plan_fields in zip(plans, rows, fields, strict=True):
             own = scaling if backends.is_asynchronous(plan.device) else scaling.on_host()
             scaled = [
@@ -124,7 +125,13 @@ class Optimizer(torch.optim.Optimizer):
                 )
                 for own_fields, row in zip(plan_fields, plan_rows, strict=True)
             ]
-            totals.append(backends.backend_for(plan.device).update(plan, scaled, plan.totals if with_stats else 0))
+            work.append((plan, own, scaled))
+        if self._split and not scaling.skips:
+            self._split.step(item for plan, _, scaled in work for item in plan.split_entries(scaled))
+        totals: list[Any] = []
+        for plan, own, scaled in work:
+            backend, of_kernels = backends.backend_for(plan.device), plan.rows_of_kernels(scaled)
+            totals.append(backend.update(plan, of_kernels, plan.totals if with_stats else 0))
             if not own.skips:
                 plan.advance(own.skip)
         self._keep_totals(totals, scaling)
@@ -261,7 +268,7 @@ class Optimizer(torch.optim.Optimizer):
         self._replaced: dict[torch.device, Plan] = {}
         self._owners = Owners()
         self._move_states = True
-        self._exchange = Exchange()
+        self._exchange, self._split = Exchange(), SplitGroups()
         self._checked = Checked()
         self._methods: list[Method] = []
         self._totals = None
@@ -270,6 +277,8 @@ class Optimizer(torch.optim.Optimizer):
         if not self._options.stats:
             self._totals = None
             return
+        if self._split:
+            totals = [*totals, self._split.zero_groups(self._exchange.sums, len(self.param_groups))]
         if self._exchange.communicates:
             totals = [self._exchange.totals(self, totals)]
         self._totals = (totals, scaling.inverse_scale)
@@ -298,6 +307,7 @@ class Optimizer(torch.optim.Optimizer):
                 Plan(groups, methods, self._options, state, device, own, before.get(device), self._exchange.sums)
                 for device, own in zip(distinct, members, strict=True)
             ]
+            self._split = SplitGroups(groups, methods)
             scaling = exchange.before_building(scaling, self, plans)
             if scaling.skips:
                 self._keep_totals([*map(unbuilt.sums, plans)] if self._options.stats else [], scaling)

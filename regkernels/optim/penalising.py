@@ -240,10 +240,11 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
     if _grouped(group):
         dim, size = group.get("group_dim", 0), group.get("group_size", 1)
         grouping.group_layout(param, dim, size, name, prefix="group_")
-        if shards.splits_groups(param, dim, size):
+        if group.get("capturable") and shards.splits_groups(param, dim, size):
             raise ValueError(
                 f"{name} is {shards.kind(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
-                "several ranks; choose a group_dim that is not sharded, or shard along it in multiples of group_size"
+                "several ranks, whose step cannot be captured into a CUDA graph; leave capturable out, choose a group_dim "
+                "that is not sharded, or shard along it in multiples of group_size"
             )
     weights = group.get("l1_weights")
     if weights is not None:

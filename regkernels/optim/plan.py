@@ -20,9 +20,10 @@ from torch import Tensor
 from regkernels import backends, extension, reference, segments, validation
 from regkernels.backends import gpu
 from regkernels.distributed import shards
+from regkernels.distributed.split_groups import is_split
 from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
-from regkernels.hyper import Number
+from regkernels.hyper import Hyper, Number
 from regkernels.optim import counting, filling, penalising
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry, parameter_name, parameter_numbers, table_of
@@ -136,6 +137,8 @@ class Plan:
         if any(entry.is_cut for entry in self.entries):
             self._pieces = Pieces.of([entry.pieces for entry in self.entries])
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
+        self._split = torch.tensor([entry.split for entry in self.entries], dtype=torch.int64, device="cpu")
+        self._splits = bool(self._split.any())
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all_active, self._updated = True, list[Tensor]()
@@ -210,6 +213,18 @@ class Plan:
         for index in self._active.nonzero().flatten().tolist():
             yield self.entries[index], int(self._table[index, segments.ROW])
 
+    def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
+        """Those of them that `regkernels.distributed.split_groups` updates, with their rows."""
+        if self._splits:
+            yield from ((entry, rows[row]) for entry, row in self.active_entries() if entry.split)
+
+    def rows_of_kernels(self, rows: list[Hyper]) -> list[Hyper]:
+        """The same but for these entries: a kernel only forms their sums."""
+        if not self._splits:
+            return rows
+        pairs = zip(rows, self._row_keys, strict=True)
+        return [row._replace(skip=1.0) if self.entries[index].split else row for row, (_, index, _) in pairs]
+
     # --- building ---
 
     def _must_count(self) -> bool:
@@ -248,7 +263,9 @@ class Plan:
             staged = staged or not flat_states.has_layout(grad, held) or grad.is_neg()
         state, own = self._state.get(param, {}), self._options.precision.of(param)
         before = self._staging.get(id(param))
-        entry = Entry(param, group, method, name, number, own, state, staged, before=before)
+        split = is_split(param, method)
+        of_kernel = method._replace(penalty="plain") if split else method
+        entry = Entry(param, group, of_kernel, name, number, own, state, staged, before=before, split=split)
         if method.penalty == "weighted_l1":
             entry.use_l1_weight(options["l1_weights"][position])
         for key in entry.state_names:
@@ -287,8 +304,8 @@ class Plan:
             self.segments = segments.merge(self._table[active], self._may_follow[active])
 
     def _find_rows(self) -> None:
-        # One number per (group, step count, first), so that equal rows are found without a loop over parameters.
-        key = self._group_of << 40
+        # One number per (group, split, step count, first), so that equal rows are found without a loop over parameters.
+        key = (self._group_of << 41) + (self._split << 40)
         if self._counts is not None:
             key += self._counts.classes() << 1
         key += self._first
@@ -296,7 +313,7 @@ class Plan:
         keys, row = key[members].unique(return_inverse=True)
         example = torch.full_like(keys, len(key)).scatter_reduce_(0, row, members, "amin")
         self._row_keys = [
-            (key >> 40, index, bool(key & 1)) for key, index in zip(keys.tolist(), example.tolist(), strict=True)
+            (key >> 41, index, bool(key & 1)) for key, index in zip(keys.tolist(), example.tolist(), strict=True)
         ]
         self._table[members, segments.ROW] = row
 

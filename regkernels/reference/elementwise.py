@@ -13,9 +13,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def square_root(x: Tensor) -> Tensor:
-    """The correctly rounded square root of a float32 or float64 CPU tensor (IEEE 754)."""
+    """The correctly rounded square root of a float32 or float64 tensor (IEEE 754)."""
     if x.dtype == torch.float32:
         return x.double().sqrt().float()  # exact: a double holds more than twice the bits of a float, and two more
+    if not x.is_cpu:
+        return x.sqrt()
     root = torch.empty_like(x)
     numpy.sqrt(x.numpy(), out=root.numpy())  # the processor's instruction; torch calls a library for long arrays
     return root

@@ -69,25 +69,39 @@ def group_step(
     shrinkage; Simon et al., A sparse-group lasso (2013), section 3.2, for that after a soft-threshold; Yu, On decomposing the
     proximal map (2013), theorem 4, for the decay.
     """
-    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-    z = clamp(soft_threshold(z, t), float(h.lower), float(h.upper))
-    s = s if isinstance(s, Tensor) else torch.full_like(z, s)
+    z = bounded(z, s, h)
     n = _of_elements(square_root(group_sums(z.double() * z.double(), layout, like)), z.dtype, layout, like)
-    zero, one = torch.zeros_like(z), torch.ones_like(z)
+    return shrink(z, *shrinkage(n, s, h, group_strength))
+
+
+def bounded(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
+    """What of it is done to elements: soft-threshold and bounds."""
+    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
+    return clamp(soft_threshold(z, t), float(h.lower), float(h.upper))
+
+
+def shrinkage(n: Tensor, s: Tensor | float, h: Hyper, group_strength: float) -> tuple[Tensor, Tensor]:
+    """What is done to groups with norm ``n`` and step ``s``: z becomes ``z * factor / divisor``."""
+    s = s if isinstance(s, Tensor) else torch.full_like(n, s)
+    zero, one = torch.zeros_like(n), torch.ones_like(n)
     limit = h.gain * s * group_strength
     factor = torch.where(limit > 0, torch.where(n <= limit, zero, 1.0 - limit / n), one)
     norm = torch.where(limit > 0, n - limit, n)
-    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else torch.full_like(z, float(h.shrink_divisor))
+    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else torch.full_like(n, float(h.shrink_divisor))
     too_large = norm / divisor > h.max_norm
-    divisor = torch.where(too_large, divide(norm, float(h.max_norm), like=z), divisor)
+    divisor = torch.where(too_large, divide(norm, float(h.max_norm), like=n), divisor)
     if h.unit_norm:
         divisor = torch.where(norm > 0, norm, divisor)
-    return torch.where(factor == 0, zero, z * factor / divisor)
+    return factor, divisor
 
 
-def strength_of(hyper: Hyper, layout: GroupLayout, dtype: torch.dtype) -> float:
-    """Of a group's norm, with its weight, rounded once."""
-    strength = float(hyper.group_strength) * (float(numpy.sqrt(float(layout.size))) if hyper.group_by_size else 1.0)
+def shrink(z: Tensor, factor: Tensor, divisor: Tensor) -> Tensor:
+    return torch.where(factor == 0, torch.zeros_like(z), z * factor / divisor)
+
+
+def strength_of(hyper: Hyper, size: int, dtype: torch.dtype) -> float:
+    """Of the norm of a group of ``size`` elements, with its weight, rounded once."""
+    strength = float(hyper.group_strength) * (float(numpy.sqrt(float(size))) if hyper.group_by_size else 1.0)
     return torch.tensor(strength, dtype=dtype, device="cpu").item()
 
 

@@ -35,7 +35,8 @@ def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int, plac
     bits that the whole has there.
     """
     if isinstance(places, int):
-        places = torch.arange(places, places + like.numel(), device="cpu")
+        places = torch.arange(places, places + like.numel(), device=like.device)
+    places = places.to(like.device)
     counters, counter_of = (places >> 3).unique_consecutive(return_inverse=True)
     words = philox((counters & _WORD, counters >> 32, step & _WORD, slot), (seed, stream & _WORD), counters)
     halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=1)

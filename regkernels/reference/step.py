@@ -14,7 +14,7 @@ from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_t
 from regkernels.reference.groups import group_step, share, strength_of
 from regkernels.reference.operators import OPERATORS, clamp, penalise
 from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
-from regkernels.reference.rules import RULES, itself
+from regkernels.reference.rules import RULES, Share, itself
 
 if TYPE_CHECKING:
     from regkernels.grouping import GroupLayout
@@ -50,30 +50,59 @@ def update_(
     h = hyper.rounded(dtype)
     if h.skip:
         return
-    w = widen(weight, rounding, kept)
-    g = gradient.to(dtype) * h.scale
-    wide = [state.to(dtype) for state in states]
-    if h.coupled_decay:
-        g = g + h.coupled_decay * w
-    if h.subgradient:
-        g = g + h.subgradient * sign(w)
-    move, s = RULES[rule].apply(g, wide, h, itself if layout is None else partial(share, layout=layout, like=weight))
-    decayed = w * h.decay
-    if h.cautious:
-        decayed = torch.where(opposed(move, w), w, decayed)
-    z = decayed - move
+    w, g, wide = prepare(weight, gradient, states, h, rounding, kept)
+    z, s = propose(rule, w, g, wide, h, itself if layout is None else partial(share, layout=layout, like=weight))
     if penalty == "plain":
         z = proximal_step(z, s, h)
     elif layout is None:
         z = penalised_step(penalty, z, s, h, l1_weight)
     else:
-        z = group_step(z, s, h, strength_of(hyper, layout, dtype), layout, weight)
+        z = group_step(z, s, h, strength_of(hyper, layout.size, dtype), layout, weight)
+    store(z, wide, weight, states, hyper, rounding, kept, stream, places)
 
+
+def prepare(
+    weight: Tensor, gradient: Tensor, states: Sequence[Tensor], h: Hyper, rounding: str, kept: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Steps 2 to 4: weight, gradient and states in the compute type; the latter are those that are given where they have it."""
+    dtype = compute_dtype(weight.dtype)
+    w = widen(weight, rounding, kept)
+    g = gradient.to(dtype) * h.scale
+    if h.coupled_decay:
+        g = g + h.coupled_decay * w
+    if h.subgradient:
+        g = g + h.subgradient * sign(w)
+    return w, g, [state.to(dtype) for state in states]
+
+
+def propose(
+    rule: str, w: Tensor, g: Tensor, wide: Sequence[Tensor], h: Hyper, share: Share
+) -> tuple[Tensor, Tensor | float]:
+    """Steps 5 to 7: where the step leads to, and the step s. Mutates ``wide``, the states."""
+    move, s = RULES[rule].apply(g, wide, h, share)
+    decayed = w * h.decay
+    if h.cautious:
+        decayed = torch.where(opposed(move, w), w, decayed)
+    return decayed - move, s
+
+
+def store(
+    z: Tensor,
+    wide: Sequence[Tensor],
+    weight: Tensor,
+    states: Sequence[Tensor],
+    hyper: Hyper,
+    rounding: str,
+    kept: Tensor | None,
+    stream: int,
+    places: Tensor | int,
+) -> None:
+    """Rounds what has been computed to ``weight``, ``states`` and ``kept``. States in the compute type hold it already."""
     seed, step = int(hyper.seed), int(hyper.step)
     for slot, (state, value) in enumerate(zip(states, wide, strict=True), start=1):
         if state.dtype == torch.bfloat16:
             state.copy_(round_stochastically(value, state.dtype, random_bits(state, seed, stream, step, slot, places)))
-    if not h.lr:
+    if not hyper.rounded(z.dtype).lr:
         return
     if rounding == "stochastic":
         weight.copy_(round_stochastically(z, weight.dtype, random_bits(weight, seed, stream, step, 0, places)))

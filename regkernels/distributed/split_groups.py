@@ -1,0 +1,228 @@
+"""The step of parameters whose groups of weights lie on several ranks.
+
+What a group has in common, its second moment and its norm, is known only when all its ranks have added up what they hold.
+So the step has three phases, between which sums travel: those of all groups of all such parameters in one message. Nothing is
+changed before the last one, so a step that fails on the way has not begun.
+
+The arithmetic is that of `regkernels.reference`, in eager torch on the device of the parameter, also where the other
+parameters go through kernels, which leave these alone but for the sums of `stats`. The phases compute from the start what
+they need again: copies of all states would not fit where parameters are sharded to save memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regkernels import reference
+from regkernels.distributed.lines import Lines
+from regkernels.distributed.shards import held, splits_groups
+from regkernels.distributed.sums import Sums
+from regkernels.hyper import Hyper
+from regkernels.optim.entry import Entry, parameter_name
+from regkernels.optim.penalising import Method
+from regkernels.reference import groups as grouped
+from regkernels.reference import step as stepping
+from regkernels.segments import SUMS
+from regkernels.transfer import capturing
+
+Work = tuple[Entry, Hyper]
+"""A parameter with a gradient on this rank, and its hyper-parameters."""
+
+
+class Part(NamedTuple):
+    """A parameter, and where its numbers stand in a message: one for each group, behind on how many ranks it has a gradient,
+    and on how many that hold something of it, it has none."""
+
+    param: Any
+    name: str
+    group: int  # of parameters
+    lines: Lines
+    of_class: int  # see `Sums`
+    begin: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.lines.groups
+
+
+class Step:
+    """Of one parameter with a gradient: everything that is computed from what this rank holds."""
+
+    def __init__(self, part: Part, entry: Entry, hyper: Hyper) -> None:
+        self.part, self._entry, self._hyper = part, entry, hyper
+        self._dtype = reference.compute_dtype(entry.weight.dtype)
+        self._h = hyper.rounded(self._dtype)
+        self.skips = bool(self._h.skip)
+        self._shared = torch.zeros(part.lines.groups, dtype=self._dtype, device=entry.weight.device)
+
+    def observed(self) -> Tensor:
+        """Sums of the second moments, as they will be; zeros for a rule that has none."""
+        if not reference.RULES[self._entry.rule].step_per_element:
+            return self._shared.double()
+        seen: list[Tensor] = []
+
+        def look(v: Tensor) -> Tensor:
+            seen.append(v)
+            return v
+
+        w, g, wide = self._prepared()
+        stepping.propose(self._entry.rule, w, g, wide, self._h, look)
+        return self.part.lines.sums(seen[0])
+
+    def share(self, sums: Tensor) -> None:
+        """Takes what `observed` adds up to."""
+        self._shared = (sums / max(self.part.lines.elements, 1)).to(self._dtype)
+
+    def proposed(self) -> Tensor:
+        """Sums of the squares of where the step leads to."""
+        z = self._bounded()[0].double()
+        return self.part.lines.sums(z * z)
+
+    def write(self, sums: Tensor) -> None:
+        """Stores weight and states. ``sums``: what `proposed` adds up to."""
+        entry, lines, h = self._entry, self.part.lines, self._h
+        strength = grouped.strength_of(self._hyper, lines.elements, self._dtype)
+        norms = reference.square_root(sums).to(self._dtype)
+        factor, divisor = grouped.shrinkage(norms, self._step_of_groups(), h, strength)
+        z, wide = self._bounded()
+        z = grouped.shrink(z, lines.spread(factor, z), lines.spread(divisor, z))
+        for state, value in zip(entry.tensors, wide, strict=True):
+            if state.dtype == value.dtype:
+                state.copy_(value)
+        stepping.store(
+            z, wide, entry.weight, entry.tensors, self._hyper, entry.format.rounding, entry.kept, entry.stream
+        )
+
+    def _bounded(self) -> tuple[Tensor, list[Tensor]]:
+        w, g, wide = self._prepared()
+        z, s = stepping.propose(self._entry.rule, w, g, wide, self._h, self._spread_shared)
+        return grouped.bounded(z, s, self._h), wide
+
+    def _prepared(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        entry = self._entry
+        copies = [state.to(self._dtype, copy=True) for state in entry.tensors]
+        return stepping.prepare(
+            entry.weight, entry.gradient_to_read(), copies, self._h, entry.format.rounding, entry.kept
+        )
+
+    def _spread_shared(self, v: Tensor) -> Tensor:
+        return self.part.lines.spread(self._shared, v)
+
+    def _step_of_groups(self) -> Tensor | float:
+        """A step is a function of the second moment alone, so states and gradient may be anything."""
+        rule, shared = reference.RULES[self._entry.rule], self._shared
+        return rule.apply(
+            torch.zeros_like(shared), [torch.zeros_like(shared) for _ in rule.state_names], self._h, lambda _: shared
+        )[1]
+
+
+class SplitGroups:
+    """All parameters of an optimizer whose groups lie on several ranks; rebuilt with its plans. False where there are none.
+
+    Whether a parameter has a gradient must be the same on all ranks that hold something of it: a group is updated as a whole. A
+    rank whose part is empty takes part with or without one.
+    """
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]] = (), methods: Sequence[Method] = ()) -> None:
+        split = [
+            (index, position, param)
+            for index, (group, method) in enumerate(zip(groups, methods, strict=True))
+            for position, param in enumerate(group["params"])
+            if is_split(param, method)
+        ]
+        self._sums = Sums.of(param for _, _, param in split)
+        self._parts: list[Part] = []
+        self._columns = 0
+        for index, position, param in split:  # in an order that all ranks have in common
+            lines = Lines.of(param, methods[index].dim, methods[index].size)
+            name = parameter_name(groups[index], index, position)
+            self._parts.append(Part(param, name, index, lines, self._sums.class_of(param), self._columns))
+            self._columns += lines.groups + 2
+        self._has_metric = any(reference.RULES[methods[part.group].rule].step_per_element for part in self._parts)
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def step(self, work: Iterable[Work]) -> None:
+        """Updates what ``work`` has of these parameters. Two messages, one where no rule has second moments; every rank sends them,
+        whether or not it has gradients.
+
+        Raises:
+            ValueError: on every rank, where only some ranks have the gradient of a parameter. Nothing is changed then.
+        """
+        if capturing():
+            raise RuntimeError(
+                f"{self._parts[0].name} has groups that lie on several ranks, whose step cannot be captured into a CUDA graph; "
+                "call step() outside of the graph"
+            )
+        parts = {id(part.param): part for part in self._parts}
+        steps = [Step(parts[id(entry.param)], entry, hyper) for entry, hyper in work]
+        active = [step for step in steps if not step.skips]
+        if self._has_metric:
+            sums = self._added({step.part.begin: step.observed for step in active})
+            self._check_gradients(sums)
+            for step in active:
+                step.share(sums[step.part.begin : step.part.end])
+        sums = self._added({step.part.begin: step.proposed for step in active})
+        if not self._has_metric:
+            self._check_gradients(sums)
+        for step in active:
+            step.write(sums[step.part.begin : step.part.end])
+
+    def zero_groups(self, total: Sums, groups: int) -> Tensor:
+        """How many groups of parameters with gradients are all zeros on all of their ranks: a table of sums as those of
+        `Plan.update`, in which one rank counts them for all. One message.
+
+        ``total``: what the table will be added up by. ``groups``: of parameters, of the optimizer.
+        """
+        nonzeros = self._added({part.begin: partial(_nonzeros, part) for part in self._parts})
+        table = torch.zeros(total.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
+        for part in self._parts:
+            if part.lines.elements and _is_first(part.param):
+                zeros = (nonzeros[part.begin : part.end] == 0).sum() * (nonzeros[part.end] > 0)
+                table[total.class_of(part.param) * groups + part.group, SUMS.index("zero_groups")] += zeros
+        return table
+
+    def _added(self, own: Mapping[int, Callable[[], Tensor]]) -> Tensor:
+        """A message: sums of what each part that has some says about its groups."""
+        device = held(self._parts[0].param).device
+        table = torch.zeros(self._sums.classes, self._columns, dtype=torch.float64, device=device)
+        for part in self._parts:
+            row = table[part.of_class]
+            if part.begin in own:
+                row[part.begin : part.end] = own[part.begin]()
+            if part.param.grad is not None:
+                row[part.end] = 1.0
+            elif held(part.param).numel():
+                row[part.end + 1] = 1.0
+        return self._sums.add(table).get()
+
+    def _check_gradients(self, sums: Tensor) -> None:
+        ends = torch.tensor([part.end for part in self._parts], device=sums.device)
+        for part, some, others in zip(self._parts, sums[ends].tolist(), sums[ends + 1].tolist(), strict=True):
+            if some and others:
+                raise ValueError(
+                    f"{part.name} has a gradient on {some:g} of the ranks that hold it and none on {others:g}, and its groups lie "
+                    "on several ranks: they can only be updated as a whole. Let the parameter take part in the loss on every "
+                    "rank, if only times 0, or on none. Nothing was updated"
+                )
+
+
+def is_split(param: Any, method: Method) -> bool:
+    """Whether groups of a parameter may lie on several ranks, so that no rank can update them alone."""
+    return method.penalty == "group" and splits_groups(param, method.dim, method.size)
+
+
+def _nonzeros(part: Part) -> Tensor:
+    return part.lines.sums(held(part.param).detach() != 0)
+
+
+def _is_first(param: Any) -> bool:
+    """Whether this rank is the one that counts for all that a parameter is sharded over."""
+    coordinate = param.device_mesh.get_coordinate()
+    return all(place == 0 or kind.is_replicate() for place, kind in zip(coordinate, param.placements, strict=True))
