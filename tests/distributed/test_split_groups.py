@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.distributed import split_cases, world
+from regkernels import optim
+from regkernels.distributed.lines import windows
+from regkernels.distributed.shards import splits_groups
+from tests.distributed import simulated, split_cases, world
 from tests.distributed.split_cases import RUNS, SPREADS
+from tests.problems import minimise
+from tests.test_fixed_points import CLOSE, Rule
+from tests.test_group_fixed_points import LINEAR, violation
+
+LASSO = {"group_l1": 0.35, "group_size": 3}
+RULES = {
+    "nesterov": Rule(optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}, 10.0, {}),
+    "adam": Rule(optim.Adam, {"lr": 0.05, "betas": (0.9, 0.9), "eps": 0.1}, 1.0, {}),
+}
 
 CASES = [(ranks, *names) for ranks in SPREADS for names in split_cases.names(ranks)]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 0.0, torch.bfloat16: 0.0}
@@ -39,10 +56,138 @@ def test_the_step_is_that_of_one_process(worlds: dict[int, list[Any]], ranks: in
         assert found["messages"] == RUNS[run].messages
 
 
+def zeros_and_others(ranks: int, name: str, run: str) -> tuple[int, int]:
+    weights = [w for after in split_cases.train(SPREADS[ranks][name], RUNS[run])["weights"] for w in after]
+    return sum(int((w == 0).sum()) for w in weights), sum(int((w != 0).sum()) for w in weights)
+
+
 def test_some_groups_become_zeros_and_some_do_not() -> None:
-    """Of the runs above, so that they tell a sum over a part of a group from that over all of it."""
-    for ranks, name, run in CASES:
-        if "group_l1" in RUNS[run].options:
-            weights = split_cases.train(SPREADS[ranks][name], RUNS[run])["weights"]
-            assert any((weight == 0).any() for after in weights for weight in after), (name, run)
-            assert any((weight != 0).any() for after in weights for weight in after), (name, run)
+    """Else the cases above could not tell a sum over a part of a group from that over all of it."""
+    for ranks, spreads in SPREADS.items():
+        for name in spreads:
+            found = [zeros_and_others(ranks, name, run) for run in split_cases.OF_ALL]
+            assert any(zeros and others for zeros, others in found), (ranks, name)
+    for run, (_, options, *_) in RUNS.items():
+        if "group_l1" in options:
+            assert all(zeros_and_others(2, "columns of rows", run)), run
+
+
+def _misses_a_gradient(rank: int) -> Any:
+    mesh = split_cases.mesh_of(2)
+    one, other, empty = (nn.Parameter(split_cases.placed(torch.ones(n, 3), (0,), mesh)) for n in (4, 4, 1))
+    optimizer = optim.AdamW([one, other, empty], lr=0.1, group_l1=0.1, group_dim=1)
+    for param in (one, other, empty):
+        if rank == 0 or param is one:
+            param.grad = torch.ones_like(param)
+    try:
+        optimizer.step()
+    except ValueError as error:
+        message = str(error)
+    unchanged = split_cases.own(one).eq(1).all() and split_cases.own(other).eq(1).all()
+    steps = [float(state["step"]) for state in optimizer.state.values()]
+    other.grad = torch.ones_like(other)
+    optimizer.step()
+    return message, bool(unchanged), steps, [split_cases.own(param) for param in (one, other, empty)]
+
+
+def test_a_gradient_on_some_ranks_only_is_refused_on_all() -> None:
+    """A rank whose part is empty needs none."""
+    for rank, (message, unchanged, steps, weights) in enumerate(world.run(2, _misses_a_gradient)):
+        assert "parameter 1 of param group 0 has a gradient on 1 of the ranks that hold it and none on 1" in message
+        assert unchanged
+        assert not any(steps)
+        assert len(weights[2]) == 1 - rank
+        for weight in weights:
+            assert weight.lt(1).all()
+        assert torch.equal(weights[0], weights[1])
+
+
+def _without_gradients(rank: int) -> Any:
+    mesh = split_cases.mesh_of(2)
+    param, frozen = (nn.Parameter(split_cases.placed(torch.ones(4, 3), (0,), mesh)) for _ in range(2))
+    optimizer = optim.SGD([param, frozen], lr=0.1, group_l1=30.0, group_dim=1, stats=True)
+    counts = []
+    for _ in range(2):
+        with simulated.messages() as sent:
+            optimizer.step()
+            counts.append((len(sent), int(optimizer.stats.zero_groups)))
+        param.grad = torch.zeros_like(param)
+    return counts, split_cases.own(param), split_cases.own(frozen)
+
+
+def test_what_has_no_gradient_anywhere_is_left_alone() -> None:
+    for counts, weight, frozen in world.run(2, _without_gradients):
+        assert counts == [(3, 0), (3, 3)]
+        assert not weight.any()
+        assert frozen.eq(1).all()
+
+
+def _refused(rank: int) -> str:
+    param = nn.Parameter(split_cases.placed(torch.ones(4, 3), (0,), split_cases.mesh_of(2)))
+    with pytest.raises(ValueError, match="leave capturable out") as refused:
+        optim.Adam([param], group_l1=0.1, group_dim=1, capturable=True)
+    return str(refused.value)
+
+
+def test_a_captured_step_is_refused() -> None:
+    for message in world.run(2, _refused):
+        assert "parameter 0 of param group 0 is a DTensor with placements [S(0)]" in message
+        assert "group_dim=1" in message
+
+
+ROWS = ((3, 1), (7, 1), (10, 5), (12, 3), (16, 4), (22, 2))
+"""Lengths of a dimension, and of the groups along it."""
+
+
+def _held(rank: int) -> dict[tuple[int, ...], list[Any]]:
+    """Rows as FSDP cuts them, also where tensor parallelism has cut them before: the indices held, and what is said of them."""
+    found: dict[tuple[int, ...], list[Any]] = {}
+    for sizes in ((4,), (2, 2)):
+        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("dp", "tp")[: len(sizes)])
+        for length, size in ROWS:
+            layer = nn.Linear(1, length, bias=False)
+            weight = torch.arange(float(length))[:, None]
+            if len(sizes) == 2:
+                weight = distribute_tensor(weight, mesh["tp"], [Shard(0)])
+            layer.weight = nn.Parameter(weight)
+            fully_shard(layer, mesh=mesh["dp"])
+            indices = [index for window in windows(layer.weight, 0) for index in range(*window)]
+            values = split_cases.own(layer.weight).flatten().tolist()
+            found[*sizes, length, size] = [values, indices, splits_groups(layer.weight, 0, size)]
+    return found
+
+
+def test_where_a_rank_stands_in_the_whole() -> None:
+    of_ranks = world.run(4, _held)
+    for case in of_ranks[0]:
+        length, size = case[-2:]
+        values, indices, said = zip(*(found[case] for found in of_ranks), strict=True)
+        assert values == indices
+        assert sorted(itertools.chain(*indices)) == list(range(length))
+        groups = [index // size for of_rank in indices for index in sorted({i // size * size for i in of_rank})]
+        assert said == (len(groups) > len(set(groups)),) * 4, case
+
+
+def _minimise(rank: int) -> dict[str, list[torch.Tensor]]:
+    mesh, found = split_cases.mesh_of(3), {}
+    for name, rule in RULES.items():
+        w = nn.Parameter(split_cases.placed(torch.ones(12, dtype=torch.float64), (0,), mesh))
+        optimizer = rule([w], **LASSO)
+        for _ in range(400):
+            w.grad = split_cases.placed(LINEAR.gradient(w.full_tensor().detach()), (0,), mesh)
+            optimizer.step()
+        found[name] = [w.full_tensor().detach(), split_cases.own(w)]
+    return found
+
+
+def test_the_fixed_point_is_that_of_the_whole() -> None:
+    """Of 4 groups of 3 weights, 4 weights a rank."""
+    results = world.run(3, _minimise)
+    for name, rule in RULES.items():
+        assert [len(result[name][1]) for result in results] == [4, 4, 4]
+        w = results[0][name][0]
+        assert violation(w, **LASSO) < CLOSE
+        expected = minimise(LINEAR, lambda params, rule=rule: rule(params, **LASSO))
+        torch.testing.assert_close(w, expected, rtol=0, atol=1e-8)
+        assert torch.equal(w == 0, expected == 0)
+        assert 0 < int((w == 0).sum()) < 12
