@@ -25,7 +25,7 @@ class Still:
     """
 
     rule, tensors, kept, stream, places, total = "still", (), None, 0, 0, 0
-    totals, generation, may_skip = 1, 0, False
+    totals, generation, leaves_out = 1, 0, False
     format = Format("nearest", torch.float32, narrow=False)
 
     def __init__(

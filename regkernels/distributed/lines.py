@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.distributed.shards import held
-
-Window = tuple[int, int]
-"""First index and the one after the last."""
+from regkernels.distributed.places import Window, windows_of
 
 
 class Lines(NamedTuple):
@@ -32,7 +29,7 @@ class Lines(NamedTuple):
             return cls(None, 1, 1, param.numel(), [])
         own: int = dim % param.dim()
         others = math.prod(length for d, length in enumerate(param.shape) if d != own)
-        return cls(own, size, param.shape[own] // size, others * size, windows(param, own))
+        return cls(own, size, param.shape[own] // size, others * size, windows_of(param, own))
 
     def sums(self, x: Tensor) -> Tensor:
         """What this rank adds to the sum of each group: float64, (groups,). ``x``: of the shape that it holds, any type.
@@ -61,42 +58,3 @@ class Lines(NamedTuple):
         pieces = [torch.arange(*window, device=numbers.device) for window in [(0, 0), *self.windows]]
         lines = numbers[torch.cat(pieces) // self.size]
         return lines.reshape([-1 if dim == self.dim else 1 for dim in range(like.dim())])
-
-
-def windows(param: Any, dim: int) -> list[Window]:
-    """The indices of a dimension that this rank holds, in order; those of no elements are left out.
-
-    As torch.chunk cuts them, mesh dimension by mesh dimension. A strided shard, as FSDP makes it of what tensor parallelism has
-    cut before, takes such a chunk of each of ``split_factor`` chunks.
-    """
-    found = [(0, param.shape[dim])]
-    mesh = param.device_mesh
-    for size, rank, placement in zip(mesh.shape, mesh.get_coordinate(), param.placements, strict=True):
-        if placement.is_replicate() or placement.dim % param.dim() != dim:
-            continue
-        pieces = getattr(placement, "split_factor", 1)
-        length = sum(end - begin for begin, end in found)
-        chunks = [_chunk(_chunk((0, length), pieces, piece), size, rank) for piece in range(pieces)]
-        found = [window for chunk in chunks for window in _within(found, chunk)]
-    assert sum(end - begin for begin, end in found) == held(param).shape[dim]
-    return found
-
-
-def _chunk(window: Window, count: int, index: int) -> Window:
-    """As torch.chunk does it; what it has no chunk for is empty."""
-    begin, end = window
-    size = -(-(end - begin) // count)
-    return min(begin + index * size, end), min(begin + (index + 1) * size, end)
-
-
-def _within(found: Sequence[Window], chunk: Window) -> list[Window]:
-    """The part ``chunk`` of windows, counted through."""
-    inside = []
-    before = 0
-    for begin, end in found:
-        first = begin + max(chunk[0] - before, 0)
-        last = min(begin + chunk[1] - before, end)
-        if first < last:
-            inside.append((first, last))
-        before += end - begin
-    return inside

@@ -34,7 +34,7 @@ def runs(param: Any, own: Tensor) -> Runs | None:
     strides = dense_strides(whole)
     found = Runs.one(0, 1)
     for dim in sorted(range(own.dim()), key=lambda dim: own.stride(dim)):
-        windows = _windows(param, dim)
+        windows = windows_of(param, dim)
         stride = strides[dim]
         if len(found.places) == 1 and int(found.lengths) == stride:
             # Whole rows, side by side: a parameter of one dimension would make a number of each element below.
@@ -57,7 +57,7 @@ def part_of(whole: Tensor, like: Any) -> Tensor:
     """
     part = whole.detach()
     for dim, size in enumerate(whole.shape):
-        windows = _windows(like, dim)
+        windows = windows_of(like, dim)
         if windows != [(0, size)]:
             pieces = [part.narrow(dim, begin, end - begin) for begin, end in windows]
             part = torch.cat(pieces or [part.narrow(dim, 0, 0)], dim)  # memory of its own
@@ -88,7 +88,7 @@ def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[Group
     return layout, int(steps[0]) - length
 
 
-def _windows(param: Any, dim: int) -> list[Window]:
+def windows_of(param: Any, dim: int) -> list[Window]:
     """The indices of one dimension that this rank holds, in order; those of no elements are left out.
 
     As torch.chunk cuts them, mesh dimension by mesh dimension. A strided shard, as FSDP makes it of what tensor parallelism has

@@ -5,7 +5,8 @@ So the step has three phases, between which sums travel: those of all groups of 
 changed before the last one, so a step that fails on the way has not begun.
 
 The arithmetic is that of `regkernels.reference`, in eager torch on the device of the parameter, also where the other
-parameters go through kernels, which leave these alone but for the sums of `stats`. The phases compute from the start what
+parameters go through kernels, which leave these alone but for the sums of `stats`. On a CPU that takes about a hundred times
+as long as the kernel of groups (AdamW, a million elements a rank: 108 ms against 1.1). The phases compute from the start what
 they need again: copies of all states would not fit where parameters are sharded to save memory.
 """
 
@@ -95,7 +96,15 @@ class Step:
             if state.dtype == value.dtype:
                 state.copy_(value)
         stepping.store(
-            z, wide, entry.weight, entry.tensors, self._hyper, entry.format.rounding, entry.kept, entry.stream
+            z,
+            wide,
+            entry.weight,
+            entry.tensors,
+            self._hyper,
+            entry.format.rounding,
+            entry.kept,
+            entry.stream,
+            entry.places,
         )
 
     def _bounded(self) -> tuple[Tensor, list[Tensor]]:
@@ -149,8 +158,8 @@ class SplitGroups:
         return bool(self._parts)
 
     def step(self, work: Iterable[Work]) -> None:
-        """Updates what ``work`` has of these parameters. Two messages, one where no rule has second moments; every rank sends them,
-        whether or not it has gradients.
+        """Updates what ``work`` has of these parameters. Two messages, one where no rule has second moments; every rank sends
+        them, whether or not it has gradients. On an accelerator the host waits for it.
 
         Raises:
             ValueError: on every rank, where only some ranks have the gradient of a parameter. Nothing is changed then.

@@ -43,6 +43,10 @@ class Penalties(TypedDict, total=False):
     With anything by groups, adaptive optimizers take one step size per group, from the mean of its second moments: only then do
     these operators have a closed form that is exact.
 
+    Groups of a DTensor may lie on several ranks (rows sharded, ``group_dim=1``). Such parameters are updated in eager torch instead
+    of the kernel, about a hundred times slower on a CPU, and ranks tell each other the sums of all of them: one message a step, a
+    second one for adaptive optimizers, a third one for `stats`. Not within CUDA graphs (``capturable``).
+
     Where a penalty is concave (of curvature 1 / ``mcp_gamma``, 1 / (``scad_a`` - 1), or at most ``log_sum / log_sum_eps**2``), training
     settles only with steps that are not too large for it: t below the inverse of the curvature (an adaptive step grows to ``lr / eps``
     where gradients vanish), and with momentum below ``1 - momentum`` times that.

@@ -52,6 +52,7 @@ class Plan:
         segments: int64 table (see `regkernels.segments`) of what the next step updates.
         draws: whether a step needs random numbers.
         may_skip: whether only the device knows that a step is left out.
+        leaves_out: whether a row may say that a kernel is to write nothing.
         generation: another number whenever ``segments`` has changed.
         totals: number of rows of a table of sums: of all classes (see `regkernels.distributed.sums`) one per param group of the
             optimizer, those on other devices included.
@@ -139,6 +140,7 @@ class Plan:
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
         self._split = torch.tensor([entry.split for entry in self.entries], dtype=torch.int64, device="cpu")
         self._splits = bool(self._split.any())
+        self.leaves_out = self.may_skip or self._splits
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all_active, self._updated = True, list[Tensor]()

@@ -85,6 +85,8 @@ RUNS: dict[str, Run] = {
     "float32": Run("AdamW", {**SPARSE, "stats": True}, torch.float32, messages=4),
     "remainder": Run("AdamW", {**LASSO, "param_rounding": "remainder", "stats": True}, torch.bfloat16, messages=4),
     "master": Run("SGD", {**LASSO, "momentum": 0.9, "param_rounding": "master"}, torch.float16),
+    "by chance": Run("AdamW", {**LASSO, "param_rounding": "stochastic"}, torch.bfloat16, messages=2),
+    "narrow": Run("Adam", {**LASSO, "state_dtype": torch.bfloat16}, messages=2, dtype=torch.float32),
     "nearest": Run("SGD", SPARSE, torch.bfloat16),
 }
 """``messages``: those of group sums, one for the norm of the gradients, two for `stats`."""

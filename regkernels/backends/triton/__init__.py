@@ -57,7 +57,7 @@ def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
                 "STATE": tl.bfloat16 if kind.narrow else TYPES[reference.compute_dtype(kind.dtype)],
                 "ROUNDING": kind.rounding,
                 "STATS": groups > 0,
-                "MAY_SKIP": plan.may_skip,
+                "MAY_SKIP": plan.leaves_out,
                 **({} if kind.penalty == "group" else by_element),
             }
 
