@@ -22,7 +22,7 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.distributed.lines import Lines
 from regkernels.distributed.shards import held, splits_groups
-from regkernels.distributed.sums import Sums
+from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
 from regkernels.hyper import Hyper
 from regkernels.optim.entry import Entry, parameter_name
 from regkernels.optim.penalising import Method
@@ -189,7 +189,13 @@ class SplitGroups:
 
         ``total``: what the table will be added up by. ``groups``: of parameters, of the optimizer.
         """
-        nonzeros = self._added({part.begin: partial(_nonzeros, part) for part in self._parts})
+        try:
+            nonzeros = self._added({part.begin: partial(_nonzeros, part) for part in self._parts})
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the groups of zeros that stats counts could not be counted over all ranks: {NOBODY_ANSWERS}. This rank has "
+                "updated its weights already; start again from the last checkpoint"
+            ) from error
         table = torch.zeros(total.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
         for part in self._parts:
             if part.lines.elements and _is_first(part.param):

@@ -179,6 +179,6 @@ def _waited(work: Any, ranks: int) -> None:
 
 def _unanswered(ranks: int) -> RuntimeError:
     return RuntimeError(
-        f"the sums of a step (max_grad_norm, skip_nonfinite, stats) could not be added over {ranks} ranks: {NOBODY_ANSWERS}. "
-        "Nothing was updated where this is raised by step(); start again from the last checkpoint"
+        f"the sums of a step (max_grad_norm, skip_nonfinite, stats, groups of weights) could not be added over {ranks} ranks: "
+        f"{NOBODY_ANSWERS}. Nothing was updated where this is raised by step(); start again from the last checkpoint"
     )

@@ -161,4 +161,7 @@ def test_whatever_waits_for_a_rank_that_stopped_says_so(tmp_path: Path) -> None:
     first, clipping, counting = world.run(2, _abandoned, tmp_path)[0]
     assert "the optimizers of 2 ranks could not be compared before the first step: a rank may have ended" in first
     for told in (clipping, counting):
-        assert "the sums of a step (max_grad_norm, skip_nonfinite, stats) could not be added over 2 ranks" in told
+        assert (
+            "the sums of a step (max_grad_norm, skip_nonfinite, stats, groups of weights) could not be added over 2 ranks"
+            in told
+        )

@@ -54,6 +54,10 @@ def test_the_step_is_that_of_one_process(worlds: dict[int, list[Any]], ranks: in
         for sums, want in zip(found["stats"], expected["stats"], strict=True):
             torch.testing.assert_close(sums, want, **close)
         assert found["messages"] == RUNS[run].messages
+    for result, other in itertools.combinations([result[name, run] for result in worlds[ranks]], 2):
+        for after, others in zip(result["weights"], other["weights"], strict=True):
+            copies = zip(result["places"], other["places"], after, others, strict=True)
+            assert all(torch.equal(a, b) for places, same, a, b in copies if torch.equal(places, same))
 
 
 def zeros_and_others(ranks: int, name: str, run: str) -> tuple[int, int]:
