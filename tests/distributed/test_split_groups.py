@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from regkernels import optim
+from regkernels.distributed.lines import Lines
 from regkernels.distributed.places import windows_of
 from regkernels.distributed.shards import splits_groups
 from tests.distributed import simulated, split_cases, world
@@ -74,6 +76,38 @@ def test_some_groups_become_zeros_and_some_do_not() -> None:
     for run, (_, options, *_) in RUNS.items():
         if "group_l1" in options:
             assert all(zeros_and_others(2, "columns of rows", run)), run
+
+
+def _fit(model: nn.Module) -> nn.Module:
+    optimizer = optim.AdamW(model.parameters(), lr=0.05, group_l1=0.05, group_dim=-1, max_grad_norm=1.0)
+    x = torch.randn(16, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for _ in range(12):
+        optimizer.zero_grad()
+        (model(x)[:, 0] - x[:, 0]).square().mean().backward()
+        optimizer.step()
+    return model
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(2)
+    layers = [nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)]
+    return nn.Sequential(*layers).double()
+
+
+def _fit_sharded(rank: int) -> list[torch.Tensor]:
+    model = _network()
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=split_cases.mesh_of(2))
+    return [param.full_tensor().detach() for param in _fit(model).parameters()]
+
+
+def test_fully_sharded_training_is_that_of_one_process() -> None:
+    expected = [param.detach() for param in _fit(_network()).parameters()]
+    assert all(0 < int((weight == 0).all(0).sum()) < weight.shape[1] for weight in expected)
+    for weights in world.run(2, _fit_sharded):
+        for weight, want in zip(weights, expected, strict=True):
+            torch.testing.assert_close(weight, want, rtol=0, atol=1e-12)
+            assert torch.equal(weight == 0, want == 0)
 
 
 def _misses_a_gradient(rank: int) -> Any:
@@ -170,6 +204,31 @@ def test_where_a_rank_stands_in_the_whole() -> None:
         assert sorted(itertools.chain(*indices)) == list(range(length))
         groups = [index // size for of_rank in indices for index in sorted({i // size * size for i in of_rank})]
         assert said == (len(groups) > len(set(groups)),) * 4, case
+
+
+def _cut_later(rank: int) -> list[bool]:
+    with simulated.mesh(3, 2) as mesh:
+        of_fsdp, of_both = (_StridedShard(0, split_factor=2), Shard(0)), (Shard(0), Shard(0))
+        weights = [
+            DTensor.from_local(torch.ones(2, 1), mesh, way, run_check=False, shape=(8, 1), stride=(1, 1))
+            for way in (of_fsdp, of_both)
+        ]
+        return [splits_groups(weight, 0, 2) for weight in weights]
+
+
+def test_a_strided_shard_is_cut_after_the_others() -> None:
+    """8 rows: halves, of which 3 ranks hold 2, 2 and none; or thirds of 3, 3 and 2."""
+    assert world.run(1, _cut_later) == [[False, True]]
+
+
+def test_groups_that_are_held_in_pieces() -> None:
+    """A rank may hold several parts of a group that do not lie side by side."""
+    lines = Lines(0, 4, 3, 8, [(1, 2), (3, 5), (6, 9), (11, 12)])
+    held = torch.tensor([1, 3, 4, 6, 7, 8, 11])
+    x, numbers = torch.randn(len(held), 2, dtype=torch.float64), torch.randn(3)
+    expected = torch.stack([x[held // 4 == group].sum() for group in range(3)])
+    torch.testing.assert_close(lines.sums(x), expected, rtol=0, atol=1e-14)
+    assert torch.equal(lines.spread(numbers, x).expand_as(x), numbers[held // 4][:, None].expand_as(x))
 
 
 def _minimise(rank: int) -> dict[str, list[torch.Tensor]]:

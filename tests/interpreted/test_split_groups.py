@@ -14,7 +14,7 @@ from tests.distributed.split_cases import RUNS, Spread
 pytestmark = pytest.mark.interpreted
 
 SPREAD = Spread(((4, 2), (3, 2)), ((0,), None))
-NAMES = ("momentum", "clipped, with sums")
+NAMES = ("clipped, with sums", "left out")
 
 
 def _train(rank: int) -> list[Any]:
