@@ -190,8 +190,6 @@ def _refusals(rank: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     )
     weights = {"params": [_spread(torch.ones(4))], "l1_weights": [torch.ones(4)]}
     yield "ValueError: l1_weights[0] is a plain tensor", lambda: _sgd(weights, l1=0.1)
-    split = {"params": [_spread(torch.ones(6, 2))], "group_l1": 0.1, "group_size": 2}
-    yield "ValueError: parameter 0 of param group 0 is a DTensor", lambda: _sgd(split)
     pickled = _sgd(plain, process_group=distributed.group.WORLD)
     yield "TypeError: an optimizer with a process_group cannot be pickled", lambda: pickle.dumps(pickled)
     for first_is_right in (False, True):
