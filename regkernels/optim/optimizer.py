@@ -15,7 +15,7 @@ from regkernels.distributed import agreement
 from regkernels.distributed.split_groups import SplitGroups
 from regkernels.flat import Owners
 from regkernels.hyper import Hyper, Number
-from regkernels.optim import exchange, penalising, slips, unbuilt
+from regkernels.optim import exchange, graphs, penalising, slips, unbuilt
 from regkernels.optim.checking import check_state_dict, dictionary
 from regkernels.optim.exchange import Exchange
 from regkernels.optim.loading import fill_missing_options, restore_own_formats, spread_states
@@ -293,7 +293,7 @@ class Optimizer(torch.optim.Optimizer):
         check = not self._trust["state"]
         if not self._plans or not all(plan.refresh(groups, methods, state, check_states=check) for plan in self._plans):
             devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
-            validation.not_capturing()
+            graphs.not_capturing()
             self._exchange = Exchange(groups, self._options.process_group, self._exchange)
             if not self._agreed:
                 agreement.check_first_step(self, self._exchange.sums)
@@ -315,7 +315,7 @@ class Optimizer(torch.optim.Optimizer):
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
             self._plans, self._replaced, self._move_states = plans, {}, False
-        validation.capture([plan.device for plan in self._plans], groups if self._counts_steps else [])
+        graphs.capture([plan.device for plan in self._plans], groups if self._counts_steps else [])
         return self._plans, scaling
 
     def _check_group(self, group: Mapping[str, Any], index: int, *, wait: bool) -> None:

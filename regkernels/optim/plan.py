@@ -24,7 +24,7 @@ from regkernels.distributed.split_groups import is_split
 from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
 from regkernels.hyper import Hyper, Number
-from regkernels.optim import counting, filling, penalising
+from regkernels.optim import counting, filling, graphs, penalising
 from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry, parameter_name, parameter_numbers, table_of
 from regkernels.optim.l1_weights import L1Weights
@@ -254,7 +254,7 @@ class Plan:
         penalising.check_parameter(options, position, param, name)
         validation.precision(self._options.precision, param, name)
         backends.backend_for(param.device)
-        validation.capturable(param, options, name, interpreted=backends.name() == "triton")
+        graphs.capturable(param, options, name, interpreted=backends.name() == "triton")
         gpu.check_dtype(param.device, param.dtype, name)
         held = shards.held(param)
         staged = not shards.is_plain(param) or held.is_complex() or held.is_neg() or not flat_states.is_dense(held)
@@ -325,7 +325,7 @@ class Plan:
             if entry.group == index:
                 validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
                 penalising.check_complex(group, entry.param, entry.name)
-                validation.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
+                graphs.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
 
 
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
