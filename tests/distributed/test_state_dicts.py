@@ -17,7 +17,7 @@ from torch.distributed import checkpoint
 from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-from regkernels import optim
+from regkernels import optim, sparsity_report
 from tests.checkpoints.cases import assert_identical, snapshot
 from tests.distributed import world
 from tests.distributed.sharded_runs import AFTER, BEFORE, Case, Run, part_of
@@ -266,8 +266,8 @@ def test_an_optimizer_can_be_copied_and_pickled() -> None:
 
 def _page(rank: int, folder: Path, blocks: list[str]) -> dict[str, Any]:
     os.chdir(folder)
-    names: dict[str, Any] = {}
     found: dict[str, Any] = {}
+    names: dict[str, Any] = {"print": lambda report: found.update(report=str(report))}
     for number, block in enumerate(blocks):
         before = _held(names["optimizer"]) if number == 1 else None
         exec(block, names)
@@ -277,14 +277,21 @@ def _page(rank: int, folder: Path, blocks: list[str]) -> dict[str, Any]:
             state = names["parts"](names["resumed"], names["its_optimizer"])
             checkpoint.load(state, checkpoint_id="later")  # in place
             found["at the call"], found["in the file"] = before, _held(names["its_optimizer"])
+    found["whole"] = snapshot({name: param.full_tensor() for name, param in names["model"].named_parameters()})
+    if rank == 0:
+        found["plain"] = snapshot(names["plain"].state_dict())
+        found["report of plain"] = str(sparsity_report(names["plain"]))
     return found
 
 
 def test_the_page_saves_what_it_loads(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "sharded_checkpoints.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
-    assert len(blocks) == 3
-    for found in world.run(2, _page, tmp_path, blocks):
+    assert len(blocks) == 4
+    ranks = world.run(2, _page, tmp_path, blocks)
+    assert_identical(ranks[0]["plain"], ranks[0]["whole"])
+    assert ranks[0]["report"] == ranks[0]["report of plain"]
+    for found in ranks:
         assert_identical(found["its optimizer 0"], found["optimizer 0"])
         assert_identical(found["in the file"]["state"], found["at the call"]["state"])
         assert_identical(found["its optimizer 2"]["state"], found["optimizer 2"]["state"])
