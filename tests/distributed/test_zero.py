@@ -31,6 +31,7 @@ class Scenario:
     views: bool = False  # parameters_as_bucket_view
     group: bool = False  # is said, and not found
     flat: bool = False
+    offload: dict[str, Any] | None = None  # arguments of `CPUOffload`
     used: tuple[int, ...] = tuple(range(len(exact.SHAPES)))  # parameters that have a gradient
     given: tuple[int, ...] = tuple(range(len(exact.SHAPES)))  # those that the optimizer has
     infinite: tuple[int, ...] = ()  # those whose gradient is, in the first and the third step
@@ -64,6 +65,8 @@ SCENARIOS = [
     Scenario("schedule", options={"lr": 0.05, "l1": 0.1}, schedule=True),
     Scenario("added group", options={"l1": 0.1}, added=True),
     Scenario("added group, clipping, views", options={"l1": 0.1, **CLIPPING}, added=True, views=True),
+    Scenario("offload, clipping", options={**cases.STRENGTHS, **CLIPPING}, offload={}),
+    Scenario("offload, freed, resumed", "SGD", {"momentum": 0.9}, resumed=True, offload={"free_gradients": True}),
     Scenario("resumed", options={"l1": 0.1, "amsgrad": True}, resumed=True),
     Scenario("resumed, views", options={"l1": 0.1, **CLIPPING}, resumed=True, views=True),
     Scenario("bfloat16 states, resumed", "SGD", {"momentum": 0.9, "param_rounding": "master"}, resumed=True),
@@ -120,6 +123,8 @@ def sharded(rank: int, scenario: Scenario) -> tuple[list[Tensor], Any, Any]:
         regkernels.FlatParameters(model)
     wrapped = DistributedDataParallel(model, find_unused_parameters=len(scenario.used) < len(exact.SHAPES))
     kind: Any = getattr(optim, scenario.kind)
+    if scenario.offload is not None:
+        kind = functools.partial(optim.CPUOffload, optimizer_class=kind, **scenario.offload)
     if scenario.group:
         kind = functools.partial(kind, process_group=distributed.group.WORLD)
 
