@@ -301,3 +301,10 @@ def gradient(param: Tensor, grad: Tensor, name: str) -> None:
                 f"the gradient of {name} has {what} {of_grad}, the parameter has {of_param}; "
                 f"they must agree (was the parameter's data exchanged after backward?)"
             )
+    if shards.is_dtensor(grad) and shards.is_spread_alike(grad, param):
+        own_grad, own = tuple(shards.held(grad).shape), tuple(shards.held(param).shape)
+        if own_grad != own:
+            raise RuntimeError(
+                f"the gradient of {name}, {shards.kind(grad)}, has {own_grad} of it on this rank, the parameter has {own}; they "
+                "must agree (DTensor.from_local takes the whole shape and stride where parts are not of one size)"
+            )

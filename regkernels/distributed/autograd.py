@@ -18,10 +18,14 @@ Groups = dict[str, Any]
 """Process groups by name: those of the dimensions of a mesh that something is cut over."""
 
 
-def own(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this rank holds of each; gradients become `DTensor`s like the tensor. Plain tensors are taken as they are."""
+def own(tensors: Sequence[Tensor], *, watch: bool = False) -> list[Tensor]:
+    """What this rank holds of each; gradients become `DTensor`s like the tensor. Plain tensors are taken as they are.
+
+    ``watch``: the backward pass raises where tensors were changed in place in the meantime. Autograd looks only at what is saved,
+    this rank's memory, whose version counter stands still when the `DTensor` around it is changed.
+    """
     spread = [tensor for tensor in tensors if is_dtensor(tensor)]
-    parts = iter(_Own.apply(*spread) if spread else ())
+    parts = iter(_Own.apply(watch, *spread) if spread else ())
     return [next(parts) if is_dtensor(tensor) else tensor for tensor in tensors]
 
 
@@ -42,15 +46,21 @@ def shared(tensor: Tensor, over: Groups) -> Tensor:
 
 class _Own(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, watch: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.likes = tensors
+        ctx.versions = _versions(tensors) if watch else None
         ctx.set_materialize_grads(False)
         # Not the memory's own tensor object: autograd writes into what is returned. It shares the version counter.
         return tuple(held(tensor).detach() for tensor in tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _present(
+        if ctx.versions is not None and ctx.versions != _versions(ctx.likes):
+            raise RuntimeError(
+                "one of the parameters of a penalty has been modified by an inplace operation, such as optimizer.step(), between the "
+                "penalty and its backward pass, whose gradients would be wrong; call backward() before, or compute the penalty again"
+            )
+        return None, *_present(
             lambda *those: _Whole.apply(tuple(like for like, _ in those), *(g for _, g in those)), ctx, gradients
         )
 
@@ -64,7 +74,13 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_present(lambda *those: _Own.apply(*(spread_as(g, like) for like, g in those)), ctx, gradients)
+        return None, *_present(
+            lambda *those: _Own.apply(False, *(spread_as(g, like) for like, g in those)), ctx, gradients
+        )
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _present(function: Any, ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:

@@ -52,7 +52,7 @@ def group_l1(
 ) -> Tensor:
     """`regkernels.group_l1_penalty` of the ``chosen`` tensors of ``listed``, of which some are `DTensor`s."""
     found = shares(listed, chosen)
-    parts = own(listed)
+    parts = own(listed, watch=True)
     device = parts[0].device
     is_whole = [not splits_groups(tensor, "tensor" if dim is None else dim, size) for tensor in listed]
     cut = [[index for index in share.listed if not is_whole[index]] for share in found]

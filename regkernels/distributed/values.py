@@ -130,7 +130,7 @@ def evaluated(
 ) -> list[Tensor]:
     """The value of each call for all ``chosen`` tensors of ``listed``, of which some are `DTensor`s: 0-dim each."""
     found = shares(listed, chosen)
-    parts = own(listed)
+    parts = own(listed, watch=True)
     device = parts[0].device
     # What functions sum in float64 they round to the widest type of their tensors. It is to be rounded once, at the end.
     wide = torch.empty(0, dtype=torch.float64, device=device)

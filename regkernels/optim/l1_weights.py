@@ -25,5 +25,7 @@ class L1Weights:
         )
 
     @staticmethod
-    def _look_at(tensor: Any) -> tuple[int, int]:
-        return tensor._version, held(tensor).data_ptr()
+    def _look_at(tensor: Any) -> tuple[int, int, int]:
+        # What is done to a DTensor, and what is done to the memory of this rank, count for themselves.
+        own = held(tensor)
+        return tensor._version, own._version, own.data_ptr()
