@@ -121,6 +121,7 @@ def update_blocks(
     if PENALTY == "weighted_l1":
         l1_weights = chunks.pointer(segment, L1_WEIGHT, start, COMPUTE, WIDE)
     stream = tl.load(segment + STREAM).to(tl.uint32)
+    place = tl.load(segment + PLACE) + start
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < numel
@@ -139,7 +140,10 @@ def update_blocks(
         if PENALTY == "weighted_l1":
             l1_weight = chunks.load(l1_weights, offsets, mask, WIDE)
         z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR)
-        first = tl.load(segment + PLACE) + start + block * BLOCK  # loaded anew: it would hold registers throughout
+        if ROUNDING == "stochastic":
+            # Held throughout, it takes the last registers of these kernels on sm_90; loaded anew, those of others on sm_80.
+            place = tl.load(segment + PLACE) + start
+        first = place + block * BLOCK
         if ROUNDING == "stochastic":
             random = rounding.random_of(first, seed, stream, step, 0, BLOCK, chunks.vector(STORAGE), SHIFTED)
             new = rounding.round_stochastically(z, random, STORAGE)
