@@ -105,12 +105,7 @@ def _on_ranks(rank: int, names: list[str]) -> dict[str, tuple[list[bool], list[s
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, list[tuple[list[bool], list[str]]]]:
-    found: dict[str, list[Any]] = {}
-    for size in {training.ranks for training in TRAININGS.values()}:
-        names = [name for name, training in TRAININGS.items() if training.ranks == size]
-        answers = world.run(size, _on_ranks, names)
-        found.update({name: [answer[name] for answer in answers] for name in names})
-    return found
+    return world.run_each(_on_ranks, {name: training.ranks for name, training in TRAININGS.items()})
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -119,12 +119,7 @@ def _on_ranks(rank: int, names: Sequence[str]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks() -> dict[str, list[Any]]:
     """What each rank found, by topology."""
-    found: dict[str, list[Any]] = {}
-    for size in {topology.ranks for topology in TOPOLOGIES.values()}:
-        names = [name for name, topology in TOPOLOGIES.items() if topology.ranks == size]
-        answers = world.run(size, _on_ranks, names)
-        found.update({name: [answer[name] for answer in answers] for name in names})
-    return found
+    return world.run_each(_on_ranks, {name: topology.ranks for name, topology in TOPOLOGIES.items()})
 
 
 @pytest.mark.parametrize(("topology", "case"), [(name, case) for name in TOPOLOGIES for case in _cases(name)])

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import connection
@@ -80,6 +80,19 @@ def run(
     packed = _pack((function, args))
     with tempfile.TemporaryDirectory(prefix="world-") as name, _ranks(world_size, Path(name), packed, timeout) as ranks:
         return _collect(ranks, timeout, grace)
+
+
+def run_each(function: Callable[..., dict[str, Any]], sizes: Mapping[str, int]) -> dict[str, list[Any]]:
+    """What each rank found for each of several cases, whose numbers of ranks are ``sizes``: one world for each number.
+
+    ``function(rank, names)`` returns what it found by name.
+    """
+    found: dict[str, list[Any]] = {}
+    for size in sorted(set(sizes.values())):
+        names = [name for name, own in sizes.items() if own == size]
+        answers = run(size, function, names)
+        found.update({name: [answer[name] for answer in answers] for name in names})
+    return found
 
 
 @contextmanager
