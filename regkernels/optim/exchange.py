@@ -40,10 +40,9 @@ class Exchange:
     ) -> None:
         self.sums = Sums.of((param for group in groups for param in group["params"]), process_group)
         self._device = next((param.device for group in groups for param in group["params"]), torch.device("cpu"))
-        self._sent: Pending | None = (
-            None if before is None else before._sent
-        )  # with fingerprints that nobody has looked at
-        self._copied: tuple[Tensor, Any] | None = None if before is None else before._copied  # those of the step before
+        # Fingerprints that nobody has looked at, and those of the step before, which leave the device.
+        self._sent: Pending | None = None if before is None else before._sent
+        self._copied: tuple[Tensor, Any] | None = None if before is None else before._copied
 
     @property
     def communicates(self) -> bool:
