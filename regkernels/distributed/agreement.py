@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,11 +59,7 @@ def description(optimizer: Optimizer, *, params: bool = True) -> Description:
     found["the arguments of the constructor"] = repr(options)
     found["the number of param groups"] = str(len(optimizer.param_groups))
     for index, group in enumerate(optimizer.param_groups):
-        for key, value in group.items():
-            if key == "params":
-                continue
-            if key != "param_names" and key != "param_numbers" and key != "l1_weights":
-                found[f"{key!r} of param group {index}"] = _text(value)
+        found.update((f"{key!r} of param group {index}", text) for key, text in _hyper_parameters(group))
         if params:
             found[f"the number of parameters of param group {index}"] = str(len(group["params"]))
             for position, param in enumerate(group["params"]):
@@ -138,13 +134,15 @@ def _asked(own: Any, group: Any) -> list[Any]:
 
 def fingerprint(groups: Sequence[Mapping[str, Any]]) -> int:
     """Of the hyper-parameters of param groups, as far as the host knows them; BITS bits."""
-    texts = (
-        f"{key}={_text(value)}"
-        for group in groups
-        for key, value in group.items()
-        if key not in ("params", "param_names", "param_numbers", "l1_weights")
-    )
+    texts = (f"{key}={text}" for group in groups for key, text in _hyper_parameters(group))
     return zlib.crc32("|".join(texts).encode()) & ((1 << BITS) - 1)
+
+
+def _hyper_parameters(group: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the ranks that share parameters must have in common of a param group."""
+    for key, value in group.items():
+        if key not in ("params", "param_names", "param_numbers", "l1_weights"):
+            yield key, _text(value)
 
 
 def differ(count: float, total: float, squares: float) -> bool:

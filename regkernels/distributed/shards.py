@@ -27,6 +27,15 @@ def held(tensor: Any) -> Tensor:
     return own.wait() if hasattr(own, "wait") else own  # type: ignore[no-any-return]
 
 
+def cut_over(tensor: Any) -> dict[str, Any]:
+    """The process groups of the ranks that hold different elements of a tensor, by name: one for each dimension of the mesh."""
+    if not is_dtensor(tensor):
+        return {}
+    mesh = tensor.device_mesh
+    cut = [dim for dim, at in enumerate(tensor.placements) if not at.is_replicate() and mesh.size(dim) > 1]
+    return {str(group.group_name): group for group in map(mesh.get_group, cut)}
+
+
 def is_plain(tensor: Any) -> bool:
     """Whether the memory of this rank is there: what a collective hands out may be on its way still."""
     return not is_dtensor(tensor) or type(tensor._local_tensor) is Tensor

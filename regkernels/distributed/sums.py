@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels.distributed.shards import is_dtensor
+from regkernels.distributed.shards import cut_over, is_dtensor
 from regkernels.hyper import Number
 
 NOBODY_ANSWERS = (
@@ -56,7 +56,8 @@ class Sums:
         """
         sums = cls()
         if process_group is not None and process_group.size() > 1:
-            sums._everywhere = (sums._take_part(process_group),)
+            name = str(process_group.group_name)
+            sums._groups[name], sums._everywhere = process_group, (name,)
         sums._classes = {sums._everywhere: 0}
         for param in params:
             if is_dtensor(param):
@@ -122,19 +123,10 @@ class Sums:
 
     # --- which ranks ---
 
-    def _take_part(self, group: Any) -> str:
-        name = str(group.group_name)
-        self._groups[name] = group
-        return name
-
     def _names(self, param: Any) -> tuple[str, ...]:
-        mesh = param.device_mesh
-        own = [
-            self._take_part(mesh.get_group(dim))
-            for dim, placement in enumerate(param.placements)
-            if not placement.is_replicate() and mesh.size(dim) > 1
-        ]
-        return (*self._everywhere, *(name for name in own if name not in self._everywhere))
+        over = cut_over(param)
+        self._groups.update(over)
+        return (*self._everywhere, *(name for name in over if name not in self._everywhere))
 
     def _whole(self) -> Any:
         """A mesh of all ranks along whose dimensions all groups lie, so that one message does for all; None without one."""

@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from regkernels import reference
 from regkernels.compiling import outside_of_graphs
 from regkernels.distributed.autograd import Groups, own, shared, summed
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, words
+from regkernels.distributed.shards import cut_over, held, is_dtensor, is_spread_alike, kind, words
 
 Call = tuple[Callable[..., Tensor], tuple[Any, ...]]
 """A function of tensors (and factors) whose values add up, and what else it takes."""
@@ -69,21 +69,10 @@ def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
             "pass on: make the list list(model.parameters()) before the first one and pass that as params. Otherwise pass "
             f"{name}.full_tensor()"
         )
-    spread = f"a DTensor with placements {words(weight)}" if is_dtensor(weight) else "a plain tensor"
     raise ValueError(
-        f"{name} is {spread}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
+        f"{name} is {kind(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
         "distribute_tensor(weights, param.device_mesh, param.placements) of torch.distributed.tensor, or computed from it"
     )
-
-
-def cut_over(tensor: Any) -> Groups:
-    """The groups of ranks that hold different elements of a tensor."""
-    if not is_dtensor(tensor):
-        return {}
-    mesh = tensor.device_mesh
-    cut = [dim for dim, at in enumerate(tensor.placements) if not at.is_replicate() and mesh.size(dim) > 1]
-    groups = [mesh.get_group(dim) for dim in cut]
-    return {group.group_name: group for group in groups}
 
 
 def shares(listed: Sequence[Tensor], chosen: Sequence[int]) -> list[Share]:
