@@ -52,3 +52,9 @@ def outside_of_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def is_outside_of_graphs(function: Any) -> bool:
     return getattr(function, "_torchdynamo_disable", False) is True
+
+
+def keep_step_outside_of_graphs(kind: Any) -> None:
+    """For a class of optimizers, again after torch has put a step of its own around theirs."""
+    if not is_outside_of_graphs(kind.step):
+        kind.step = outside_of_graphs(kind.step)

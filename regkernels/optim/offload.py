@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
+from regkernels.compiling import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checking import dictionary
 from regkernels.optim.entry import parameter_name
@@ -232,9 +232,7 @@ class CPUOffload(torch.optim.Optimizer):
 
     def _patch_step_function(self) -> None:
         super()._patch_step_function()
-        step = type(self).step
-        if not is_outside_of_graphs(step):
-            type(self).step = outside_of_graphs(step)  # type: ignore[method-assign, assignment]
+        keep_step_outside_of_graphs(type(self))
 
     # --- the optimizer on the CPU ---
 

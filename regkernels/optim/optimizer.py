@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, validation
-from regkernels.compiling import is_outside_of_graphs, outside_of_graphs
+from regkernels.compiling import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.distributed import agreement
 from regkernels.distributed.split_groups import SplitGroups
 from regkernels.flat import Owners
@@ -252,9 +252,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _patch_step_function(self) -> None:
         super()._patch_step_function()
-        step = type(self).step
-        if not is_outside_of_graphs(step):
-            type(self).step = outside_of_graphs(step)  # type: ignore[method-assign, assignment]
+        keep_step_outside_of_graphs(type(self))
 
     # --- within a step ---
 
