@@ -19,7 +19,7 @@ from benchmarks.case import Case, Contender, Scope
 from benchmarks.peers import PEERS, Step, Task
 from benchmarks.peers.check import checked
 from regkernels import optim
-from regkernels.precision import Precision
+from regkernels.table.formats import Precision
 
 
 class Format(NamedTuple):

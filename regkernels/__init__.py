@@ -1,12 +1,13 @@
 """Weight regularisation and the optimizer step in one pass over parameter memory."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from regkernels import distributed, optim, prox, reference
 from regkernels._version import __version__
 from regkernels.attach import ProxHandle, attach_prox
-from regkernels.diagnostics import info
+from regkernels.backends.info import info
 from regkernels.flat import FlatParameters
 from regkernels.param_groups import param_groups
 from regkernels.penalties import elastic_net_penalty, l1_penalty, l2_penalty
@@ -19,6 +20,8 @@ from regkernels.sparse_penalties import (
     mcp_penalty,
     scad_penalty,
 )
+
+from regkernels.table import formats
 
 if TYPE_CHECKING:
     from regkernels import selection
@@ -51,6 +54,9 @@ __all__ = [
     "selection",
     "sparsity_report",
 ]
+
+# Optimizers that were pickled whole name the module where this stood in 0.1.
+sys.modules["regkernels.precision"] = formats
 
 _OF_STRUCTURE = ("Compacted", "SparsityReport", "compact", "sparsity_report")
 

@@ -11,9 +11,9 @@ from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defin
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
-from regkernels.compiling import outside_of_graphs
 from regkernels.distributed import sharded
-from regkernels.optim.states import dense_strides
+from regkernels.dynamo import outside_of_graphs
+from regkernels.memory import dense_strides
 
 _WITHOUT = (
     "leave FlatParameters out: what spreads parameters keeps the memory of each rank's parts itself, and exchanges it"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.compiling import outside_of_graphs
-from regkernels.grouping import GroupLayout, group_layout
+from regkernels.dynamo import outside_of_graphs
 from regkernels.ops import _TAGS, _dense, _library, _like, second_derivatives, spread
+from regkernels.table.grouping import GroupLayout, group_layout
 
 for _schema in (
     # Of all groups: the penalty, and the norms, one tensor's after the other's. dim None: each tensor is one group.

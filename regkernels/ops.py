@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.compiling import outside_of_graphs
-from regkernels.grouping import GroupLayout
-from regkernels.hyper import Hyper
-from regkernels.optim.states import has_layout, is_dense
+from regkernels.dynamo import outside_of_graphs
+from regkernels.memory import has_layout, is_dense
 from regkernels.still import Still
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import Hyper
 
 _library = torch.library.Library("regkernels", "DEF")
 # The kernels' tables in device memory live from call to call, and a compiled program that replays CUDA graphs would take

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regkernels import validation
 from regkernels.optim.penalising import OFF, Penalties
-from regkernels.reference.elementwise import compute_dtype
+from regkernels.table.formats import compute_dtype
 
 
 def has_two_dimensions(name: str, param: Tensor) -> bool:

@@ -14,7 +14,7 @@ import regkernels.value_ops  # noqa: F401  (both register torch.ops.regkernels)
 from regkernels import validation
 from regkernels.distributed import values
 from regkernels.distributed.shards import held, is_dtensor
-from regkernels.optim.states import is_dense
+from regkernels.memory import is_dense
 
 Params = Tensor | Iterable[Tensor] | nn.Module
 

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
-from regkernels import grouping, validation
-from regkernels.compiling import outside_of_graphs
+from regkernels import validation
 from regkernels.distributed import values
 from regkernels.distributed.autograd import own, whole
 from regkernels.distributed.shards import held, is_dtensor
-from regkernels.hyper import Hyper
-from regkernels.optim.states import is_dense
+from regkernels.dynamo import outside_of_graphs
+from regkernels.memory import is_dense
+from regkernels.table import grouping
+from regkernels.table.hyper import Hyper
 
 __all__ = [
     "box",

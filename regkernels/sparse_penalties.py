@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import regkernels.group_ops
 import regkernels.value_ops  # noqa: F401  (both register torch.ops.regkernels)
-from regkernels import grouping, reference, validation
+from regkernels import reference, validation
 from regkernels.distributed import values
-from regkernels.grouping import Dim
 from regkernels.penalties import Params, evaluated, has_dtensor, listed_tensors, times, unique
+from regkernels.table import grouping
+from regkernels.table.grouping import Dim
 from regkernels.value_ops import check_numbers
 
 

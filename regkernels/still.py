@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import backends, segments
-from regkernels.grouping import GroupLayout
-from regkernels.hyper import Hyper
-from regkernels.precision import Format
-from regkernels.segments import Kind
+from regkernels import backends
+from regkernels.table import segments
+from regkernels.table.formats import Format
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Kind
 
 _NO_GROUPS = GroupLayout(0, 0, 0)
 

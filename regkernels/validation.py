@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from regkernels import overlaps
+from regkernels import memory
 from regkernels.distributed import shards
-from regkernels.hyper import as_float
-from regkernels.precision import Precision
+from regkernels.table.formats import Precision
+from regkernels.table.hyper import as_float
 
 L1_MODES = ("prox", "decoupled", "subgradient")
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox", "cautious")
@@ -207,7 +207,7 @@ def parameter(param: Tensor, name: str) -> None:
         )
     if param.is_sparse or param.layout != torch.strided:
         raise TypeError(f"{name} has layout {param.layout}; only dense (torch.strided) parameters can be updated")
-    if overlaps.overlaps_itself(param):
+    if memory.overlaps_itself(param):
         raise ValueError(
             f"{name} is expanded or overlaps itself (shape {tuple(param.shape)}, strides {param.stride()}): several of its "
             "elements are one place in memory; pass a clone() of it"
@@ -256,7 +256,7 @@ def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
 
 def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
     """Tensors that are going to be written must not overlap."""
-    pair = overlaps.first_shared(named)
+    pair = memory.first_shared(named)
     if pair is not None:
         raise ValueError(
             f"{pair[0]} and {pair[1]} share memory, so a step would update it twice; "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.compiling import outside_of_graphs
+from regkernels.dynamo import outside_of_graphs
 from regkernels.ops import _TAGS, _dense, _library, _like, second_derivatives, spread
 
 for _schema in (

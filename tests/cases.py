@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels import reference, segments
+from regkernels import reference
+from regkernels.table import segments
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HALF = (torch.float16, torch.bfloat16)
@@ -251,7 +252,7 @@ SHAPES = ((), (0,), (3, 0, 2), (1,), (1, 9, 1), (5, 7), (2, 3, 4, 5), (1025,))
 
 
 def joined(table: list[list[int]], may_follow: list[bool]) -> list[list[int]]:
-    """What `regkernels.segments.merge` must return, one segment and one buffer at a time."""
+    """What `regkernels.table.segments.merge` must return, one segment and one buffer at a time."""
     result: list[list[int]] = []
     for values, follows in zip(table, may_follow, strict=True):
         if result and follows and _continues(result[-1], values):

@@ -10,8 +10,7 @@ import numpy
 import pytest
 import torch
 
-from regkernels import extension
-from regkernels.backends import gpu
+from regkernels.backends import extension, gpu
 
 _PACKAGE = "regkernels"
 

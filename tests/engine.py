@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import regkernels
-from regkernels import backends, extension
+from regkernels import backends
+from regkernels.backends import extension
 from tests import cases
 
 Outcome = dict[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regkernels import optim
 from regkernels.distributed import places
-from regkernels.segments import Runs
+from regkernels.table.segments import Runs
 from tests import engine
 
 KNOWN = [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regkernels import backends, reference
 from regkernels.attach.plan import Item, MetricKind, Plan
-from regkernels.hyper import Hyper
+from regkernels.table.hyper import Hyper
 from tests import cases, engine
 
 pytestmark = pytest.mark.interpreted

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import regkernels
-from regkernels import FlatParameters, backends, extension, optim
+from regkernels import FlatParameters, backends, optim
 from regkernels.__main__ import main
-from regkernels.backends import cpu, eager
+from regkernels.backends import cpu, eager, extension
 from tests.training import OPTIMIZERS, network, ours, train
 
 compiled = pytest.mark.skipif(extension.C is None, reason="the extension is not built")

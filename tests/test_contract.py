@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from regkernels import backends, extension, optim
+from regkernels import backends, optim
+from regkernels.backends import extension
 from tests.training import (
     OPTIMIZERS,
     assert_equal,

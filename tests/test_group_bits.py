@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from regkernels.grouping import GroupLayout
 from regkernels.reference.groups import group_sums
+from regkernels.table.grouping import GroupLayout
 from tests import cases, engine
 from tests.group_cases import LARGE, LAYOUTS, PENALTIES, WITH_METRIC, Groups, model_of
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from regkernels.grouping import GroupLayout, check, group_layout
-from regkernels.optim.states import is_dense
+from regkernels.memory import is_dense
+from regkernels.table.grouping import GroupLayout, check, group_layout
 
 TENSORS: dict[str, Callable[[], Tensor]] = {
     "vector": lambda: torch.empty(12),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import regkernels as rk
 from regkernels import reference
-from regkernels.grouping import GroupLayout
+from regkernels.table.grouping import GroupLayout
 from tests import cases, engine
 from tests.group_cases import LAYOUTS, PENALTIES, RULES, WITH_METRIC, Groups, expected, shrink
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import regkernels
-from regkernels import extension, prox, segments
-from regkernels.hyper import Hyper
-from regkernels.optim.states import has_layout, is_dense
-from regkernels.precision import ROUNDINGS
+from regkernels import prox
+from regkernels.backends import extension
+from regkernels.memory import has_layout, is_dense
+from regkernels.table import segments
+from regkernels.table.formats import ROUNDINGS
+from regkernels.table.hyper import Hyper
 from tests import cases, engine
 
 pytestmark = pytest.mark.interpreted

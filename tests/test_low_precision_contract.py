@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from regkernels import optim
-from regkernels.precision import KEPT_DTYPES, ROUNDINGS
+from regkernels.table.formats import KEPT_DTYPES, ROUNDINGS
 from tests import cases, engine
 from tests.training import OPTIMIZERS, assert_equal, network, ours, theirs, train
 

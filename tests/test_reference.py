@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import regkernels
-from regkernels import backends, hyper, optim, prox, reference
-from regkernels.hyper import Hyper
+from regkernels import backends, optim, prox, reference
+from regkernels.table import hyper
+from regkernels.table.hyper import Hyper
 
 # --- square_root ---
 

@@ -15,7 +15,7 @@ from regkernels.attach import sources
 from regkernels.attach.plan import Item, Plan, check_parameter, on_this_rank
 from regkernels.attach.rows import Rows
 from regkernels.attach.sources import Source
-from regkernels.compiling import outside_of_graphs
+from regkernels.dynamo import outside_of_graphs
 from regkernels.optim import slips
 from regkernels.optim.entry import parameter_name
 from regkernels.optim.loading import fill_missing_options

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels import backends, reference, segments, validation
+from regkernels import backends, reference, validation
 from regkernels.backends import gpu
 from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, kind
+from regkernels.memory import has_layout, is_dense
 from regkernels.optim.entry import parameter_name
-from regkernels.optim.states import has_layout, is_dense
 from regkernels.reference import compute_dtype
+from regkernels.table import segments
 
 
 class Item(NamedTuple):
@@ -130,7 +131,7 @@ class Plan:
     """Of the weights on one device.
 
     Attributes:
-        segments: int64 table with the columns of `regkernels.segments`; the operands are in the place of states, the kind is
+        segments: int64 table with the columns of `regkernels.table.segments`; the operands are in the place of states, the kind is
             that of `MetricKind`.
         generation: another number whenever ``segments`` has changed.
         groups: 1, as no sums are formed.

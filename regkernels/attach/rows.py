@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regkernels import validation
 from regkernels.attach.sources import Source, Step
-from regkernels.hyper import Hyper, Number, as_float, number
+from regkernels.table.hyper import Hyper, Number, as_float, number
 
 
 class Rows:

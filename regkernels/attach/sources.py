@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from regkernels.hyper import Number, number, square_root
 from regkernels.optim import penalising
 from regkernels.optim.radam import rectification
+from regkernels.table.hyper import Number, number, square_root
 
 Group = Mapping[str, Any]
 

@@ -13,8 +13,7 @@ from types import ModuleType
 
 import torch
 
-from regkernels import extension
-from regkernels.backends import cpu, eager, gpu
+from regkernels.backends import cpu, eager, extension, gpu
 
 NAMES = ("reference", "cpp", "triton")
 VARIABLE = "REGKERNELS_BACKEND"

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels import extension, reference, segments
-from regkernels.hyper import Hyper
+from regkernels import reference
+from regkernels.backends import extension
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
     from regkernels.attach.plan import Plan as Shrinkage
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
-    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group; none for ``groups`` 0."""
+    """One step of all active entries. Returns the sums of `regkernels.table.segments.SUMS` per group; none for ``groups`` 0."""
     table = plan.segments
     _adopt_thread_count()
     return extension.C.update(table.data_ptr(), len(table), rows, groups)

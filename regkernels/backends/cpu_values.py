@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regkernels import extension, reference, segments
-from regkernels.grouping import GroupLayout
+from regkernels import reference
+from regkernels.backends import extension
 from regkernels.reference.values import VALUES, Penalty
+from regkernels.table import segments
+from regkernels.table.grouping import GroupLayout
 
 _INDEX = {name: index for index, name in enumerate(VALUES)}
 

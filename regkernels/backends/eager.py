@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.hyper import Hyper
-from regkernels.segments import SUMS
+from regkernels.table.hyper import Hyper
+from regkernels.table.segments import SUMS
 
 if TYPE_CHECKING:
     from regkernels.attach.plan import Plan as Shrinkage
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
-    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group; none for ``groups`` 0."""
+    """One step of all active entries. Returns the sums of `regkernels.table.segments.SUMS` per group; none for ``groups`` 0."""
     totals = [[0.0] * len(SUMS) for _ in range(groups)]
     for entry, row in plan.active_entries():
         gradient = entry.gradient_to_read()

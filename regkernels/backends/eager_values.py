@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.grouping import GroupLayout
 from regkernels.reference.values import Penalty
+from regkernels.table.grouping import GroupLayout
 
 
 def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:

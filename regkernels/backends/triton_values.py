@@ -10,15 +10,16 @@ import numpy
 import torch
 from torch import Tensor
 
-from regkernels import reference, segments
+from regkernels import reference
 from regkernels.backends import triton as backend
 from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton.kernels import group_values as groups
 from regkernels.backends.triton.kernels import values
 from regkernels.backends.triton.tables import work_of
-from regkernels.grouping import GroupLayout
 from regkernels.reference.values import Penalty
-from regkernels.transfer import upload
+from regkernels.table import segments
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.upload import upload
 
 
 def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 import regkernels.group_ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import reference
-from regkernels.compiling import outside_of_graphs
 from regkernels.distributed.autograd import own
 from regkernels.distributed.shards import splits_groups, words
 from regkernels.distributed.values import Share, over_ranks, shares
+from regkernels.dynamo import outside_of_graphs
 
 
 def check_whole(tensor: Any, dim: int | str, size: int, name: str) -> None:

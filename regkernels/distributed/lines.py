@@ -24,7 +24,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def of(cls, param: Any, dim: int | str, size: int) -> Lines:
-        """``param``: a `DTensor`; ``dim`` and ``size``: as `regkernels.grouping.check` allows them."""
+        """``param``: a `DTensor`; ``dim`` and ``size``: as `regkernels.table.grouping.check` allows them."""
         if isinstance(dim, str) or not param.dim():
             return cls(None, 1, 1, param.numel(), [])
         own: int = dim % param.dim()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed import shards
-from regkernels.grouping import GroupLayout
-from regkernels.optim.states import dense_strides
-from regkernels.segments import Runs
+from regkernels.memory import dense_strides
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.segments import Runs
 
 Window = tuple[int, int]
 """First index and the one after the last."""

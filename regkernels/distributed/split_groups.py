@@ -23,13 +23,13 @@ from regkernels import reference
 from regkernels.distributed.lines import Lines
 from regkernels.distributed.shards import held, splits_groups
 from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
-from regkernels.hyper import Hyper
 from regkernels.optim.entry import Entry, parameter_name
 from regkernels.optim.penalising import Method
 from regkernels.reference import groups as grouped
 from regkernels.reference import step as stepping
-from regkernels.segments import SUMS
-from regkernels.transfer import capturing
+from regkernels.table.hyper import Hyper
+from regkernels.table.segments import SUMS
+from regkernels.table.upload import capturing
 
 Work = tuple[Entry, Hyper]
 """A parameter with a gradient on this rank, and its hyper-parameters."""

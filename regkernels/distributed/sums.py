@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed.shards import cut_over, is_dtensor
-from regkernels.hyper import Number
+from regkernels.table.hyper import Number
 
 NOBODY_ANSWERS = (
     "a rank may have ended (its own message, printed earlier, says why), or the ranks call step() a different number of times "

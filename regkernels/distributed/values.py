@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, distributed
 
 from regkernels import reference
-from regkernels.compiling import outside_of_graphs
 from regkernels.distributed.autograd import Groups, own, shared, summed
 from regkernels.distributed.shards import cut_over, held, is_dtensor, is_spread_alike, kind, words
+from regkernels.dynamo import outside_of_graphs
 
 Call = tuple[Callable[..., Tensor], tuple[Any, ...]]
 """A function of tensors (and factors) whose values add up, and what else it takes."""

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Number, regularisation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
+from regkernels.table.hyper import Number, regularisation
 
 
 class Adagrad(Optimizer):

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.hyper import Number, averages, regularisation, square_root
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.plan import Row
+from regkernels.table.hyper import Number, averages, regularisation, square_root
 
 
 class Adam(Optimizer):

@@ -20,8 +20,8 @@ from regkernels.distributed import shards
 from regkernels.distributed.shards import is_dtensor
 from regkernels.optim import penalising
 from regkernels.optim.loading import OWN_STATES, fill_missing_options
-from regkernels.precision import KEPT_DTYPES
 from regkernels.reference import RULES
+from regkernels.table.formats import KEPT_DTYPES
 
 if TYPE_CHECKING:
     from regkernels.optim.optimizer import Optimizer

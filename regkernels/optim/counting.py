@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regkernels.hyper import Number
 from regkernels.optim.entry import Entry
-from regkernels.transfer import is_capturing, upload
+from regkernels.table.hyper import Number
+from regkernels.table.upload import is_capturing, upload
 
 
 class HostCounts:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import reference, segments
+from regkernels import reference
 from regkernels.distributed import places, shards
 from regkernels.distributed.shards import held
-from regkernels.grouping import GroupLayout, group_layout
-from regkernels.optim import states as flat_states
+from regkernels.memory import has_layout, is_dense
 from regkernels.optim.penalising import Method
-from regkernels.precision import Format
-from regkernels.segments import Kind, Runs
+from regkernels.table import segments
+from regkernels.table.formats import Format
+from regkernels.table.grouping import GroupLayout, group_layout
+from regkernels.table.segments import Kind, Runs
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Entry:
         own = self.own
         self.shape, self.dtype = own.shape, own.dtype
         if self.staged:
-            keep = torch.preserve_format if flat_states.is_dense(own) else torch.contiguous_format
+            keep = torch.preserve_format if is_dense(own) else torch.contiguous_format
             if before is not None and not before.changed() and before._strides == own.stride():
                 self._weight, self._gradient = before._weight, before._gradient
             else:
@@ -134,7 +135,7 @@ class Entry:
     def use_l1_weight(self, given: Tensor) -> None:
         """Takes it where it lies, or a copy of it in the weight's layout."""
         own = held(given).detach()
-        if not flat_states.has_layout(own, self.weight):
+        if not has_layout(own, self.weight):
             own = torch.empty_like(self.weight, dtype=given.dtype).copy_(own)
         self.l1_weight = own
 
@@ -175,9 +176,9 @@ class Entry:
         own, state = self.own, held(state)
         if state.dtype != self.format.dtype_of(name) or state.device != own.device:
             return False
-        if self.staged and not flat_states.is_dense(own):
+        if self.staged and not is_dense(own):
             return state.shape == own.shape and state.is_contiguous()
-        return flat_states.has_layout(state, own)
+        return has_layout(state, own)
 
 
 def table_of(entries: Sequence[Entry]) -> Tensor:

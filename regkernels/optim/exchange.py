@@ -15,12 +15,12 @@ from torch import Tensor
 from regkernels import backends
 from regkernels.distributed import agreement
 from regkernels.distributed.sums import Pending, Sums
-from regkernels.hyper import Number
 from regkernels.optim import unbuilt
 from regkernels.optim.plan import Plan
 from regkernels.optim.scaling import Scaling
-from regkernels.segments import SUMS
-from regkernels.transfer import capturing
+from regkernels.table.hyper import Number
+from regkernels.table.segments import SUMS
+from regkernels.table.upload import capturing
 
 if TYPE_CHECKING:
     from regkernels.optim.optimizer import Optimizer

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import segments
 from regkernels.distributed.shards import held, is_dtensor, spread_like
 from regkernels.optim import states as flat_states
 from regkernels.optim.counting import Counts
 from regkernels.optim.entry import Entry, real
-from regkernels.precision import KEPT_DTYPES
+from regkernels.table import segments
+from regkernels.table.formats import KEPT_DTYPES
 
 
 def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import extension
-from regkernels.transfer import capturing
+from regkernels.backends import extension
+from regkernels.table.upload import capturing
 
 
 def capturable(param: Tensor, group: Mapping[str, Any], name: str, *, interpreted: bool) -> None:

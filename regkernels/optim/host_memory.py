@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels.optim.states import dense_strides, has_layout
+from regkernels.memory import dense_strides, has_layout
 
 CHUNK_BYTES = 1 << 28
 """torch rounds page-locked allocations up to a power of two: one buffer for all could take twice the memory."""

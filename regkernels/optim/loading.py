@@ -9,8 +9,8 @@ from torch import Tensor
 
 from regkernels.distributed.places import part_of
 from regkernels.distributed.shards import held, is_dtensor, lies_alike, spread_like
-from regkernels.precision import KEPT_DTYPES, Precision
 from regkernels.reference import RULES, compute_dtype
+from regkernels.table.formats import KEPT_DTYPES, Precision
 
 OWN_STATES = {name for rule in RULES.values() for name in rule.state_names} | KEPT_DTYPES.keys()
 """Of all optimizers, tensors of the parameter's shape. Others are the user's, and are carried along as they are."""

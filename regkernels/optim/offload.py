@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.compiling import keep_step_outside_of_graphs, outside_of_graphs
+from regkernels.dynamo import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checking import dictionary
 from regkernels.optim.entry import parameter_name

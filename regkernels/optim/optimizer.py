@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, validation
-from regkernels.compiling import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.distributed import agreement
 from regkernels.distributed.split_groups import SplitGroups
+from regkernels.dynamo import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.flat import Owners
-from regkernels.hyper import Hyper, Number
 from regkernels.optim import exchange, graphs, penalising, slips, unbuilt
 from regkernels.optim.checking import check_state_dict, dictionary
 from regkernels.optim.exchange import Exchange
@@ -24,6 +23,7 @@ from regkernels.optim.penalising import Method, Penalties
 from regkernels.optim.plan import Plan, Row
 from regkernels.optim.scaling import Scaling
 from regkernels.optim.stats import Stats
+from regkernels.table.hyper import Hyper, Number
 
 if TYPE_CHECKING:
     from regkernels.optim.release import GradientRelease

@@ -12,7 +12,7 @@ from regkernels import validation
 from regkernels.distributed.zero import group_of_maker
 from regkernels.optim import slips
 from regkernels.optim.penalising import Penalties
-from regkernels.precision import ROUNDINGS, Precision
+from regkernels.table.formats import ROUNDINGS, Precision
 
 _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 """What no optimizer lacks, though it is no part of `Common`."""

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, TypedDict
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
-from regkernels import grouping, validation
+from regkernels import validation
 from regkernels.distributed import shards
-from regkernels.hyper import Number, number
+from regkernels.table import grouping
+from regkernels.table.hyper import Number, number
 
 
 class Penalties(TypedDict, total=False):
@@ -99,7 +100,7 @@ _LOWEST = {"mcp_gamma": 0.0, "scad_a": 1.0, "log_sum_eps": 0.0, "huber_delta": 0
 class Method(NamedTuple):
     """What a param group asks its kernel to do. Another one takes another plan.
 
-    ``penalty``: one of `regkernels.segments.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
+    ``penalty``: one of `regkernels.table.segments.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """
 
     rule: str

@@ -17,20 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import backends, extension, reference, segments, validation
-from regkernels.backends import gpu
+from regkernels import backends, reference, validation
+from regkernels.backends import extension, gpu
 from regkernels.distributed import shards
 from regkernels.distributed.split_groups import is_split
 from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
-from regkernels.hyper import Hyper, Number
+from regkernels.memory import has_layout, is_dense
 from regkernels.optim import counting, filling, graphs, penalising
-from regkernels.optim import states as flat_states
 from regkernels.optim.entry import Entry, parameter_name, parameter_numbers, table_of
 from regkernels.optim.l1_weights import L1Weights
 from regkernels.optim.options import Options
 from regkernels.optim.penalising import Method
-from regkernels.segments import Pieces
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper, Number
+from regkernels.table.segments import Pieces
 
 State = MutableMapping[Any, Any]
 
@@ -49,7 +50,7 @@ class Plan:
 
     Attributes:
         entries: parameters with states, whether or not they have a gradient at present.
-        segments: int64 table (see `regkernels.segments`) of what the next step updates.
+        segments: int64 table (see `regkernels.table.segments`) of what the next step updates.
         draws: whether a step needs random numbers.
         may_skip: whether only the device knows that a step is left out.
         leaves_out: whether a row may say that a kernel is to write nothing.
@@ -257,12 +258,12 @@ class Plan:
         graphs.capturable(param, options, name, interpreted=backends.name() == "triton")
         gpu.check_dtype(param.device, param.dtype, name)
         held = shards.held(param)
-        staged = not shards.is_plain(param) or held.is_complex() or held.is_neg() or not flat_states.is_dense(held)
+        staged = not shards.is_plain(param) or held.is_complex() or held.is_neg() or not is_dense(held)
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
             grad = shards.held(param.grad)
             staged = staged or not shards.is_plain(param.grad) or not shards.is_spread_alike(param.grad, param)
-            staged = staged or not flat_states.has_layout(grad, held) or grad.is_neg()
+            staged = staged or not has_layout(grad, held) or grad.is_neg()
         state, own = self._state.get(param, {}), self._options.precision.of(param)
         before = self._staging.get(id(param))
         split = is_split(param, method)

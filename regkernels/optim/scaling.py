@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from regkernels import backends
-from regkernels.hyper import Number, as_float, clip_factor
 from regkernels.optim.options import Options
 from regkernels.optim.plan import Plan
+from regkernels.table.hyper import Number, as_float, clip_factor
 
 
 class Scaling(NamedTuple):

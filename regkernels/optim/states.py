@@ -7,36 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from regkernels.memory import dense_strides
+
 _ALIGNMENT = 64
-
-
-def has_layout(tensor: Tensor, like: Tensor) -> bool:
-    """Whether element i of the one lies at the same offset as element i of the other."""
-    if tensor.shape != like.shape:
-        return False
-    if tensor.numel() == 0:
-        return True
-    sizes = zip(like.shape, tensor.stride(), like.stride(), strict=True)
-    return all(ours == theirs for size, ours, theirs in sizes if size > 1)
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one run of memory, in any order of dimensions, each element once."""
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(
-        (stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1
-    ):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Strides of a copy without gaps: the tensor's own where it is dense, else those of a contiguous one."""
-    return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
 def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:

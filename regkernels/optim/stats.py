@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed.sums import Pending
-from regkernels.hyper import Number
-from regkernels.segments import SUMS
+from regkernels.table.hyper import Number
+from regkernels.table.segments import SUMS
 
 
 class Stats(NamedTuple):

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from regkernels import backends, reference, segments
+from regkernels import backends, reference
 from regkernels.optim.entry import Entry, real
 from regkernels.optim.plan import Plan
+from regkernels.table import segments
 
 
 def are_finite(plans: Iterable[Plan]) -> bool:
@@ -33,7 +34,7 @@ def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
 
 
 def sums(plan: Plan) -> list[list[float]]:
-    """`regkernels.segments.SUMS` per row of a table of sums."""
+    """`regkernels.table.segments.SUMS` per row of a table of sums."""
     totals = [[0.0] * len(segments.SUMS) for _ in range(plan.totals)]
     for entry in sorted(plan.entries, key=lambda entry: entry.number):
         if entry.param.grad is not None:

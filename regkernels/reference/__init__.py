@@ -10,7 +10,7 @@ these bit for bit. That is why the lines below avoid what rounds differently fro
 Sums are not part of the bit promise; they are formed in float64 and agree to 1e-6 (in practice 1e-14).
 """
 
-from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold, square_root
+from regkernels.reference.elementwise import divide, sign, soft_threshold, square_root
 from regkernels.reference.groups import zero_groups
 from regkernels.reference.metrics import METRICS, Metric, proximal_
 from regkernels.reference.operators import OPERATORS, clamp, logarithm, penalise
@@ -42,6 +42,7 @@ from regkernels.reference.values import (
     weighted_gradient,
     weighted_sum,
 )
+from regkernels.table.formats import compute_dtype
 
 __all__ = [
     "METRICS",

@@ -7,11 +7,6 @@ import torch
 from torch import Tensor
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that weights of ``dtype`` are updated in, and that their states have: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def square_root(x: Tensor) -> Tensor:
     """The correctly rounded square root of a float32 or float64 tensor (IEEE 754)."""
     if x.dtype == torch.float32:

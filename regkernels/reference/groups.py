@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels.hyper import Hyper
 from regkernels.reference.elementwise import divide, soft_threshold, square_root
 from regkernels.reference.operators import clamp
+from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
-    from regkernels.grouping import GroupLayout
+    from regkernels.table.grouping import GroupLayout
 
 LANES, PIECE, BLOCKS = 16, 65536, 64
 """Of the order of sums, see `group_sums`; kLanes, kPiecesOfRun and kBlocksOfRows in csrc/groups.h."""

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.hyper import Hyper
-from regkernels.reference.elementwise import compute_dtype, divide, square_root
+from regkernels.reference.elementwise import divide, square_root
 from regkernels.reference.rules import variance
 from regkernels.reference.step import proximal_step
+from regkernels.table.formats import compute_dtype
+from regkernels.table.hyper import Hyper
 
 
 class Metric(NamedTuple):

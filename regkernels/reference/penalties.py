@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import compute_dtype, sign
+from regkernels.reference.elementwise import sign
+from regkernels.table.formats import compute_dtype
 
 
 def sums(tensors: Iterable[Tensor]) -> tuple[float, float, float]:

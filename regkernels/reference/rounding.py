@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import compute_dtype
+from regkernels.table.formats import compute_dtype
 
 _WORD = 0xFFFFFFFF
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from regkernels.grouping import GroupLayout
-from regkernels.hyper import Hyper
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import Hyper
 
 Curvature = Callable[[Tensor, float, float], Tensor | float]
 

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels.hyper import Hyper
-from regkernels.reference.elementwise import compute_dtype, divide, sign, soft_threshold
+from regkernels.reference.elementwise import divide, sign, soft_threshold
 from regkernels.reference.groups import group_step, share, strength_of
 from regkernels.reference.operators import OPERATORS, clamp, penalise
 from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES, Share, itself
+from regkernels.table.formats import compute_dtype
+from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
-    from regkernels.grouping import GroupLayout
+    from regkernels.table.grouping import GroupLayout
 
 
 @torch.no_grad()
@@ -39,9 +40,9 @@ def update_(
 
     ``weight`` and ``gradient``: float64, float32, float16 or bfloat16, same shape and dtype, real. ``states``: as many as
     the rule has, in `compute_dtype`, or bfloat16, which is always rounded stochastically. ``rounding``: of a half-precision
-    weight, one of `regkernels.precision.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
+    weight, one of `regkernels.table.formats.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
     ``stream``: the parameter's number, which tells its random numbers from others'. ``penalty``: one of
-    `regkernels.segments.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
+    `regkernels.table.segments.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
     the groups in the weight's memory, for "group". ``places``: in the whole parameter, for random numbers; see `random_bits`.
 
     A step with ``lr == 0`` updates the states and leaves the weight's bits alone; one with ``skip`` changes nothing.

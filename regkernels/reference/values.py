@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import compute_dtype, sign, square_root
+from regkernels.reference.elementwise import sign, square_root
 from regkernels.reference.penalties import penalty_dtype
+from regkernels.table.formats import compute_dtype
 
 Numbers = tuple[float, float, float, float]
 Root = Callable[[Tensor], Tensor]
@@ -218,7 +219,7 @@ def weighted_gradient(weight: Tensor, factors: Tensor, scale: float) -> Tensor:
 
 
 def in_groups(tensor: Tensor, outer: int, groups: int, inner: int) -> Tensor:
-    """A dense tensor's memory as (outer, groups, inner); see `regkernels.grouping`."""
+    """A dense tensor's memory as (outer, groups, inner); see `regkernels.table.grouping`."""
     flat = tensor.detach().as_strided((tensor.numel(),), (1,))
     return flat.reshape(outer, groups, inner)
 

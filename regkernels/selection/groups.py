@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from regkernels import grouping
+from regkernels.table import grouping
 
 
 class Groups:

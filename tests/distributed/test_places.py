@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from regkernels.distributed import places
-from regkernels.grouping import GroupLayout, group_layout
-from regkernels.segments import Runs
+from regkernels.table.grouping import GroupLayout, group_layout
+from regkernels.table.segments import Runs
 from tests.distributed import world
 from tests.distributed.simulated import mesh
 

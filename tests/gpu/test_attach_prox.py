@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import regkernels as rk
 from regkernels import backends, reference
 from regkernels.attach.plan import Item, Plan
-from regkernels.hyper import Hyper
+from regkernels.table.hyper import Hyper
 from tests import cases, engine
 from tests.gpu.test_graphs import captured, warm_up
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import regkernels
-from regkernels import segments
+from regkernels.table import segments
 from tests.checkpoints.cases import through_a_file
 from tests.gpu.training import RULES, Training, assert_same_training
 

@@ -25,7 +25,7 @@ import regkernels.backends.triton as backend
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
-from regkernels.precision import ROUNDINGS
+from regkernels.table.formats import ROUNDINGS
 from tests import cases, engine
 from tests.random_numbers import placed
 from tests.triton.driver import present

@@ -13,7 +13,7 @@ import triton
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels.values import SLOPES
-from regkernels.precision import KEPT_DTYPES
+from regkernels.table.formats import KEPT_DTYPES
 from tests import cases
 from tests.triton.compiled import (
     ALWAYS,

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-from regkernels import reference, segments
+from regkernels import reference
 from regkernels.backends.triton.architectures import Shape
 from regkernels.backends.triton.architectures import of_device as of_device  # for triton_values, too
 from regkernels.backends.triton.kernels import columns, elementwise, step, sums
@@ -25,8 +25,9 @@ from regkernels.backends.triton.kernels.operators import OPERATORS
 from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
 from regkernels.backends.triton.kernels.rules import RULES
 from regkernels.backends.triton.tables import Launch, PlanMemory, Work, work_of
-from regkernels.hyper import Hyper
-from regkernels.segments import Kind
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Kind
 
 if TYPE_CHECKING:
     from regkernels.attach.plan import Plan as Shrinkage
@@ -38,7 +39,7 @@ TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl
 
 
 def update(plan: Plan, rows: list[Hyper], groups: int) -> Tensor | None:
-    """One step of all active entries. Returns the sums of `regkernels.segments.SUMS` per group, float64 (groups, sums), on the
+    """One step of all active entries. Returns the sums of `regkernels.table.segments.SUMS` per group, float64 (groups, sums), on the
     device; None for ``groups`` 0."""
     device = plan.device
     with _guard(device):

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels import segments
 from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
-from regkernels.hyper import Hyper
-from regkernels.segments import Kind
-from regkernels.transfer import stream, upload
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Kind
+from regkernels.table.upload import stream, upload
 
 _ALIGNMENT = 16
 

@@ -1,6 +1,6 @@
 """The layout of the tables in device memory, as kernels need it: as constants of Triton.
 
-Names and order are those of `regkernels.segments` and `regkernels.hyper`, whose tables these are; two columns that only
+Names and order are those of `regkernels.table.segments` and `regkernels.table.hyper`, whose tables these are; two columns that only
 a launch of many programs needs are added.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from regkernels import segments
-from regkernels.hyper import Hyper
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper
 
 FIELDS = (*segments.FIELDS, "first", "aligned")
 """``first``: the segment's first chunk. ``aligned``: whether all of its addresses are multiples of 16 bytes."""

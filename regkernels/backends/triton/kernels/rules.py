@@ -4,7 +4,7 @@ Each in two parts: the first takes the gradient into the states and returns the 
 Between them v may be shared within a group of elements, where the reference calls ``share``.
 
 Same names and order of lines as in regkernels/reference/rules.py and csrc/rules.h. The update kernel takes such a pair as
-arguments; ``h`` is a `regkernels.hyper.Hyper` of scalars in the compute type.
+arguments; ``h`` is a `regkernels.table.hyper.Hyper` of scalars in the compute type.
 """
 
 from __future__ import annotations

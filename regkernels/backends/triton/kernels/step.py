@@ -28,7 +28,7 @@ from regkernels.backends.triton.kernels.columns import (
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
 from regkernels.backends.triton.kernels.operators import penalised_step
 from regkernels.backends.triton.kernels.shrink import opposed, proximal_step, sign
-from regkernels.hyper import Hyper
+from regkernels.table.hyper import Hyper
 
 
 @triton.jit

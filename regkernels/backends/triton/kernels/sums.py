@@ -17,7 +17,7 @@ from regkernels.backends.triton.kernels.dtypes import widen
 
 
 class Lanes(NamedTuple):
-    """One number per vector of a block and sum, in the order of `regkernels.segments.SUMS`."""
+    """One number per vector of a block and sum, in the order of `regkernels.table.segments.SUMS`."""
 
     absolute: Any
     square: Any

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from regkernels.optim.states import dense_strides
+from regkernels.memory import dense_strides
 
 Dim = int | Literal["tensor"]
 

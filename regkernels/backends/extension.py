@@ -11,9 +11,9 @@ from typing import Any
 import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the extension then binds to it
 from torch import Tensor
 
-from regkernels import segments
 from regkernels.distributed.shards import held
-from regkernels.hyper import Hyper
+from regkernels.table import segments
+from regkernels.table.hyper import Hyper
 
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
 SAME, MOVED, REBUILD = range(3)
@@ -21,7 +21,7 @@ SAME, MOVED, REBUILD = range(3)
 C: Any = None
 missing_because: str | None = None
 
-failure_note = Path(__file__).with_name("_build_failure.txt")
+failure_note = Path(__file__).parents[1] / "_build_failure.txt"
 
 try:
     C = importlib.import_module("regkernels._C")

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.precision import KEPT_DTYPES, ROUNDINGS
-from regkernels.reference.elementwise import compute_dtype
+from regkernels.table.formats import KEPT_DTYPES, ROUNDINGS, compute_dtype
 
 INTERFACE = 6
 """Of the extension's functions; kInterface in csrc/table.h."""

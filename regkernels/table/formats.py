@@ -7,13 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import compute_dtype
-
 ROUNDINGS = ("nearest", "stochastic", "remainder", "master")
 """How half-precision weights are rounded, in the order of csrc/table.h."""
 
 KEPT_DTYPES = {"remainder": torch.int16, "master": torch.float32}
 """The state that a rounding adds to those of the rule, under its own name."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that weights of ``dtype`` are updated in, and that their states have: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Format(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from regkernels import backends, extension
+from regkernels import backends
 from regkernels._version import __version__
-from regkernels.backends import gpu
+from regkernels.backends import extension, gpu
 
 
 def info() -> dict[str, Any]:
