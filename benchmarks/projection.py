@@ -22,7 +22,7 @@ from benchmarks.peers import Task
 from benchmarks.record import RESULTS, Record
 from benchmarks.sharding import MODELS, Layout, Model, Traffic
 from benchmarks.tables import figures, machine_and_threads
-from regkernels.optim.exchange import MARKS
+from regkernels.optim.step.exchange import MARKS
 from regkernels.table.segments import SUMS
 
 RECORD = RESULTS / "amd-epyc" / "cpu-2-threads.json"

@@ -10,17 +10,18 @@ from regkernels.attach import ProxHandle, attach_prox
 from regkernels.backends.info import info
 from regkernels.flat import FlatParameters
 from regkernels.param_groups import param_groups
-from regkernels.penalties import elastic_net_penalty, l1_penalty, l2_penalty
-from regkernels.sparse_penalties import (
+from regkernels.penalties import (
+    elastic_net_penalty,
     group_l1_penalty,
     huber_penalty,
     l0_penalty,
+    l1_penalty,
+    l2_penalty,
     l_half_penalty,
     log_sum_penalty,
     mcp_penalty,
     scad_penalty,
 )
-
 from regkernels.table import formats
 
 if TYPE_CHECKING:

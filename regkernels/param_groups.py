@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import validation
-from regkernels.optim.penalising import OFF, Penalties
+from regkernels.optim.penalty_keys import OFF, Penalties
 from regkernels.table.formats import compute_dtype
 
 

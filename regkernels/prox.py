@@ -23,9 +23,9 @@ from torch import Tensor
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import validation
-from regkernels.distributed import values
 from regkernels.distributed.autograd import own, whole
-from regkernels.distributed.shards import held, is_dtensor
+from regkernels.distributed.sharded import check_whole_groups
+from regkernels.distributed.shards import check_parameter, check_weight, held, is_dtensor
 from regkernels.dynamo import outside_of_graphs
 from regkernels.memory import is_dense
 from regkernels.table import grouping
@@ -108,7 +108,7 @@ def elastic_net(x: Tensor, l1: float, weight_decay: float, *, step: float = 1.0)
 
 def weighted_l1(x: Tensor, strength: float, weights: Tensor, *, step: float = 1.0) -> Tensor:
     """Of ``strength * sum weights * |x|`` (adaptive lasso). ``weights``: like ``x``, >= 0, float32 (float64 where x is)."""
-    values.check_weight(weights, x, "weights", "x")
+    check_weight(weights, x, "weights", "x")
     validation.l1_weight(held(weights), held(x), "weights", "x")
     return _proximal(x, "weighted_l1", step, threshold=_number("strength", strength), l1_weight=weights)
 
@@ -217,10 +217,8 @@ def _grouped(x: Tensor, dim: int | str, size: int, step: float, weight: str = "s
     _check_tensor(x)
     grouping.check(dim, size, weight)
     if is_dtensor(x):
-        from regkernels.distributed.groups import check_whole  # which most programs do without
-
         grouping.group_layout(x, dim, size, "x")  # type: ignore[arg-type]
-        check_whole(x, dim, size, "x")
+        check_whole_groups(x, dim, size, "x")
         return _on_parts(lambda part: _grouped(part, dim, size, step, weight, **fields), x)
     dense = x if is_dense(x) else torch.empty(x.shape, device="meta")
     layout = grouping.group_layout(dense, dim, size, "x")  # type: ignore[arg-type]
@@ -264,7 +262,7 @@ def _check_tensor(x: Tensor) -> None:
     if x.layout != torch.strided or x.dtype not in validation.WEIGHT_DTYPES:
         raise TypeError(f"x must be a dense float64, float32, float16 or bfloat16 tensor, got {x.layout}, {x.dtype}")
     if is_dtensor(x):
-        values.check_parameter(x, "x")
+        check_parameter(x, "x")
 
 
 def _check(x: Tensor, threshold: float) -> None:

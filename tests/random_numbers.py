@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import optim
-from regkernels.distributed import places
 from regkernels.table.segments import Runs
 from tests import engine
 
@@ -51,7 +50,7 @@ def placed(runs: Mapping[int, Sequence[tuple[int, int]]]) -> Iterator[None]:
     """Parameters are parts of larger ones. ``runs``: by their numbers of elements, the place and length of each run."""
     own = {numel: Runs(*map(torch.tensor, zip(*of_one, strict=True))) for numel, of_one in runs.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(places, "runs", lambda param, weight: own.get(weight.numel()))
+        patch.setattr(index, "runs", lambda param, weight: own.get(weight.numel()))
         yield
 
 

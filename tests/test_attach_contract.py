@@ -14,7 +14,7 @@ from torch import nn
 
 import regkernels as rk
 from regkernels import attach_prox
-from regkernels.optim import penalising
+from regkernels.optim import penalty_keys
 from tests import training
 from tests.attaching import Make, closed_form, of, parameter
 
@@ -175,7 +175,7 @@ def test_what_it_does_not_apply_is_refused_in_groups(keys: dict[str, Any]) -> No
     param = parameter(3)
     with pytest.raises(ValueError, match=f"{name} is not applied by attach_prox .param group 0."):
         attach_prox(torch.optim.SGD([{"params": [param], **keys}], lr=0.1), l1=0.1)
-    optimizer = torch.optim.SGD([{"params": [param], **penalising.OFF, "mcp_gamma": 5.0}], lr=0.1)
+    optimizer = torch.optim.SGD([{"params": [param], **penalty_keys.OFF, "mcp_gamma": 5.0}], lr=0.1)
     attach_prox(optimizer, l1=0.1)
     optimizer.param_groups[0].update(keys)
     param.grad = torch.ones_like(param)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import regkernels
 from regkernels import FlatParameters, optim
-from regkernels.optim.plan import Plan
+from regkernels.optim.step.plan import Plan
 
 # --- memory and work ---
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import regkernels
 from regkernels import optim
-from regkernels.optim import host_memory
+from regkernels.optim.offload import pinned
 from tests import cases
 from tests.offloading import Pair
 
@@ -229,13 +229,13 @@ def test_gradients_of_several_processes_are_left_to_the_step(monkeypatch: pytest
 def test_only_what_was_updated_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     for name in ("send", "fetch"):
-        original = getattr(host_memory.Lane, name)
+        original = getattr(pinned.Lane, name)
 
         def counted(self: Any, source: Any, target: Any, *, name: str = name, original: Any = original) -> Any:
             moved.append((name, source.nbytes))
             return original(self, source, target)
 
-        monkeypatch.setattr(host_memory.Lane, name, counted)
+        monkeypatch.setattr(pinned.Lane, name, counted)
     for free in (False, True):
         pair = Pair(free=free, **cases.STRENGTHS)
         pair.train(2)
@@ -247,11 +247,11 @@ def test_only_what_was_updated_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(pinned, "CHUNK_BYTES", 1000)
     dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.complex64]
     wanted = [torch.randn(n, 3).to(dtype) for n in (0, 1, 7, 16, 200, 5) for dtype in dtypes]
     wanted += [torch.ones(()), torch.randn(4, 6).t(), torch.randn(4, 6)[:, ::2]]
-    made = host_memory.allocate(wanted, pinned=False)
+    made = pinned.allocate(wanted, pinned=False)
     for tensor, like in zip(made, wanted, strict=True):
         assert tensor.shape == like.shape and tensor.dtype == like.dtype
         tensor.fill_(1)

@@ -16,11 +16,11 @@ from regkernels.attach.plan import Item, Plan, check_parameter, on_this_rank
 from regkernels.attach.rows import Rows
 from regkernels.attach.sources import Source
 from regkernels.dynamo import outside_of_graphs
-from regkernels.optim import slips
-from regkernels.optim.entry import parameter_name
-from regkernels.optim.loading import fill_missing_options
-from regkernels.optim.penalising import Penalties, asked
-from regkernels.optim.scaling import Scaling
+from regkernels.optim import misspelt
+from regkernels.optim.checkpoint.load import fill_missing_options
+from regkernels.optim.penalty_keys import Penalties, asked
+from regkernels.optim.step.entry import parameter_name
+from regkernels.optim.step.scaling import Scaling
 
 MetricFunction = Callable[[Tensor, Mapping[str, Any], Mapping[str, Any]], "float | Tensor"]
 
@@ -88,7 +88,7 @@ def attach_prox(
     own = {"l1": 0.0 if l1 is None else l1, "prox_weight_decay": weight_decay}
     validation.nonnegative("l1", own["l1"])
     validation.nonnegative("weight_decay", weight_decay)
-    slips.warn_of_overridden(own, optimizer.param_groups)
+    misspelt.warn_of_overridden(own, optimizer.param_groups)
     handle = ProxHandle(source, metric if callable(metric) else None, own)
     for index, group in enumerate(optimizer.param_groups):
         filled = {**own, **group}

@@ -18,7 +18,7 @@ from regkernels import backends, reference, validation
 from regkernels.backends import gpu
 from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, kind
 from regkernels.memory import has_layout, is_dense
-from regkernels.optim.entry import parameter_name
+from regkernels.optim.step.entry import parameter_name
 from regkernels.reference import compute_dtype
 from regkernels.table import segments
 

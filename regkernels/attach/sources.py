@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from regkernels.optim import penalising
+from regkernels.optim import penalty_keys
 from regkernels.optim.radam import rectification
 from regkernels.table.hyper import Number, number, square_root
 
@@ -158,4 +158,4 @@ def check_group(source: Source, group: Group, where: str) -> None:
     if gain is not None:
         strengths = {"l1": group["l1"], "weight_decay": group["prox_weight_decay"]}
         modes = {"l1_mode": "prox", "weight_decay_mode": "prox"}
-        penalising.check_gain({**strengths, **modes}, *gain, where)
+        penalty_keys.check_gain({**strengths, **modes}, *gain, where)

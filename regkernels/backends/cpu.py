@@ -15,7 +15,7 @@ from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
     from regkernels.attach.plan import Plan as Shrinkage
-    from regkernels.optim.plan import Plan
+    from regkernels.optim.step.plan import Plan
 
 
 def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:

@@ -127,19 +127,33 @@ def kind(tensor: Any) -> str:
 
 
 def check_parameter(param: Any, name: str) -> None:
-    """Raises where a `DTensor` is spread in a way that a step on each rank's own part does not fit."""
-    for placement in param.placements:
-        if placement.is_partial():
-            raise ValueError(
-                f"{name} is a DTensor with placements {words(param)}: a partial tensor is a sum that has yet to be formed, and "
-                "no rank holds a weight that could be updated; call redistribute(placements=[Replicate()]) (or Shard) on it "
-                "before making it a parameter"
-            )
+    """Raises where no rank holds the elements of a `DTensor`, or this one holds nothing of it."""
+    if any(placement.is_partial() for placement in param.placements):
+        raise ValueError(
+            f"{name} is a DTensor with placements {words(param)}: a partial tensor is a sum that has yet to be formed, and no rank "
+            f"knows an element of it; pass {name}.redistribute(placements=...) with Replicate() or Shard() in the place of Partial()"
+        )
     if param.device_mesh.get_coordinate() is None:
         raise ValueError(
             f"{name} is a DTensor on the mesh {param.device_mesh}, which this rank {torch.distributed.get_rank()} is no part "
-            "of; give the optimizer the parameters of this rank's own mesh"
+            "of; leave it out on this rank, and pass what is on its own mesh"
         )
+
+
+def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
+    """Raises where the weights of elements, called ``name``, are not where the elements are, called ``of``."""
+    if not isinstance(weight, Tensor) or is_spread_alike(weight, param):
+        return
+    if not is_dtensor(param):
+        raise ValueError(
+            f"{name} is a DTensor with placements {words(weight)}, and {of} a plain tensor. FSDP gathers parameters from the forward "
+            "pass on: make the list list(model.parameters()) before the first one and pass that as params. Otherwise pass "
+            f"{name}.full_tensor()"
+        )
+    raise ValueError(
+        f"{name} is {kind(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
+        "distribute_tensor(weights, param.device_mesh, param.placements) of torch.distributed.tensor, or computed from it"
+    )
 
 
 def check_state(value: Any, param: Any, what: str) -> None:

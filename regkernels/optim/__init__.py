@@ -7,7 +7,7 @@ from regkernels.optim.lion import Lion
 from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.penalising import Penalties
+from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.radam import RAdam
 from regkernels.optim.release import GradientRelease, step_in_backward
 from regkernels.optim.rmsprop import RMSprop

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.optim import penalising
+from regkernels.optim import penalty_keys
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.plan import Row
+from regkernels.optim.step.plan import Row
 from regkernels.table.hyper import Number, averages, regularisation
 
 
@@ -87,7 +87,7 @@ class Lion(Optimizer):
                     f'{name}="prox" is not possible with Lion{where}: its steps are signs, which have no metric; choose '
                     '"decoupled"'
                 )
-        for name in penalising.needs_metric(group):
+        for name in penalty_keys.needs_metric(group):
             raise ValueError(
                 f"{name} is not possible with Lion{where}: its steps are signs, which have no metric to shrink in; choose l1 "
                 'with l1_mode="decoupled", or another optimizer'

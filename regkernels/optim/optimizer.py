@@ -11,18 +11,19 @@ from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.distributed import agreement
-from regkernels.distributed.split_groups import SplitGroups
 from regkernels.dynamo import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.flat import Owners
-from regkernels.optim import exchange, graphs, penalising, slips, unbuilt
-from regkernels.optim.checking import check_state_dict, dictionary
-from regkernels.optim.exchange import Exchange
-from regkernels.optim.loading import fill_missing_options, restore_own_formats, spread_states
+from regkernels.optim import misspelt, penalty_keys
+from regkernels.optim.checkpoint.check import check_state_dict, dictionary
+from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
 from regkernels.optim.options import Checked, Common, Options
-from regkernels.optim.penalising import Method, Penalties
-from regkernels.optim.plan import Plan, Row
-from regkernels.optim.scaling import Scaling
+from regkernels.optim.penalty_keys import Method, Penalties
 from regkernels.optim.stats import Stats
+from regkernels.optim.step import exchange, graphs, norms
+from regkernels.optim.step.exchange import Exchange
+from regkernels.optim.step.plan import Plan, Row
+from regkernels.optim.step.scaling import Scaling
+from regkernels.optim.step.split_groups import SplitGroups
 from regkernels.table.hyper import Hyper, Number
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults.update((key, value) for key, value in common.items() if key in Penalties.__annotations__)
         self._check_options(defaults, "", wait=True)
         super().__init__(params, defaults)
-        slips.warn_of_overridden(slips.given(type(self), defaults), self.param_groups)
+        misspelt.warn_of_overridden(misspelt.given(type(self), defaults), self.param_groups)
 
     # --- what a subclass says ---
 
@@ -164,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
         self._check_group({**self.defaults, **param_group}, index, wait=True)
-        slips.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
+        misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)
         try:
             validation.unique_parameters(self.param_groups)
@@ -172,7 +173,7 @@ class Optimizer(torch.optim.Optimizer):
                 name = f"parameter {position} of param group {index}"
                 validation.parameter(param, name)
                 validation.precision(self._options.precision, param, name)
-                penalising.check_parameter(self.param_groups[index], position, param, name)
+                penalty_keys.check_parameter(self.param_groups[index], position, param, name)
             self._agreed = False
             if self._release is not None:
                 self._release.groups_changed()
@@ -259,7 +260,7 @@ class Optimizer(torch.optim.Optimizer):
     def _fields(self, row: Row) -> dict[str, Number]:
         group, method = self.param_groups[row.group], self._methods[row.group]
         fields = self._hyper(group, row)
-        return fields if method.penalty == "plain" else {**fields, **penalising.fields(group, method)}
+        return fields if method.penalty == "plain" else {**fields, **penalty_keys.fields(group, method)}
 
     def _forget_plan(self) -> None:
         self._plans: list[Plan] = []
@@ -308,7 +309,7 @@ class Optimizer(torch.optim.Optimizer):
             self._split = SplitGroups(groups, methods)
             scaling = exchange.before_building(scaling, self, plans)
             if scaling.skips:
-                self._keep_totals([*map(unbuilt.sums, plans)] if self._options.stats else [], scaling)
+                self._keep_totals([*map(norms.sums, plans)] if self._options.stats else [], scaling)
                 return None
             for plan in plans:
                 plan.build(counts_steps=self._counts_steps, move_states=self._move_states)
@@ -321,7 +322,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         validation.regularised_group(group, where, wait=wait)
-        penalising.check(group, where, wait=wait)
+        penalty_keys.check(group, where, wait=wait)
         self._validate(group, where, wait=wait)
 
     def _check_groups(self) -> None:
@@ -333,4 +334,4 @@ class Optimizer(torch.optim.Optimizer):
                 for plan in self._plans:
                     plan.check_options(index, group)
                 self._checked.add(index, group)
-                self._methods[index : index + 1] = [penalising.method_of(group, self._rule(group))]
+                self._methods[index : index + 1] = [penalty_keys.method_of(group, self._rule(group))]

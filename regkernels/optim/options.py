@@ -10,8 +10,8 @@ import torch
 
 from regkernels import validation
 from regkernels.distributed.zero import group_of_maker
-from regkernels.optim import slips
-from regkernels.optim.penalising import Penalties
+from regkernels.optim import misspelt
+from regkernels.optim.penalty_keys import Penalties
 from regkernels.table.formats import ROUNDINGS, Precision
 
 _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
@@ -82,7 +82,7 @@ class Options(NamedTuple):
         """Raises where an argument is unknown or its value not allowed."""
         for name in common:
             if name not in Common.__annotations__:
-                intended = slips.meant(name, [*_OF_ALL, *Common.__annotations__])
+                intended = misspelt.meant(name, [*_OF_ALL, *Common.__annotations__])
                 hint = f"did you mean {intended}? Beside" if intended else "beside"
                 raise TypeError(
                     f"{optimizer} has no argument {name!r}; {hint} its own there are {', '.join(Common.__annotations__)}"

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.optim import penalising
+from regkernels.optim import penalty_keys
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.plan import Row
+from regkernels.optim.step.plan import Row
 from regkernels.table.hyper import Number, regularisation
 
 
@@ -91,7 +91,7 @@ class RMSprop(Optimizer):
         validation.nonnegative("eps", group["eps"], where)
         validation.decay_rate("alpha", group["alpha"], where)
         momentum = validation.nonnegative("momentum", group["momentum"], where)
-        penalising.check_gain(group, momentum, 0.0, where)
+        penalty_keys.check_gain(group, momentum, 0.0, where)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "rmsprop" + "_centered" * bool(group["centered"]) + "_momentum" * (group["momentum"] > 0)

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.optim import penalising
+from regkernels.optim import penalty_keys
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.plan import Row
+from regkernels.optim.step.plan import Row
 from regkernels.table.hyper import Number, regularisation, select
 
 
@@ -96,7 +96,7 @@ class SGD(Optimizer):
                 f"nesterov=True needs momentum > 0 and dampening = 0, got momentum {momentum} and "
                 f"dampening {dampening}{where}"
             )
-        penalising.check_gain(group, momentum, dampening, where)
+        penalty_keys.check_gain(group, momentum, dampening, where)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "momentum" if group["momentum"] != 0 else "sgd"

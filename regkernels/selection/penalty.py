@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regkernels import penalties, validation
 from regkernels.optim import SGD
-from regkernels.optim.penalising import Penalties
+from regkernels.optim.penalty_keys import Penalties
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
 

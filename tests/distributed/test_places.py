@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from regkernels.distributed import places
+from regkernels.distributed import index
 from regkernels.table.grouping import GroupLayout, group_layout
 from regkernels.table.segments import Runs
 from tests.distributed import world
@@ -61,7 +61,7 @@ def compared(sizes: tuple[int, ...], layout: str) -> tuple[list[Any], int]:
                 param = distribute_tensor(numbered(shape, layout), of_ranks, placements, src_data_rank=None)
                 # As it lies there, and as a kernel would find a copy of it.
                 for own in (param.to_local(), param.to_local().contiguous()):
-                    found = places.runs(param, own)
+                    found = index.runs(param, own)
                     several += found is not None and len(found.places) > 1
                     is_right = elements(found, own.numel()).tolist() == in_memory(own).tolist()
                     if not is_right or not is_shortest(found):
@@ -86,7 +86,7 @@ def half(shape: tuple[int, ...]) -> Runs | None:
         own = torch.zeros(1).expand(shape[0] // 2, *shape[1:])
         whole = torch.empty(shape, device="meta")
         param = DTensor.from_local(own, of_ranks, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
-        return places.runs(param, torch.empty(own.shape, device="meta"))
+        return index.runs(param, torch.empty(own.shape, device="meta"))
 
 
 GROUPED = [((12, 5), 0, 2), ((5, 12), 1, 2), ((4, 9, 2), 1, 1), ((5, 3), 1, 1)]
@@ -100,9 +100,9 @@ def grouped() -> list[tuple[Tensor, GroupLayout, GroupLayout, int, int]]:
             for shape, dim, size in GROUPED:
                 param = distribute_tensor(numbered(shape, "contiguous"), of_ranks, [Shard(dim)], src_data_rank=None)
                 own = param.to_local()
-                runs, given = places.runs(param, own), group_layout(own, dim, size)
+                runs, given = index.runs(param, own), group_layout(own, dim, size)
                 first = 0 if runs is None else int(runs.places[0])
-                found.append((own.flatten(), given, *places.by_groups(runs, given, "weight"), first))
+                found.append((own.flatten(), given, *index.by_groups(runs, given, "weight"), first))
     return found
 
 
@@ -140,8 +140,8 @@ def test_whole_groups_have_one_distance(found: tuple[Any, ...]) -> None:
 
 
 def test_plain_tensors_stand_at_the_beginning() -> None:
-    assert places.runs(torch.zeros(3, 4), torch.zeros(3, 4)) is None
-    assert places.runs(torch.tensor(1.0), torch.tensor(1.0)) is None
+    assert index.runs(torch.zeros(3, 4), torch.zeros(3, 4)) is None
+    assert index.runs(torch.tensor(1.0), torch.tensor(1.0)) is None
 
 
 def members(outer: int, groups: int, inner: int) -> Tensor:
@@ -161,4 +161,4 @@ def test_other_patterns_are_refused(runs: list[tuple[int, int]], layout: GroupLa
     with pytest.raises(
         ValueError, match=r"^parameter 3 is updated by groups with stochastic rounding.*param_rounding='master'"
     ):
-        places.by_groups(Runs(*map(torch.tensor, zip(*runs, strict=True))), layout, "parameter 3")
+        index.by_groups(Runs(*map(torch.tensor, zip(*runs, strict=True))), layout, "parameter 3")

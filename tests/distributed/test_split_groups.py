@@ -14,8 +14,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from regkernels import optim
-from regkernels.distributed.lines import Lines
-from regkernels.distributed.places import windows_of
+from regkernels.distributed.index import Lines, windows_of
 from regkernels.distributed.shards import splits_groups
 from tests.distributed import simulated, split_cases, world
 from tests.distributed.split_cases import RUNS, SPREADS

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends
-from regkernels.optim.counting import DeviceCounts
-from regkernels.optim.scaling import Scaling
+from regkernels.optim.step.counts import DeviceCounts
+from regkernels.optim.step.scaling import Scaling
 from tests.skipping import KINDS, RULES, Kind, Training, assert_same, copies
 
 pytestmark = pytest.mark.interpreted
@@ -86,7 +86,7 @@ def test_parameters_without_a_gradient_are_not_counted() -> None:
 @pytest.mark.parametrize("rule", ["dampening", "adagrad"])
 def test_the_scaler_hands_over_numbers_on_the_device(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are on a GPU: 0-dim float32 tensors that nobody reads."""
-    monkeypatch.setattr("regkernels.optim.scaling._number", lambda value: value.detach().double().reshape(()))
+    monkeypatch.setattr("regkernels.optim.step.scaling._number", lambda value: value.detach().double().reshape(()))
     ours, other = small(RULES[rule], amp_scaling=True), small(RULES[rule])
     optimizer: Any = ours.optimizer
     for number, found in enumerate((1.0, 0.0, 2.0, 0.0)):

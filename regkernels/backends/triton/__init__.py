@@ -31,7 +31,7 @@ from regkernels.table.segments import Kind
 
 if TYPE_CHECKING:
     from regkernels.attach.plan import Plan as Shrinkage
-    from regkernels.optim.plan import Plan
+    from regkernels.optim.step.plan import Plan
 
 INTERPRETED = isinstance(step.update, InterpretedFunction)
 

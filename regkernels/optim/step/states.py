@@ -1,4 +1,4 @@
-"""States of a plan's entries: created where they are missing, and looked after."""
+"""States of a plan's entries: allocated flat and viewed per parameter where they are missing, adopted otherwise."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed.shards import held, is_dtensor, spread_like
-from regkernels.optim import states as flat_states
-from regkernels.optim.counting import Counts
-from regkernels.optim.entry import Entry, real
+from regkernels.memory import dense_strides
+from regkernels.optim.step.counts import Counts
+from regkernels.optim.step.entry import Entry, real
 from regkernels.table import segments
 from regkernels.table.formats import KEPT_DTYPES
+
+_ALIGNMENT = 64
 
 
 def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> None:
@@ -29,7 +31,7 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
             if move or not entry.can_use(name):
                 wanted.append((order, entry, name))
     wanted.sort(key=lambda item: item[0])  # all first moments, then all second moments: each run is adjacent
-    tensors = _allocate([(entry, entry.format.dtype_of(name)) for _, entry, name in wanted])
+    tensors = _allocated([(entry, entry.format.dtype_of(name)) for _, entry, name in wanted])
     for (_, entry, name), tensor in zip(wanted, tensors, strict=True):
         old = entry.state.get(name)
         if old is not None:
@@ -41,15 +43,36 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
         entry.state[name] = spread_like(tensor, entry.param)
 
 
-def _allocate(wanted: Sequence[tuple[Entry, torch.dtype]]) -> list[Tensor]:
+def _allocated(wanted: Sequence[tuple[Entry, torch.dtype]]) -> list[Tensor]:
     """Those of parameters that are spread over ranks lie in memory of their own. These are never adjacent, and a `DTensor`
     around a view that begins within a buffer can neither be pickled nor copied: torch takes its offset for an address."""
-    together = iter(
-        flat_states.allocate([(entry.own, dtype) for entry, dtype in wanted if not is_dtensor(entry.param)])
-    )
+    together = iter(allocate([(entry.own, dtype) for entry, dtype in wanted if not is_dtensor(entry.param)]))
+    return [allocate([(entry.own, dtype)])[0] if is_dtensor(entry.param) else next(together) for entry, dtype in wanted]
+
+
+def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:
+    """Zeros of a dtype in the layout of a parameter, one after the other in one buffer per device and dtype.
+
+    In the order given, so that states of parameters which are adjacent in memory are adjacent, too. Others begin at a
+    multiple of 64 bytes: behind one of an odd size all would be out of alignment. A parameter that is not dense gets a
+    contiguous state.
+    """
+    sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+    offsets = []
+    ends: dict[tuple[torch.device, torch.dtype], int] = {}
+    for param, dtype in wanted:
+        key = (param.device, dtype)
+        offset = sizes.get(key, 0)
+        if param.data_ptr() != ends.get(key):
+            step = _ALIGNMENT // dtype.itemsize
+            offset = (offset + step - 1) // step * step
+        offsets.append(offset)
+        sizes[key] = offset + param.numel()
+        ends[key] = param.data_ptr() + param.nbytes
+    buffers = {key: torch.zeros(size, dtype=key[1], device=key[0]) for key, size in sizes.items()}
     return [
-        flat_states.allocate([(entry.own, dtype)])[0] if is_dtensor(entry.param) else next(together)
-        for entry, dtype in wanted
+        torch.as_strided(buffers[param.device, dtype], param.shape, dense_strides(param), offset)
+        for (param, dtype), offset in zip(wanted, offsets, strict=True)
     ]
 
 

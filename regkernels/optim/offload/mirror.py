@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from regkernels import validation
 from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_like
 from regkernels.flat import FlatParameters
-from regkernels.optim.host_memory import Lane, allocate
+from regkernels.optim.offload.pinned import Lane, allocate
 
 _takers: Any = WeakIdKeyDictionary()
 """Which twin takes a parameter's gradients during backward: that of the latest optimizer."""

@@ -20,15 +20,16 @@ from torch import Tensor
 from regkernels import backends, reference, validation
 from regkernels.backends import extension, gpu
 from regkernels.distributed import shards
-from regkernels.distributed.split_groups import is_split
 from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
 from regkernels.memory import has_layout, is_dense
-from regkernels.optim import counting, filling, graphs, penalising
-from regkernels.optim.entry import Entry, parameter_name, parameter_numbers, table_of
-from regkernels.optim.l1_weights import L1Weights
+from regkernels.optim import penalty_keys
 from regkernels.optim.options import Options
-from regkernels.optim.penalising import Method
+from regkernels.optim.penalty_keys import Method
+from regkernels.optim.step import counts, graphs, states
+from regkernels.optim.step.entry import Entry, parameter_name, parameter_numbers, table_of
+from regkernels.optim.step.l1_weights import L1Weights
+from regkernels.optim.step.split_groups import is_split
 from regkernels.table import segments
 from regkernels.table.hyper import Hyper, Number
 from regkernels.table.segments import Pieces
@@ -114,17 +115,17 @@ class Plan:
 
         ``move_states`` copies all states into fresh flat buffers.
         """
-        filling.fill(self.entries, self._initial, move=move_states)
-        self._counts: counting.Counts | None = None
+        states.fill(self.entries, self._initial, move=move_states)
+        self._counts: counts.Counts | None = None
         if counts_steps or self._must_count():
             before = None if self._before is None else self._before._counts
             if self._capturable or self.may_skip:
-                before = before if isinstance(before, counting.DeviceCounts) else None
-                self._counts = counting.DeviceCounts(self.entries, self.device, before)
+                before = before if isinstance(before, counts.DeviceCounts) else None
+                self._counts = counts.DeviceCounts(self.entries, self.device, before)
             else:
-                self._counts = counting.HostCounts(self.entries, keep=not move_states)
+                self._counts = counts.HostCounts(self.entries, keep=not move_states)
         self._before, self._staging = None, {}
-        filling.publish(self.entries, self._state)
+        states.publish(self.entries, self._state)
         # In one order on all ranks: loading may take a message.
         self._staged: list[Entry] = sorted(
             (entry for entry in self.entries if entry.staged), key=lambda entry: entry.number
@@ -162,7 +163,7 @@ class Plan:
         if any(l1_weights.changed(groups[g]) for g, l1_weights in self._l1_weights.items()):
             return False
         if any(entry.changed() for entry in self._staged) or (
-            check_states and not filling.are_ours(self.entries, self._state, self._table, self._counts)
+            check_states and not states.are_ours(self.entries, self._state, self._table, self._counts)
         ):
             return False
         if self._counts is not None and self._counts.were_set():
@@ -217,7 +218,7 @@ class Plan:
             yield self.entries[index], int(self._table[index, segments.ROW])
 
     def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
-        """Those of them that `regkernels.distributed.split_groups` updates, with their rows."""
+        """Those of them that `regkernels.optim.step.split_groups` updates, with their rows."""
         if self._splits:
             yield from ((entry, rows[row]) for entry, row in self.active_entries() if entry.split)
 
@@ -252,7 +253,7 @@ class Plan:
         name = parameter_name(options, group, position)
         validation.parameter(param, name)
         validation.complex_parameter(param, options["l1"], method.rule, name)
-        penalising.check_parameter(options, position, param, name)
+        penalty_keys.check_parameter(options, position, param, name)
         validation.precision(self._options.precision, param, name)
         backends.backend_for(param.device)
         graphs.capturable(param, options, name, interpreted=backends.name() == "triton")
@@ -325,7 +326,7 @@ class Plan:
         for entry in self.entries:
             if entry.group == index:
                 validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
-                penalising.check_complex(group, entry.param, entry.name)
+                penalty_keys.check_complex(group, entry.param, entry.name)
                 graphs.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
 
 

@@ -1,4 +1,4 @@
-"""torch.library registrations of the penalties of single elements beyond L1 and L2; those are in `regkernels.ops`."""
+"""The operators of the penalties of single elements beyond L1 and L2, and of L1 with a weight for each element."""
 
 from __future__ import annotations
 
@@ -9,16 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.dynamo import outside_of_graphs
-from regkernels.ops import _TAGS, _dense, _library, _like, second_derivatives, spread
-
-for _schema in (
-    "penalty_value(Tensor[] params, str kind, float strength, float shape) -> Tensor",
-    "penalty_slope(Tensor upstream, Tensor[] params, str kind, float strength, float shape) -> Tensor[]",
-    "weighted_l1(Tensor[] params, Tensor[] weights, float strength) -> Tensor",
-    "weighted_l1_gradient(Tensor upstream, Tensor[] params, Tensor[] weights, float strength) -> Tensor[]",
-):
-    _library.define(_schema, tags=_TAGS)
+from regkernels.ops.library import dense, fake_gradients, fake_value, register, second_derivatives, spread
 
 _SHAPES = {"mcp": ("gamma", 0.0), "scad": ("a", 1.0)}
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -40,16 +31,14 @@ def check_numbers(kind: str, strength: Any, shape: Any) -> None:
 # --- the penalties of single elements ---
 
 
-@outside_of_graphs
 def _value(params: Sequence[Tensor], kind: str, strength: float, shape: float) -> Tensor:
     check_numbers(kind, strength, shape)  # again here: while torch.compile traces, numbers have no values yet
     penalty = reference.penalty(kind, strength, shape)
-    return backends.values_for(params[0].device).value(penalty, [_dense(w) for w in params])
+    return backends.values_for(params[0].device).value(penalty, [dense(w) for w in params])
 
 
-@outside_of_graphs
 def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: float, shape: float) -> list[Tensor]:
-    weights = [_dense(w) for w in params]
+    weights = [dense(w) for w in params]
     if kind == "l0":
         return [torch.zeros_like(w) for w in weights]
     out = [torch.empty_like(w) for w in weights]
@@ -101,18 +90,16 @@ def _factors(params: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor
     ]
 
 
-@outside_of_graphs
 def _weighted(params: Sequence[Tensor], weights: Sequence[Tensor], strength: float) -> Tensor:
     validation.nonnegative("strength", strength)
-    params = [_dense(w) for w in params]
+    params = [dense(w) for w in params]
     return backends.values_for(params[0].device).weighted(params, _factors(params, weights), strength)
 
 
-@outside_of_graphs
 def _weighted_gradient(
     upstream: Tensor, params: Sequence[Tensor], weights: Sequence[Tensor], strength: float
 ) -> list[Tensor]:
-    params = [_dense(w) for w in params]
+    params = [dense(w) for w in params]
     out = [torch.empty_like(w) for w in params]
     if params:
         factors = _factors(params, weights)
@@ -144,41 +131,39 @@ def _save_weighted_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> N
 def _weighted_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     upstream, *saved = ctx.saved_tensors
     half = len(saved) // 2
-    of_upstream = torch.zeros_like(upstream)
-    for w, factor, g in zip(saved[:half], saved[half:], gradients, strict=True):
-        if g is not None:
-            of_upstream = of_upstream + (g * (ctx.strength * factor * w.sign())).sum().to(upstream.dtype)
-    of_params = [None if g is None else torch.zeros_like(w) for w, g in zip(saved[:half], gradients, strict=True)]
+
+    def derivatives(w: Tensor, g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return (g * (ctx.strength * factor * w.sign())).sum(), torch.zeros_like(w)
+
+    of_upstream, of_params = second_derivatives(upstream, saved[:half], gradients, derivatives, saved[half:])
     return of_upstream, of_params, [None] * half, None
 
 
-# --- and how torch knows all of them ---
-
-for _name, _function in {
-    "penalty_value": _value,
-    "penalty_slope": _slope,
-    "weighted_l1": _weighted,
-    "weighted_l1_gradient": _weighted_gradient,
-}.items():
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _function, _key)
-
-for _name, _backward, _save in (
-    ("penalty_value", _value_backward, _save_value),
-    ("penalty_slope", _slope_backward, _save_slope),
-    ("weighted_l1", _weighted_backward, _save_weighted),
-    ("weighted_l1_gradient", _weighted_gradient_backward, _save_weighted_gradient),
-):
-    torch.library.register_autograd(f"regkernels::{_name}", _backward, setup_context=_save, lib=_library)
-
-
-@torch.library.register_fake("regkernels::penalty_value", lib=_library)
-@torch.library.register_fake("regkernels::weighted_l1", lib=_library)
-def _(params: Sequence[Tensor], *options: Any) -> Tensor:
-    return params[0].new_empty((), dtype=reference.penalty_dtype(params))
-
-
-@torch.library.register_fake("regkernels::penalty_slope", lib=_library)
-@torch.library.register_fake("regkernels::weighted_l1_gradient", lib=_library)
-def _(upstream: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
-    return [_like(w) for w in params]
+register(
+    "penalty_value(Tensor[] params, str kind, float strength, float shape) -> Tensor",
+    _value,
+    fake_value,
+    _save_value,
+    _value_backward,
+)
+register(
+    "penalty_slope(Tensor upstream, Tensor[] params, str kind, float strength, float shape) -> Tensor[]",
+    _slope,
+    fake_gradients,
+    _save_slope,
+    _slope_backward,
+)
+register(
+    "weighted_l1(Tensor[] params, Tensor[] weights, float strength) -> Tensor",
+    _weighted,
+    fake_value,
+    _save_weighted,
+    _weighted_backward,
+)
+register(
+    "weighted_l1_gradient(Tensor upstream, Tensor[] params, Tensor[] weights, float strength) -> Tensor[]",
+    _weighted_gradient,
+    fake_gradients,
+    _save_weighted_gradient,
+    _weighted_gradient_backward,
+)

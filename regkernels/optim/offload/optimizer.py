@@ -13,13 +13,13 @@ from torch import Tensor
 from regkernels import validation
 from regkernels.dynamo import keep_step_outside_of_graphs, outside_of_graphs
 from regkernels.optim.adamw import AdamW
-from regkernels.optim.checking import dictionary
-from regkernels.optim.entry import parameter_name
-from regkernels.optim.host_groups import Handover, listed, named, on_cpu, refuse_capturable
-from regkernels.optim.host_memory import Lane
+from regkernels.optim.checkpoint.check import dictionary
+from regkernels.optim.offload.mirror import Twin, twins_of
+from regkernels.optim.offload.param_groups import Handover, listed, named, on_cpu, refuse_capturable
+from regkernels.optim.offload.pinned import Lane
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.stats import Stats
-from regkernels.optim.twins import Twin, twins_of
+from regkernels.optim.step.entry import parameter_name
 
 
 class CPUOffload(torch.optim.Optimizer):

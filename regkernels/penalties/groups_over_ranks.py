@@ -1,4 +1,4 @@
-"""Groups of elements in tensors that are cut over ranks: whole on one rank, or cut themselves."""
+"""The penalty on groups of elements in tensors that are cut over ranks: whole on one rank, or cut themselves."""
 
 from __future__ import annotations
 
@@ -9,41 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import regkernels.group_ops  # noqa: F401  (registers torch.ops.regkernels)
+import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import reference
 from regkernels.distributed.autograd import own
+from regkernels.distributed.index import windows_of
 from regkernels.distributed.shards import splits_groups, words
-from regkernels.distributed.values import Share, over_ranks, shares
 from regkernels.dynamo import outside_of_graphs
-
-
-def check_whole(tensor: Any, dim: int | str, size: int, name: str) -> None:
-    """Raises where groups are cut, and what is to be done takes whole ones."""
-    if splits_groups(tensor, dim, size):
-        raise ValueError(
-            f"{name} is a DTensor with placements {words(tensor)}, which cut its groups (dim={dim!r}, size={size}): no rank "
-            f"has a whole one. Redistribute it so that it is cut along the dimension of its groups alone, at a multiple of "
-            f"size, or pass {name}.full_tensor()"
-        )
-
-
-def indices(tensor: Any, dim: int, device: torch.device) -> Tensor:
-    """Which indices of a dimension of ``tensor`` this rank holds, in the order of its own part."""
-    found = torch.arange(tensor.shape[dim], device=device)
-    mesh = tensor.device_mesh
-    for placement, ranks, rank in zip(tensor.placements, mesh.shape, mesh.get_coordinate(), strict=True):
-        if placement.is_replicate() or placement.dim != dim:
-            continue
-        # FSDP cuts what tensor parallelism has cut already: each of ``split_factor`` pieces for itself.
-        pieces = getattr(placement, "split_factor", 1)
-        found = torch.cat([_chunk(_chunk(found, pieces, piece), ranks, rank) for piece in range(pieces)])
-    return found
-
-
-def _chunk(tensor: Tensor, chunks: int, index: int) -> Tensor:
-    """As torch.chunk, with empty ones where that leaves out the last."""
-    size = math.ceil(len(tensor) / chunks)
-    return tensor[index * size : (index + 1) * size]
+from regkernels.penalties.over_ranks import Share, over_ranks, shares
 
 
 @outside_of_graphs
@@ -88,7 +60,8 @@ def _squares(tensor: Tensor, part: Tensor, dim: int | None, size: int) -> tuple[
     squares: Tensor = _SquaredNorms.apply(part, dim)
     if dim is None:
         return torch.zeros(1, dtype=torch.int64, device=part.device), squares
-    own_indices = indices(tensor, dim % tensor.dim(), part.device)
+    windows = windows_of(tensor, dim % tensor.dim())
+    own_indices = torch.cat([torch.arange(*window, device=part.device) for window in [(0, 0), *windows]])
     if len(own_indices) != part.shape[dim]:
         raise ValueError(
             f"a DTensor of shape {tuple(tensor.shape)} with placements {words(tensor)} has {part.shape[dim]} of dimension {dim} on "

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.optim.twins import Twin
+from regkernels.optim.offload.mirror import Twin
 
 
 def listed(params: Any) -> list[Any]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from regkernels import backends
 from regkernels.distributed import agreement
 from regkernels.distributed.sums import Pending, Sums
-from regkernels.optim import unbuilt
-from regkernels.optim.plan import Plan
-from regkernels.optim.scaling import Scaling
+from regkernels.optim.step import norms
+from regkernels.optim.step.plan import Plan
+from regkernels.optim.step.scaling import Scaling
 from regkernels.table.hyper import Number
 from regkernels.table.segments import SUMS
 from regkernels.table.upload import capturing
@@ -141,11 +141,11 @@ def before_building(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan
     if not options.may_skip or (scaling.skips and not own.communicates):
         return scaling
     if not own.communicates:
-        left_out = options.skip_nonfinite and not unbuilt.are_finite(plans)
+        left_out = options.skip_nonfinite and not norms.are_finite(plans)
         return scaling._replace(skip=1.0) if left_out else scaling
     if any(backends.is_asynchronous(plan.device) for plan in plans):
         return scaling
-    square_sum, skip = own.norm(optimizer, unbuilt.square_sums(plans, own.sums.classes), scaling.skip)
+    square_sum, skip = own.norm(optimizer, norms.square_sums(plans, own.sums.classes), scaling.skip)
     return scaling._replace(skip=skip).by(options, square_sum)
 
 

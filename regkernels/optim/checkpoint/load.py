@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.distributed.places import part_of
+from regkernels.distributed.index import part_of
 from regkernels.distributed.shards import held, is_dtensor, lies_alike, spread_like
 from regkernels.reference import RULES, compute_dtype
 from regkernels.table.formats import KEPT_DTYPES, Precision

@@ -7,14 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-import regkernels.group_ops
-import regkernels.value_ops  # noqa: F401  (both register torch.ops.regkernels)
+import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import reference, validation
-from regkernels.distributed import values
-from regkernels.penalties import Params, evaluated, has_dtensor, listed_tensors, times, unique
+from regkernels.ops.values import check_numbers
+from regkernels.penalties.listed import Params, evaluated, has_dtensor, listed_tensors, plain_strength, times, unique
 from regkernels.table import grouping
 from regkernels.table.grouping import Dim
-from regkernels.value_ops import check_numbers
 
 
 def l0_penalty(params: Params, strength: float | Tensor) -> Tensor:
@@ -104,7 +102,7 @@ def group_l1_penalty(
     """
     grouping.check(dim, size, weight)
     listed = listed_tensors(params)
-    strength = values.strength("strength", strength)
+    strength = plain_strength("strength", strength)
     if not torch.compiler.is_compiling():
         validation.nonnegative("strength", strength, wait=False)
         for name, tensor in zip(_names(params, len(listed)), listed, strict=True):
@@ -117,7 +115,7 @@ def group_l1_penalty(
 def _of_groups(listed: list[Tensor], strength: float, dim: int | None, size: int, weight: str) -> Tensor:
     chosen = unique(listed)
     if has_dtensor(listed):
-        from regkernels.distributed.groups import group_l1  # which most programs do without
+        from regkernels.penalties.groups_over_ranks import group_l1  # which most programs do without
 
         return group_l1(listed, chosen, strength, dim, size, weight)
     tensors = [listed[index] for index in chosen]
@@ -132,7 +130,7 @@ def _names(params: Params, count: int) -> list[str]:
 
 def _penalty(params: Params, kind: str, strength: float | Tensor, shape: float) -> Tensor:
     listed = listed_tensors(params)
-    strength = values.strength("strength", strength)
+    strength = plain_strength("strength", strength)
     if not torch.compiler.is_compiling():
         check_numbers(kind, strength, shape)
     function = torch.ops.regkernels.penalty_value

@@ -18,8 +18,8 @@ from torch import Tensor
 from regkernels import validation
 from regkernels.distributed import shards
 from regkernels.distributed.shards import is_dtensor
-from regkernels.optim import penalising
-from regkernels.optim.loading import OWN_STATES, fill_missing_options
+from regkernels.optim import penalty_keys
+from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
 from regkernels.reference import RULES
 from regkernels.table.formats import KEPT_DTYPES
 
@@ -68,7 +68,7 @@ def check_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Non
     positions = [position for group in own for position in range(len(group["params"]))]
     for (index, key, param, name), position in zip(slots, positions, strict=True):
         validation.complex_parameter(param, groups[index]["l1"], rules[index], name)
-        penalising.check_parameter(groups[index], position, param, name)
+        penalty_keys.check_parameter(groups[index], position, param, name)
         if key in states:
             needed = RULES[rules[index]].state_names
             _check_state(states[key], param, name, needed, counts=optimizer._counts_steps)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from regkernels import reference
 from regkernels.distributed.autograd import Groups, own, shared, summed
-from regkernels.distributed.shards import cut_over, held, is_dtensor, is_spread_alike, kind, words
+from regkernels.distributed.shards import cut_over, held
 from regkernels.dynamo import outside_of_graphs
 
 Call = tuple[Callable[..., Tensor], tuple[Any, ...]]
@@ -29,50 +29,6 @@ class Share(NamedTuple):
     listed: list[int]
     chosen: list[int]
     """Those of ``listed`` that count: what one rank takes for memory listed before, another may hold nothing of."""
-
-
-def check_parameter(tensor: Tensor, name: str) -> None:
-    """Raises for a `DTensor` that has no penalty."""
-    if not is_dtensor(tensor):
-        return
-    if any(placement.is_partial() for placement in tensor.placements):  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{name} is a DTensor with placements {words(tensor)}: a sum that has yet to be formed, of which no rank knows "
-            f"an element; pass {name}.redistribute(placements=...) with Replicate() or Shard() in the place of Partial()"
-        )
-    if tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{name} is a DTensor on {tensor.device_mesh}, which this rank {distributed.get_rank()} is "  # type: ignore[attr-defined]
-            "no part of; leave it out on this rank"
-        )
-
-
-def strength(name: str, value: Any) -> Any:
-    """A strength as a plain number or tensor."""
-    if not is_dtensor(value):
-        return value
-    if not all(placement.is_replicate() for placement in value.placements):
-        raise ValueError(
-            f"{name} is a DTensor with placements {words(value)}, of which not every rank has the value; pass "
-            f"{name}.full_tensor()"
-        )
-    return own([value])[0]
-
-
-def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
-    """Raises where the weights of elements, called ``name``, are not where the elements are, called ``of``."""
-    if not isinstance(weight, Tensor) or is_spread_alike(weight, param):
-        return
-    if not is_dtensor(param):
-        raise ValueError(
-            f"{name} is a DTensor with placements {words(weight)}, and {of} a plain tensor. FSDP gathers parameters from the forward "
-            "pass on: make the list list(model.parameters()) before the first one and pass that as params. Otherwise pass "
-            f"{name}.full_tensor()"
-        )
-    raise ValueError(
-        f"{name} is {kind(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
-        "distribute_tensor(weights, param.device_mesh, param.placements) of torch.distributed.tensor, or computed from it"
-    )
 
 
 def shares(listed: Sequence[Tensor], chosen: Sequence[int]) -> list[Share]:

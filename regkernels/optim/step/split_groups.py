@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.distributed.lines import Lines
+from regkernels.distributed.index import Lines
 from regkernels.distributed.shards import held, splits_groups
 from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
-from regkernels.optim.entry import Entry, parameter_name
-from regkernels.optim.penalising import Method
+from regkernels.optim.penalty_keys import Method
+from regkernels.optim.step.entry import Entry, parameter_name
 from regkernels.reference import groups as grouped
 from regkernels.reference import step as stepping
 from regkernels.table.hyper import Hyper

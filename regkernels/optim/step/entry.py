@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.distributed import places, shards
+from regkernels.distributed import index, shards
 from regkernels.distributed.shards import held
 from regkernels.memory import has_layout, is_dense
-from regkernels.optim.penalising import Method
+from regkernels.optim.penalty_keys import Method
 from regkernels.table import segments
 from regkernels.table.formats import Format
 from regkernels.table.grouping import GroupLayout, group_layout
@@ -67,11 +67,11 @@ class Entry:
         else:
             self.weight = own
         if self.format.draws:
-            self.runs = places.runs(self.param, self.weight)
+            self.runs = index.runs(self.param, self.weight)
         self.layout = GroupLayout(0, 0, 0)
         if self.by_groups:
             layout = group_layout(self.weight, self.method.dim, self.method.size)  # type: ignore[arg-type]
-            self.layout, self.gap = places.by_groups(self.runs, layout, self.name)
+            self.layout, self.gap = index.by_groups(self.runs, layout, self.name)
 
     @property
     def own(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regkernels import backends
 from regkernels.optim.options import Options
-from regkernels.optim.plan import Plan
+from regkernels.optim.step.plan import Plan
 from regkernels.table.hyper import Number, as_float, clip_factor
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from regkernels.flat import FlatParameters
-from regkernels.optim.buckets import Bucket, Member, merged
 from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
+from regkernels.optim.release.buckets import Bucket, Member, merged
 from regkernels.optim.stats import Stats
 
 BUCKET_BYTES = 16 << 20

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regkernels.optim.entry import Entry
+from regkernels.optim.step.entry import Entry
 from regkernels.table.hyper import Number
 from regkernels.table.upload import is_capturing, upload
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference
-from regkernels.optim.entry import Entry, real
-from regkernels.optim.plan import Plan
+from regkernels.optim.step.entry import Entry, real
+from regkernels.optim.step.plan import Plan
 from regkernels.table import segments
 
 

@@ -1,4 +1,4 @@
-"""torch.library registrations of the penalty of groups."""
+"""The operators of the penalty on the norms of groups."""
 
 from __future__ import annotations
 
@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.dynamo import outside_of_graphs
-from regkernels.ops import _TAGS, _dense, _library, _like, second_derivatives, spread
+from regkernels.ops.library import dense, fake_gradients, register, second_derivatives, spread
 from regkernels.table.grouping import GroupLayout, group_layout
-
-for _schema in (
-    # Of all groups: the penalty, and the norms, one tensor's after the other's. dim None: each tensor is one group.
-    "group_l1(Tensor[] params, float strength, int? dim, int size, str weight) -> (Tensor, Tensor)",
-    "group_l1_gradient(Tensor upstream, Tensor[] params, Tensor norms, float strength, int? dim, int size, str weight)"
-    " -> Tensor[]",
-):
-    _library.define(_schema, tags=_TAGS)
 
 
 def _groups(tensor: Tensor, dim: int | None, size: int) -> Any:
@@ -40,10 +31,9 @@ def _laid_out(
     return layouts, [strength * layout.weight(weight) for layout in layouts]
 
 
-@outside_of_graphs
 def _group(params: Sequence[Tensor], strength: float, dim: int | None, size: int, weight: str) -> tuple[Tensor, Tensor]:
     validation.nonnegative("strength", strength)
-    params = [_dense(w) for w in params]
+    params = [dense(w) for w in params]
     layouts, scales = _laid_out(params, strength, dim, size, weight)
     sizes = [layout.groups for layout in layouts]
     norms = torch.empty(sum(sizes), dtype=torch.float64, device=params[0].device)
@@ -51,11 +41,10 @@ def _group(params: Sequence[Tensor], strength: float, dim: int | None, size: int
     return value, norms
 
 
-@outside_of_graphs
 def _group_gradient(
     upstream: Tensor, params: Sequence[Tensor], norms: Tensor, strength: float, dim: int | None, size: int, weight: str
 ) -> list[Tensor]:
-    params = [_dense(w) for w in params]
+    params = [dense(w) for w in params]
     layouts, scales = _laid_out(params, strength, dim, size, weight)
     out = [torch.empty_like(w) for w in params]
     if params:
@@ -123,22 +112,27 @@ def _from_groups(rows: Tensor, like: Tensor, dim: int | None) -> Tensor:
     return rows.reshape(like.movedim(dim, 0).shape).movedim(0, dim)
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("group_l1", _group, _key)
-    _library.impl("group_l1_gradient", _group_gradient, _key)
-torch.library.register_autograd("regkernels::group_l1", _group_backward, setup_context=_save_group, lib=_library)
-torch.library.register_autograd(
-    "regkernels::group_l1_gradient", _group_gradient_backward, setup_context=_save_group_gradient, lib=_library
-)
-
-
-@torch.library.register_fake("regkernels::group_l1", lib=_library)
-def _(params: Sequence[Tensor], strength: float, dim: int | None, size: int, weight: str) -> tuple[Tensor, Tensor]:
+def _fake_group(
+    params: Sequence[Tensor], strength: float, dim: int | None, size: int, weight: str
+) -> tuple[Tensor, Tensor]:
     groups = sum(_groups(w, dim, size) for w in params)
     value = params[0].new_empty((), dtype=reference.penalty_dtype(params))
     return value, params[0].new_empty((groups,), dtype=torch.float64)
 
 
-@torch.library.register_fake("regkernels::group_l1_gradient", lib=_library)
-def _(upstream: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
-    return [_like(w) for w in params]
+register(
+    # Of all groups: the penalty, and the norms, one tensor's after the other's. dim None: each tensor is one group.
+    "group_l1(Tensor[] params, float strength, int? dim, int size, str weight) -> (Tensor, Tensor)",
+    _group,
+    _fake_group,
+    _save_group,
+    _group_backward,
+)
+register(
+    "group_l1_gradient(Tensor upstream, Tensor[] params, Tensor norms, float strength, int? dim, int size, str weight)"
+    " -> Tensor[]",
+    _group_gradient,
+    fake_gradients,
+    _save_group_gradient,
+    _group_gradient_backward,
+)

@@ -1,0 +1,98 @@
+"""The one place where operators are registered, so that autograd and ``torch.compile(fullgraph=True)`` know the kernels.
+
+What the kernels' operators have in common stands here, too: they take dense memory, and penalties are differentiable twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import reference
+from regkernels.dynamo import outside_of_graphs
+from regkernels.memory import is_dense
+
+_library = torch.library.Library("regkernels", "DEF")
+# The kernels' tables in device memory live from call to call, and a compiled program that replays CUDA graphs would take
+# their memory for its own: such ops are called between its graphs.
+_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+
+
+def register(
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    save: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> None:
+    """Registers ``torch.ops.regkernels.NAME``, where ``schema`` begins with NAME.
+
+    ``fake`` makes outputs of the right shapes without values, for tracing. ``save`` keeps in a context what ``backward`` needs;
+    an operator without the two has no derivative.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=_TAGS)
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, outside_of_graphs(implementation), key)
+    torch.library.register_fake(f"regkernels::{name}", fake, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(f"regkernels::{name}", backward, setup_context=save, lib=_library)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor, or a contiguous copy where its elements are not one run of memory. Raises where it has none any more."""
+    if not tensor.data_ptr() and tensor.numel():
+        raise RuntimeError(
+            f"a tensor of shape {tuple(tensor.shape)} has no memory any more: FSDP has freed the parameters that it had gathered. "
+            "Call backward() of the loss and of a penalty that was computed from them in one, or pass as params the list "
+            "list(model.parameters()), made before the first forward pass"
+        )
+    return tensor if is_dense(tensor) and not tensor.is_neg() else tensor.resolve_neg().contiguous()
+
+
+def like(x: Tensor) -> Tensor:
+    """An empty tensor in the layout that `dense` gives."""
+    return torch.empty_like(x) if is_dense(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def spread(gradients: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """One gradient for each parameter that needs one."""
+    left = iter(gradients)
+    return [next(left) if need else None for need in needed]
+
+
+def second_derivatives(
+    upstream: Tensor,
+    params: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    derivatives: Callable[..., tuple[Tensor, Tensor]],
+    *more: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Of what a penalty's backward has computed, by ``upstream`` and by each of ``params``.
+
+    ``gradients``: None where nobody asks; ``derivatives(w, g)``: the part of one parameter in the first, and the second; it is given an element of each
+    of ``more``, too.
+    """
+    of_upstream = torch.zeros_like(upstream)
+    of_params: list[Tensor | None] = []
+    for w, g, *rest in zip(params, gradients, *more, strict=True):
+        if g is None:
+            of_params.append(None)
+            continue
+        part, of_param = derivatives(w, g, *rest)
+        of_upstream = of_upstream + part.to(upstream.dtype)
+        of_params.append(of_param.to(w.dtype))
+    return of_upstream, of_params
+
+
+def fake_value(params: Sequence[Tensor], *options: Any) -> Tensor:
+    """The value of a penalty, for tracing: 0-dim."""
+    return params[0].new_empty((), dtype=reference.penalty_dtype(params))
+
+
+def fake_gradients(upstream: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
+    """One gradient for each parameter, for tracing."""
+    return [like(w) for w in params]

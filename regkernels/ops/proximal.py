@@ -1,0 +1,101 @@
+"""The proximal operators: of a soft threshold, and of everything that a step does to its weights after the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import backends, reference, validation
+from regkernels.memory import has_layout
+from regkernels.ops.library import dense, like, register
+from regkernels.still import Still
+from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import Hyper
+
+
+def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    validation.nonnegative("threshold", threshold)
+    x = dense(x)
+    out = torch.empty_like(x)
+    backends.backend_for(x.device).soft_threshold(x, out, threshold)
+    return out
+
+
+def _soft_threshold_in_place(x: Tensor, threshold: float) -> None:
+    validation.nonnegative("threshold", threshold)
+    own = dense(x)
+    backends.backend_for(x.device).soft_threshold(own, own, threshold)
+    if own is x:
+        torch.autograd.graph.increment_version(x)  # a backward that saved x must notice
+    else:
+        x.copy_(own)
+
+
+def _proximal(
+    x: Tensor, l1_weight: Tensor | None, penalty: str, hyper: Sequence[float], layout: Sequence[int]
+) -> Tensor:
+    out = dense(x).clone()
+    if l1_weight is not None and not has_layout(l1_weight, out):
+        l1_weight = torch.empty_like(out, dtype=l1_weight.dtype).copy_(l1_weight)
+    Still(out, penalty, l1_weight, GroupLayout(*layout)).apply(Hyper(*hyper))
+    return out
+
+
+def _fake_threshold(x: Tensor, threshold: float) -> Tensor:
+    return like(x)
+
+
+def _fake_threshold_in_place(x: Tensor, threshold: float) -> None:
+    return None
+
+
+def _fake_proximal(
+    x: Tensor, l1_weight: Tensor | None, penalty: str, hyper: Sequence[float], layout: Sequence[int]
+) -> Tensor:
+    return like(x)
+
+
+def _save_threshold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.threshold = inputs
+    ctx.save_for_backward(output)
+
+
+def _threshold_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    """1 where the result is not zero, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
+    (output,) = ctx.saved_tensors
+    return (upstream * (output != 0) if ctx.threshold else upstream.clone()), None
+
+
+def _save_proximal(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, _, ctx.penalty, ctx.hyper, ctx.layout = inputs
+    ctx.save_for_backward(x if ctx.penalty == "group" else output)
+
+
+def _proximal_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    (saved,) = ctx.saved_tensors
+    h = Hyper(*ctx.hyper)
+    if ctx.penalty != "group":
+        return upstream * reference.slope(ctx.penalty, saved, h), None, None, None, None
+    v = dense(saved)
+    like_v = torch.empty_like(v).copy_(upstream)
+    return reference.group_slope(v, like_v, h, GroupLayout(*ctx.layout)), None, None, None, None
+
+
+register(
+    "soft_threshold(Tensor x, float threshold) -> Tensor",
+    _soft_threshold,
+    _fake_threshold,
+    _save_threshold,
+    _threshold_backward,
+)
+register("soft_threshold_(Tensor(a!) x, float threshold) -> ()", _soft_threshold_in_place, _fake_threshold_in_place)
+register(
+    "proximal(Tensor x, Tensor? l1_weight, str penalty, float[] hyper, int[] layout) -> Tensor",
+    _proximal,
+    _fake_proximal,
+    _save_proximal,
+    _proximal_backward,
+)

@@ -1,0 +1,8 @@
+"""Steps in the backward pass, which free each gradient as soon as it is used.
+
+The step of a bucket of parameters is the common one; what stands here says when it is made, and for which parameters.
+"""
+
+from regkernels.optim.release.release import GradientRelease, step_in_backward
+
+__all__ = ["GradientRelease", "step_in_backward"]
