@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import optim
+from regkernels.distributed import index
 from regkernels.table.segments import Runs
 from tests import engine
 
