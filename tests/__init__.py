@@ -1,0 +1,10 @@
+"""Every test of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
+
+Four folders mirror no part of it: `support` has no tests, `interpreted` and `gpu` run the kernels where `backends` compares them
+on the CPU, and `integrations`, `docs` and `benchmarks` test what is around the package.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+"""Of the repository: where docs, examples and benchmarks lie."""

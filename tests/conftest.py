@@ -15,7 +15,7 @@ from regkernels.backends import extension, gpu
 _PACKAGE = "regkernels"
 
 if gpu.interprets():
-    from tests.interpreter import patch_once_per_launch
+    from tests.support.interpreter import patch_once_per_launch
 
     patch_once_per_launch()
     numpy.seterr(all="ignore")  # the interpreter computes with NumPy, which warns of what kernels do in silence

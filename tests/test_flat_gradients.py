@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regkernels import FlatParameters
-from tests.training import OPTIMIZERS, assert_equal, backward, network, ours, train, twins, within
+from tests.support.training import OPTIMIZERS, assert_equal, backward, network, ours, train, twins, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

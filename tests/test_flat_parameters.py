@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import FlatParameters
-from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, train, twins, weights, within
+from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, train, twins, weights, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

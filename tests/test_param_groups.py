@@ -12,7 +12,7 @@ from torch import nn
 
 import regkernels
 from regkernels import optim
-from tests.training import OPTIMIZERS, assert_near, network, ours, theirs, train, twins, weights
+from tests.support.training import OPTIMIZERS, assert_near, network, ours, theirs, train, twins, weights
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import regkernels
-from tests import cases, engine
 from tests.distributed import exact
-from tests.training import within
+from tests.support import cases, engine
+from tests.support.training import within
 
 STEPS = 3
 

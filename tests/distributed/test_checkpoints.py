@@ -13,9 +13,9 @@ from torch.distributed.checkpoint import state_dict as sharded
 from torch.distributed.fsdp import fully_shard
 
 from regkernels import optim
-from tests.checkpoints.cases import assert_identical
 from tests.distributed import world
 from tests.distributed.sharded_runs import AFTER, BEFORE, Case, Run, resume, save
+from tests.optim.checkpoint.cases import assert_identical
 
 BF16 = torch.bfloat16
 

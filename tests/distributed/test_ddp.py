@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import regkernels
 from regkernels import optim
-from tests import cases, engine
 from tests.distributed import exact, replicas, world
 from tests.distributed.replicas import Scenario
+from tests.support import cases, engine
 
 VIEWS = {"gradient_as_bucket_view": True}
 SMALL_BUCKETS = {"bucket_cap_mb": 0.0005}

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor.debug import CommDebugMode
 
 from regkernels import backends
-from tests import engine
 from tests.distributed import world
 from tests.distributed.topologies import TOPOLOGIES, Part, assembled, local, parts, whole, whole_parts
+from tests.support import engine
 
 LEFT_OUT = 2
 """The step in which one rank meets a NaN, or a scaler's overflow."""

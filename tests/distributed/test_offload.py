@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map
 
 from regkernels import optim
 from regkernels.distributed import check_agreement
-from tests import engine
 from tests.distributed import world
+from tests.support import engine
 
 STEPS, MICRO_BATCHES = 3, 2
 OPTIONS: dict[str, Any] = {"lr": 0.05, "l1": 0.01, "max_grad_norm": 0.1, "stats": True}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from regkernels.__main__ import main
+from tests import ROOT
 from tests.distributed import world
-from tests.gpt_runs import ROOT
 
 PAGE = ROOT / "docs" / "distributed.md"
 

@@ -18,9 +18,9 @@ from regkernels.distributed.index import Lines, windows_of
 from regkernels.distributed.shards import splits_groups
 from tests.distributed import simulated, split_cases, world
 from tests.distributed.split_cases import RUNS, SPREADS
-from tests.problems import minimise
-from tests.test_fixed_points import CLOSE, Rule
-from tests.test_group_fixed_points import LINEAR, violation
+from tests.optim.test_fixed_points import CLOSE, Rule
+from tests.optim.test_group_fixed_points import LINEAR, violation
+from tests.support.problems import minimise
 
 LASSO = {"group_l1": 0.35, "group_size": 3}
 RULES = {

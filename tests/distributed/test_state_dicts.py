@@ -18,9 +18,10 @@ from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, dist
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from regkernels import optim, sparsity_report
-from tests.checkpoints.cases import assert_identical, snapshot
+from tests import ROOT
 from tests.distributed import world
 from tests.distributed.sharded_runs import AFTER, BEFORE, Case, Run, part_of
+from tests.optim.checkpoint.cases import assert_identical, snapshot
 
 ADAMW = Case("AdamW")
 SHARDED = r"a DTensor with placements \[S\(0\)\] on ranks \[0, 1\]"
@@ -285,7 +286,7 @@ def _page(rank: int, folder: Path, blocks: list[str]) -> dict[str, Any]:
 
 
 def test_the_page_saves_what_it_loads(tmp_path: Path) -> None:
-    page = Path(__file__).parents[2] / "docs" / "sharded_checkpoints.md"
+    page = ROOT / "docs" / "sharded_checkpoints.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
     assert len(blocks) == 4
     ranks = world.run(2, _page, tmp_path, blocks)

@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from regkernels import backends
-from tests import cases, engine
 from tests.distributed import world
 from tests.distributed.topologies import TOPOLOGIES, Part, assembled, local, parts, whole, whole_parts
-from tests.penalised_cases import PENALTIES, some_weights
+from tests.support import cases, engine
+from tests.support.penalised_cases import PENALTIES, some_weights
 
 STEPS = 3
 STRENGTHS: dict[str, Any] = {"lr": 0.0123, "l1": 0.37, "weight_decay": 0.21}

@@ -16,8 +16,8 @@ from torch.optim import lr_scheduler
 
 import regkernels
 from regkernels import optim
-from tests import cases
 from tests.distributed import exact, world
+from tests.support import cases
 
 STEPS = 4
 CLIPPING = {"max_grad_norm": 30.0}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from regkernels.backends import gpu
-from tests import engine
+from tests.support import engine
 
 if gpu.missing_because() is not None:  # what says so is tested elsewhere
     collect_ignore_glob = ["test_*.py"]

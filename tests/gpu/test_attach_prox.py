@@ -13,8 +13,8 @@ import regkernels as rk
 from regkernels import backends, reference
 from regkernels.attach.plan import Item, Plan
 from regkernels.table.hyper import Hyper
-from tests import cases, engine
 from tests.gpu.test_graphs import captured, warm_up
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.gpu
 

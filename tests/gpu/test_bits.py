@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import regkernels
 from regkernels import prox
 from regkernels.backends.triton.kernels import columns
-from tests import cases, engine, random_numbers
-from tests.test_step import every_kind_of_group, layered_values
+from tests.optim.step.test_step import every_kind_of_group, layered_values
+from tests.support import cases, engine, random_numbers
 
 pytestmark = pytest.mark.gpu
 

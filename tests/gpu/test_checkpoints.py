@@ -10,8 +10,8 @@ import torch
 
 import regkernels
 from regkernels.table import segments
-from tests.checkpoints.cases import through_a_file
 from tests.gpu.training import RULES, Training, assert_same_training
+from tests.optim.checkpoint.cases import through_a_file
 
 pytestmark = pytest.mark.gpu
 

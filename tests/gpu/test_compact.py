@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import regkernels as rk
-from tests.networks import NETWORKS, batch, with_zeros
+from tests.support.networks import NETWORKS, batch, with_zeros
 
 pytestmark = pytest.mark.gpu
 

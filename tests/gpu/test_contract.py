@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels.backends import triton
-from tests import cases, engine
 from tests.gpu.training import RULES, STRENGTHS, Training, assert_same_training
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.gpu
 

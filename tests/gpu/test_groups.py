@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import cases, engine
-from tests.group_cases import LARGE, LAYOUTS, PENALTIES, WITH_METRIC, Groups, assert_device_agrees
+from tests.support import cases, engine
+from tests.support.group_cases import LARGE, LAYOUTS, PENALTIES, WITH_METRIC, Groups, assert_device_agrees
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import prox
-from tests import cases, engine
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.gpu
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import regkernels
 from regkernels.backends import triton
-from tests import cases, engine
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.gpu
 

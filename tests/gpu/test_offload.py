@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import optim
-from tests import cases
 from tests.gpu.test_no_waiting import no_waiting
 from tests.gpu.training import RULES, STRENGTHS, Training, assert_same_training
+from tests.support import cases
 
 pytestmark = pytest.mark.gpu
 

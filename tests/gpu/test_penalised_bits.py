@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from regkernels import prox
-from tests import cases, engine, penalised
-from tests.penalised_cases import PENALTIES, STRENGTHS
-from tests.penalised_cases import penalised as case_of
+from tests.support import cases, engine, penalised
+from tests.support.penalised_cases import PENALTIES, STRENGTHS
+from tests.support.penalised_cases import penalised as case_of
 
 pytestmark = pytest.mark.gpu
 each_penalty = pytest.mark.parametrize("penalty", PENALTIES)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import regkernels
-from tests import cases, engine, penalties
+from tests.support import cases, engine, penalties
 
 pytestmark = pytest.mark.gpu
 

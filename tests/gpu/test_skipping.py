@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from regkernels import optim
-from tests import engine
 from tests.gpu.test_no_waiting import no_waiting
-from tests.skipping import KINDS, RULES, Training, assert_same, copies
+from tests.support import engine
+from tests.support.skipping import KINDS, RULES, Training, assert_same, copies
 
 pytestmark = pytest.mark.gpu
 

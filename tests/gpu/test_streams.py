@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import regkernels
-from tests import cases, engine
 from tests.gpu.training import Training, assert_same_training
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import regkernels
-from tests import cases, engine
+from tests.support import cases, engine
 
 STRENGTHS = {"lr": 0.0123, "l1": 0.037, "weight_decay": 0.21}
 DTYPES = (torch.float32, torch.bfloat16)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "frameworks.md"
+from tests import ROOT
+
+DOCUMENT = ROOT / "docs" / "frameworks.md"
 
 
 def examples() -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
-from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins, within
+from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins, within
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

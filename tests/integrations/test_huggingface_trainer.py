@@ -21,7 +21,7 @@ from transformers import (
 import regkernels
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, zeros
-from tests.training import assert_equal, assert_near, within
+from tests.support.training import assert_equal, assert_near, within
 
 REGULARISED = {"l1": 0.002, "weight_decay": 0.01}
 CONFIG = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 8, "vocab_size": 20}

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
-from tests.training import OPTIMIZERS, assert_equal, assert_near, has_momentum, network, ours, theirs, twins, within
+from tests.support.training import (
+    OPTIMIZERS,
+    assert_equal,
+    assert_near,
+    has_momentum,
+    network,
+    ours,
+    theirs,
+    twins,
+    within,
+)
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

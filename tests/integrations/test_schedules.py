@@ -1,4 +1,4 @@
-"""Schedulers next to a schedule of `l1`, and both through a checkpoint. torch's schedulers alone: tests/test_schedulers.py."""
+"""Schedulers next to a schedule of `l1`, and both through a checkpoint. torch's schedulers alone: tests/optim/test_schedulers.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedulers
 import regkernels
 from tests.integrations import documented
 from tests.integrations.problem import loader, loss_of
-from tests.training import OPTIMIZERS, assert_equal, has_momentum, network, ours, twins
+from tests.support.training import OPTIMIZERS, assert_equal, has_momentum, network, ours, twins
 
 SCHEDULERS: dict[str, Any] = {
     "OneCycleLR": lambda o: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=13, cycle_momentum=has_momentum(o)),

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from regkernels import optim
-from tests.training import OPTIMIZERS, assert_equal, assert_near, theirs
+from tests.support.training import OPTIMIZERS, assert_equal, assert_near, theirs
 
 UNPENALISED = [("*.bias", {"l1": 0.0, "weight_decay": 0.0})]
 

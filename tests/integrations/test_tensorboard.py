@@ -12,7 +12,7 @@ import regkernels
 from regkernels import optim
 from tests.integrations import documented
 from tests.integrations.problem import loader, loss_of
-from tests.training import network
+from tests.support.training import network
 
 
 def written(directory: str | Path) -> dict[str, list[tuple[int, float]]]:

@@ -13,7 +13,7 @@ from torch.utils import checkpoint
 import regkernels
 from regkernels import optim
 from tests.integrations.problem import REGULARISED, data, loader, loss_of, plain_loop, zeros
-from tests.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins
+from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins
 
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 

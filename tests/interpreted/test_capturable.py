@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from regkernels import backends, optim
-from tests import cases, engine
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.interpreted
 

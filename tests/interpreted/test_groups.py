@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import regkernels as rk
-from tests import cases, engine
-from tests.group_cases import LAYOUTS, PENALTIES, WITH_METRIC, Groups, assert_device_agrees
+from tests.support import cases, engine
+from tests.support.group_cases import LAYOUTS, PENALTIES, WITH_METRIC, Groups, assert_device_agrees
 
 pytestmark = pytest.mark.interpreted
 

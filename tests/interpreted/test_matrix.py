@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regkernels.backends.triton.kernels.columns import CHUNK
-from tests import cases, engine
+from tests.support import cases, engine
 
 pytestmark = pytest.mark.interpreted
 

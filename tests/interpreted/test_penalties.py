@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import cases, engine
 from tests.interpreted.test_matrix import TRITON, model
-from tests.penalised_cases import PENALTIES, penalised
+from tests.support import cases, engine
+from tests.support.penalised_cases import PENALTIES, penalised
 
 pytestmark = pytest.mark.interpreted
 

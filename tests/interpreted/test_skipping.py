@@ -14,7 +14,7 @@ from torch import Tensor
 from regkernels import backends
 from regkernels.optim.step.counts import DeviceCounts
 from regkernels.optim.step.scaling import Scaling
-from tests.skipping import KINDS, RULES, Kind, Training, assert_same, copies
+from tests.support.skipping import KINDS, RULES, Kind, Training, assert_same, copies
 
 pytestmark = pytest.mark.interpreted
 

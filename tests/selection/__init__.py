@@ -1,0 +1,1 @@
+"""Paths, cross-validation and estimators, against scikit-learn's. Not the optimizers that they use."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regkernels.selection import RegularizationPath, lambda_max, regularization_path
-from tests import problems
+from tests.support import problems
 
 LINEAR, LOGISTIC = problems.linear(), problems.logistic()
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from regkernels.selection import lambda_grid, lambda_max
-from tests import problems
 from tests.selection.common import LINEAR, LOGISTIC, column, half_mse, linear_model
+from tests.support import problems
 
 ROWS, COLUMNS = LINEAR.features.shape
 CLASSES = (LINEAR.targets.argsort().argsort() * 3) // ROWS  # three of equal size

@@ -15,8 +15,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 import regkernels
 from regkernels.selection import RegularizationPath, regularization_path, subdiff_distance
-from tests import problems
 from tests.selection.common import LINEAR, LOGISTIC, MAXIMUM, X, Y, column, half_mse, linear_model, path
+from tests.support import problems
 
 LABELS = column(LOGISTIC.targets)
 

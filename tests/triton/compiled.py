@@ -26,8 +26,8 @@ from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
 from regkernels.table.formats import ROUNDINGS
-from tests import cases, engine
-from tests.random_numbers import placed
+from tests.support import cases, engine
+from tests.support.random_numbers import placed
 from tests.triton.driver import present
 
 OPERATORS = [
@@ -50,7 +50,7 @@ METRICS = {"constant": torch.optim.SGD, "root": torch.optim.Adam}
 
 
 class Update(NamedTuple):
-    """What a step is compiled for. ``rule``: a key of `tests.cases.RULES`; ``wide``: states are not stored in bfloat16."""
+    """What a step is compiled for. ``rule``: a key of `tests.support.cases.RULES`; ``wide``: states are not stored in bfloat16."""
 
     rule: str
     dtype: torch.dtype

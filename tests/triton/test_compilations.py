@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import regkernels as rk
-from tests.random_numbers import placed
+from tests.support.random_numbers import placed
 from tests.triton.driver import present
 
 ARCHITECTURE = "sm_90"

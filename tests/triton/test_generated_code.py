@@ -14,7 +14,7 @@ from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels.values import SLOPES
 from regkernels.table.formats import KEPT_DTYPES
-from tests import cases
+from tests.support import cases
 from tests.triton.compiled import (
     ALWAYS,
     BY_GROUPS,

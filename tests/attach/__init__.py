@@ -1,0 +1,1 @@
+"""`attach_prox`: shrinkage after another optimizer's step. On a device: `tests/gpu`."""

@@ -1,0 +1,1 @@
+"""`python -m regkernels` and its demo. Its `bench`: `tests/benchmarks`."""

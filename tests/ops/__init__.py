@@ -1,0 +1,1 @@
+"""The operators registered with torch, by torch's own checks and under torch.compile. Not their values: `tests/penalties`."""

@@ -1,0 +1,1 @@
+"""Networks without their zeros, and reports of zeros. Not how the zeros come about."""

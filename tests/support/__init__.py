@@ -1,0 +1,1 @@
+"""What tests share: matrices as data, the engine that runs them, small problems with known solutions. No tests."""

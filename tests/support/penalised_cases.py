@@ -1,0 +1,52 @@
+"""Penalties and constraints that act element by element, as data; `tests.support.engine` trains with them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels import reference
+from tests.support import cases
+
+
+def some_weights(weight: Tensor) -> Tensor:
+    """Of each element's l1: a third of them are 0."""
+    places = torch.arange(weight.numel(), dtype=reference.compute_dtype(weight.dtype)).view(weight.shape)
+    return (places * 0.377 % 1.5 - 0.5).clamp(min=0).to(weight.device)
+
+
+STRENGTHS = ("l0", "l_half", "mcp", "scad", "log_sum", "huber")
+"""Keys of the penalties that take the place of l1."""
+
+PENALTIES: dict[str, dict[str, Any]] = {
+    "weighted": {"l1_weights": some_weights},
+    "positive": {"positive": True},
+    "box": {"box": (-0.7, 0.3)},
+    "cautious": {"weight_decay_mode": "cautious"},
+    "l0": {"l0": 0.37},
+    "l_half": {"l_half": 0.37},
+    "mcp": {"mcp": 0.37, "mcp_gamma": 1.7},
+    "scad": {"scad": 0.37, "scad_a": 2.3},
+    "log_sum": {"log_sum": 0.37, "log_sum_eps": 0.13},
+    "huber": {"huber": 0.37, "huber_delta": 0.61},
+    "bounded huber": {"huber": 0.37, "box": (-0.3, 0.7), "positive": True},
+}
+"""Options of what is applied element by element, beside l1; those of a strength of their own take its place."""
+
+
+def penalised(rule: str, penalty: str, weight_decay_mode: str = "prox") -> tuple[cases.Case, dict[str, Any]]:
+    """A case and what to train it with; without a metric only what needs none."""
+    mode = cases.l1_modes(rule)[0]
+    case = cases.Case(rule, mode, "decoupled" if mode != "prox" else weight_decay_mode)
+    own = PENALTIES[penalty]
+    return case, {**own, "l1": 0.0} if own.keys() & set(STRENGTHS) else own
+
+
+PENALISED = [
+    (rule, penalty)
+    for rule, penalty in itertools.product(cases.RULES, PENALTIES)
+    if not (rule in cases.WITHOUT_METRIC and "l1" in penalised(rule, penalty)[1])
+]
