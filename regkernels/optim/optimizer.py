@@ -131,8 +131,8 @@ class Optimizer(torch.optim.Optimizer):
             self._split.step(item for plan, _, scaled in work for item in plan.split_entries(scaled))
         totals: list[Any] = []
         for plan, own, scaled in work:
-            backend, of_kernels = backends.backend_for(plan.device), plan.rows_of_kernels(scaled)
-            totals.append(backend.update(plan, of_kernels, plan.totals if with_stats else 0))
+            batch = plan.batch(plan.rows_of_kernels(scaled))
+            totals.append(backends.backend_for(plan.device).update(batch, with_sums=with_stats))
             if not own.skips:
                 plan.advance(own.skip)
         self._keep_totals(totals, scaling)

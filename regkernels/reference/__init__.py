@@ -12,6 +12,7 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 
 from regkernels.reference.elementwise import divide, sign, soft_threshold, square_root
 from regkernels.reference.groups import zero_groups
+from regkernels.reference.kinds import PENALTIES, Kind, MetricKind
 from regkernels.reference.metrics import METRICS, Metric, proximal_
 from regkernels.reference.operators import OPERATORS, clamp, logarithm, penalise
 from regkernels.reference.penalties import (
@@ -47,9 +48,12 @@ from regkernels.table.formats import compute_dtype
 __all__ = [
     "METRICS",
     "OPERATORS",
+    "PENALTIES",
     "RULES",
     "VALUES",
+    "Kind",
     "Metric",
+    "MetricKind",
     "Penalty",
     "Rule",
     "check_refused",

@@ -154,8 +154,9 @@ def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
     found: list[Sequence[Number]] = []
     for plan in plans:
         backend = backends.backend_for(plan.device)
+        batch = plan.batch()
         single = classes == 1
-        found.append([backend.gradient_square_sum(plan)] if single else backend.gradient_square_sums(plan, classes))
+        found.append([backend.gradient_square_sum(batch)] if single else backend.gradient_square_sums(batch, classes))
     return found
 
 
