@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_flatten
 
 from regkernels.distributed import sharded
 from regkernels.structure import accounts, layers, locks, modules, removal
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
 from regkernels.structure.report import with_values
 from regkernels.structure.results import Compacted
 from regkernels.structure.tracing import Trace, one_line
-from regkernels.structure.walk import Walk
+from regkernels.structure.walk import follow
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -66,21 +67,23 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     traces = {mode: _trace(smaller, examples, mode) for mode in modes}
     signatures = {mode: trace.signature() for mode, trace in traces.items()}
     locked = locks.why_locked(smaller, traces.values())
-    known: dict[str, layers.Weights] = {}
+    weights: dict[str, layers.Weights] = {}
     numbers = accounts.Numbers(smaller)
     while True:
         units = Units()
-        walks = [Walk(smaller, trace, units, _training(mode), locked.get, known) for mode, trace in traces.items()]
-        decision = removal.decide(walks, units)
+        found = [
+            follow(trace, Facts(smaller, units, _training(mode), locked.get, weights)) for mode, trace in traces.items()
+        ]
+        decision = removal.decide(found, units)
         if not decision.removed:
             break
-        numbers.keep(removal.apply(smaller, walks, units, decision))
+        numbers.keep(removal.apply(smaller, found, units, decision))
     for mode, signature in signatures.items():
         _same_forward(signature, _trace(smaller, examples, mode).signature())
     if examples is not None:
         _same_outputs(model, smaller, examples)
     closed = {name: reason for trace in traces.values() for name, reason in trace.closed.items()}
-    kept = accounts.kept(smaller, walks, units, decision, locked | closed, numbers)
+    kept = accounts.kept(smaller, found[0], units, decision, locked | closed, numbers)
     before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
     return Compacted(smaller, numbers.shrunk(smaller), kept, before, after)
 

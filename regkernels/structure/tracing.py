@@ -43,6 +43,13 @@ class Trace:
             if constant and getattr(self.root, node.target).requires_grad:
                 raise fx.proxy.TraceError("it computes with parameters outside of the graph")
 
+    def attribute(self, target: str) -> Any:
+        """Looks up what a node reads that gets an attribute."""
+        found: Any = self.root
+        for part in target.split("."):
+            found = getattr(found, part)
+        return found
+
     def signature(self) -> list[tuple[Any, ...]]:
         """What is to be the same in the smaller model: operations, and the numbers among their arguments."""
 
@@ -53,7 +60,7 @@ class Trace:
             return repr(fx.node.map_aggregate((node.args, node.kwargs), plain))
 
         constant = [node for node in self.graph.nodes if node.op == "get_attr"]
-        shapes = [(node.target, tuple(_attribute(self.root, node.target).shape)) for node in constant]
+        shapes = [(node.target, tuple(self.attribute(node.target).shape)) for node in constant]
         return [(node.op, str(node.target), arguments(node)) for node in self.graph.nodes] + shapes
 
 
@@ -68,12 +75,6 @@ def _one_call(examples: tuple[Any, ...] | None) -> fx.Graph:
     inputs = tuple(graph.placeholder(f"x{index}") for index in range(1 if examples is None else len(examples)))
     graph.output(graph.create_node("call_module", "", inputs))
     return graph
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    for part in target.split("."):
-        root = getattr(root, part)
-    return root
 
 
 class _Tracer(fx.Tracer):
