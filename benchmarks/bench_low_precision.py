@@ -59,15 +59,11 @@ def ours(form: Format, params: Sequence[nn.Parameter]) -> Step:
     return make(params, lr=1e-3, param_rounding=form.rounding, state_dtype=form.state_dtype).step
 
 
-def fused(form: Format, params: Sequence[nn.Parameter]) -> Step:
-    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, fused=True).step
+def theirs(form: Format, params: Sequence[nn.Parameter], **how: bool) -> Step:
+    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, **how).step
 
 
-def foreach(form: Format, params: Sequence[nn.Parameter]) -> Step:
-    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, foreach=True).step
-
-
-MAKERS = {FUSED: fused, FOREACH: foreach, OURS: ours}
+MAKERS = {FUSED: partial(theirs, fused=True), FOREACH: partial(theirs, foreach=True), OURS: ours}
 PEERS_OF = {"AdamW": (FUSED, OURS), "Lion": (OURS,), "RMSprop": (FOREACH, OURS), "Adagrad": (FOREACH, OURS)}
 """torch has no Lion, and no fused RMSprop."""
 

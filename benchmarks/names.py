@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 from collections.abc import Iterable
 
 from benchmarks import peers, shapes
+from benchmarks.peers.peer import silent
 
 
 class UnknownName(Exception):
@@ -68,7 +67,7 @@ def find_peers() -> tuple[dict[str, str], dict[str, str]]:
     absent: dict[str, str] = {}
     for name, peer in peers.PEERS.items():
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with silent():
                 versions[name] = peer.find()
         except (Exception, SystemExit) as error:
             absent[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,15 +238,7 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    try:
-        demo.run(options.output, seed=options.seed, epochs=options.epochs, quick=options.quick)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:  # the picture could not be written
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return _exit_code(lambda: demo.run(options.output, seed=options.seed, epochs=options.epochs, quick=options.quick))
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -274,12 +266,17 @@ def _bench(options: argparse.Namespace) -> int:
     if sys.path[0] != str(checkout):
         sys.path.insert(0, str(checkout))
     command = importlib.import_module("benchmarks.command")
+    return _exit_code(lambda: command.run(options))
+
+
+def _exit_code(command: Callable[[], int | None]) -> int:
+    """Runs a command and says what has ended it."""
     try:
-        return int(command.run(options))
+        return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except OSError as error:  # the record could not be written
+    except OSError as error:  # the picture or the record could not be written
         print(f"error: {error}", file=sys.stderr)
         return 1
 

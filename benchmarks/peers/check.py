@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.mathematics import Mathematics
-from benchmarks.peers.peer import Peer, Sums, Task, Unsupported
+from benchmarks.peers.peer import Peer, Sums, Task, Unsupported, silent
 from benchmarks.peers.penalties import PENALTIES
 
 SHAPES = ((33, 65), (130,), (5, 4, 3), (1,), (1000,))
@@ -154,14 +151,9 @@ def _checked_penalty(name: str, dtype: torch.dtype, device: str) -> Verdict:
 
 @functools.cache
 def _found(peer: Peer) -> tuple[str, str]:
-    """Version, or why there is none. Libraries report about themselves while they are imported: not in our tables."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return _attempt(peer.find)
-    finally:
-        logging.disable(before)
+    """Returns the version, or why there is none."""
+    with silent():
+        return _attempt(peer.find)
 
 
 def _attempt(action: Callable[[], str | None]) -> tuple[str, str]:

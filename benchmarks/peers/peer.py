@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +27,11 @@ class Task(NamedTuple):
     max_grad_norm: float | None = None
     stats: bool = False  # the penalties' values and the number of zeros, as one would log them in each step
     lr: float = 1e-3
+
+    @property
+    def momentum(self) -> float:
+        """Returns the factor of SGD's momentum, 0 without."""
+        return MOMENTUM if self.rule == "momentum" else 0.0
 
 
 class Sums(NamedTuple):
@@ -58,3 +66,15 @@ class Peer:
     find: Callable[[], str]
     make: Callable[[Task, Sequence[nn.Parameter]], Step]
     penalty: str = "coupled"
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Drops what libraries report about themselves while they are imported: it does not belong into our tables."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.around import around, count_nonzeros, no_l1
 from benchmarks.peers.compiling import compiled
-from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Peer, Step, Sums, Task, Unsupported
+from benchmarks.peers.peer import BETAS, EPS, WEIGHT_DECAY, Peer, Step, Sums, Task, Unsupported
 from benchmarks.peers.penalties import Terms, terms
 
 Params = Sequence[nn.Parameter]
@@ -25,8 +25,7 @@ def optimizer(task: Task, params: Params, *, l2: float, **how: Any) -> torch.opt
     """``l2`` as a coupled weight decay, which has the 1/2 that ``l2`` has not."""
     lr = how.pop("lr", task.lr)
     if task.rule != "adamw":
-        momentum = MOMENTUM if task.rule == "momentum" else 0.0
-        return torch.optim.SGD(params, lr, momentum, weight_decay=2 * l2, **how)
+        return torch.optim.SGD(params, lr, task.momentum, weight_decay=2 * l2, **how)
     if task.l2:
         return torch.optim.Adam(params, lr, BETAS, EPS, 2 * l2, **how)
     return torch.optim.AdamW(params, lr, BETAS, EPS, WEIGHT_DECAY, **how)
