@@ -23,7 +23,7 @@ from regkernels.precision import Precision
 
 
 class Format(NamedTuple):
-    """An optimizer (the class of that name here, and in torch) with weights and states as they are stored."""
+    """Names an optimizer (the class of that name here, and in torch) with weights and states as they are stored."""
 
     optimizer: str
     states: int  # of the rule, per weight
@@ -38,7 +38,7 @@ class Format(NamedTuple):
 
     @property
     def bytes_of_states(self) -> int:
-        """Per weight, and of what is kept beside it."""
+        """Counts bytes per weight, and of what is kept beside it."""
         form = Precision(self.rounding, self.state_dtype).of(torch.empty(0, dtype=self.dtype))
         return self.states * form.states.itemsize + (form.dtype_of(form.kept).itemsize if form.kept else 0)
 

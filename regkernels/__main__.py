@@ -1,4 +1,4 @@
-"""The command line: ``python -m regkernels``, with the commands info, demo and bench."""
+"""Runs the commands info, demo and bench from the command line: ``python -m regkernels``."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _seed(text: str) -> int:
 
 
 def _png(text: str) -> Path:
-    """Refused here, not after a minute of training."""
+    """Refuses here, not after a minute of training, what cannot become the picture."""
     path = Path(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
@@ -242,7 +242,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """The suite is no part of the installed package, and a package `benchmarks` somewhere on the path may be anyone's."""
+    """Runs the suite of this checkout: it is no part of the installed package, and a package `benchmarks` somewhere on the path may be anyone's."""
     checkout = Path(regkernels.__file__).parents[1]
     if not (checkout / "benchmarks" / "command.py").is_file():
         print(

@@ -1,4 +1,4 @@
-"""bitsandbytes with 32-bit states: CUDA kernels, on a CPU a loop of torch operations."""
+"""Makes steps of bitsandbytes with 32-bit states: CUDA kernels, on a CPU a loop of torch operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""optimi (torch-optimi): Triton kernels on a GPU, foreach on a CPU, Kahan summation for half-precision weights."""
+"""Makes steps of optimi (torch-optimi): Triton kernels on a GPU, foreach on a CPU, Kahan summation for half-precision weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""regkernels: penalties by their proximal operator, clipping and sums in the same pass."""
+"""Makes steps of regkernels: penalties by their proximal operator, clipping and sums in the same pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is, and what it may be asked to compute."""
+"""Says what a peer is, and what it may be asked to compute."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHT_DECAY = 1e-2
 
 
 class Task(NamedTuple):
-    """What a step is to compute. ``l1`` and ``l2`` are strengths of penalties (units of the loss, no 1/2 before l2)."""
+    """Says what a step is to compute. ``l1`` and ``l2`` are strengths of penalties (units of the loss, no 1/2 before l2)."""
 
     rule: str  # "sgd", "momentum" (0.9) or "adamw"
     l1: float = 0.0
@@ -35,7 +35,7 @@ class Task(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a step returns if it is to log: of all weights, as tensors, so that nobody has to wait for a device.
+    """Holds what a step returns if it is to log: of all weights, as tensors, so that nobody has to wait for a device.
 
     A recipe has the norms that are in its loss, of the weights before the step; None where the loss has no such term.
     """
@@ -50,12 +50,12 @@ Step = Callable[[], object]
 
 
 class Unsupported(Exception):
-    """A peer does not offer a task; says why."""
+    """Says why a peer does not offer a task."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An implementation that may be there or not.
+    """Describes an implementation that may be there or not.
 
     ``find`` returns the version of what it comes from and raises where that is missing. ``make`` returns a step for
     parameters that have gradients; it raises `Unsupported`. ``penalty`` says how it treats penalties, see

@@ -1,4 +1,4 @@
-"""Elastic nets on all folds and for all strengths at once: accelerated proximal gradient steps, then Newton's on what is not zero."""
+"""Solves elastic nets on all folds and for all strengths at once: accelerated proximal gradient steps, then Newton's on what is not zero."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_WAIT = 256
 
 
 class Solutions(NamedTuple):
-    """``coefficients`` (F, A, C, p) and ``intercepts`` (F, A, C) of centred features, as `Folds` has them.
+    """Holds ``coefficients`` (F, A, C, p) and ``intercepts`` (F, A, C) of centred features, as `Folds` has them.
 
     ``violations``: (F, A), how far 0 is from the subdifferential of the objective, as a share of the largest gradient at 0.
     ``steps``: how many were taken.
@@ -67,7 +67,7 @@ def solve(
 
 
 class _Solver:
-    """One value of `l1` is 0 or none is."""
+    """Takes the steps, for values of ``l1`` that are all 0 or none."""
 
     def __init__(self, folds: Folds, l1: Tensor, weight_decay: Tensor, tolerance: float) -> None:
         self._nets, self._tolerance = ElasticNets(folds, l1, weight_decay), tolerance
@@ -104,7 +104,7 @@ class _Solver:
         return Solutions(self._w, self._b, violations, step)
 
     def _step(self) -> None:
-        """A proximal gradient step from the extrapolated point, which the parameters are; then the next extrapolation."""
+        """Takes a proximal gradient step from the extrapolated point, which the parameters are; then the next extrapolation."""
         v, c = self._v.detach(), self._c.detach()
         gradient = self._nets.gradient(v * self._unit, c * self._unit[..., 0])
         self._v.grad = gradient[0] / self._height
@@ -122,7 +122,7 @@ class _Solver:
         c += factor[..., 0] * move_c
 
     def _improve(self, violations: Tensor) -> bool:
-        """Newton's method for all models that are not solved, from where they are. Changes ``violations``."""
+        """Tries Newton's method for all models that are not solved, from where they are. Changes ``violations``."""
         helped = False
         # Without weight decay as many coefficients as there are rows leave no curvature.
         wanted = (violations > self._tolerance) & ((self._w != 0).flatten(2).sum(2) < len(self._nets.folds.x))
@@ -136,7 +136,7 @@ class _Solver:
         return helped
 
     def _follow(self, violations: Tensor) -> bool:
-        """Newton's method from the solution for the strength before, on and on along each path. Changes ``violations``."""
+        """Tries Newton's method from the solution for the strength before, on and on along each path. Changes ``violations``."""
         helped = False
         while True:
             solved = violations <= self._tolerance
@@ -155,7 +155,7 @@ class _Solver:
             helped = True
 
     def _at_once(self) -> int:
-        """How many models Newton's method may take at once, so that their parts of the data are no more than 64 MB."""
+        """Says how many models Newton's method may take at once, so that their parts of the data are no more than 64 MB."""
         most = min(2 * len(self._nets.folds.x), self._w[0, 0].numel()) + self._b.shape[2]
         return max(1, 2**23 // (most * max(len(self._nets.folds.x), most)))
 

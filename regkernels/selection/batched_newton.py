@@ -1,4 +1,4 @@
-"""Newton's method for many elastic nets at once, on the coefficients that are not zero."""
+"""Takes Newton's steps for many elastic nets at once, on the coefficients that are not zero."""
 
 from __future__ import annotations
 

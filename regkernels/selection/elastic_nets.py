@@ -1,4 +1,4 @@
-"""Elastic nets as problems: for each fold and each pair of strengths an objective, and how far coefficients are from its minimum."""
+"""Poses elastic nets as problems: an objective for each fold and pair of strengths, and how far coefficients are from its minimum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of models that are trained together: each tensor of the models is one row of a larger one."""
+"""Keeps the memory of models that are trained together: each of their tensors is one row of a larger one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Stack:
             param.grad = part
 
     def note_changes(self, _: Tensor | None = None) -> None:
-        """Autograd must see that a step has changed weights which the graph of an earlier forward has saved."""
+        """Lets autograd see that a step has changed weights which the graph of an earlier forward has saved."""
         versions = self._own_versions()
         if versions != self._versions:
             self._versions = versions
@@ -89,7 +89,7 @@ class Stack:
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Where a model keeps its tensors: the dictionaries of its modules, with the names in them."""
+    """Finds where a model keeps its tensors: the dictionaries of its modules, with the names in them."""
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             yield from ((tensors, name) for name, tensor in tensors.items() if tensor is not None)
@@ -101,7 +101,7 @@ def _by_name(named: Iterable[Iterable[tuple[str, Tensor]]]) -> list[tuple[str, l
 
 
 def _moved(rows: Sequence[Tensor]) -> Tensor:
-    """Tensors that are not trained, stacked; they become views of the stack."""
+    """Stacks tensors, which become views of the stack."""
     stacked = torch.stack([row.detach() for row in rows])
     for row, part in zip(rows, stacked.unbind(), strict=True):
         row.data = own_storage(part.flatten()).view(part.shape)

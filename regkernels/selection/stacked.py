@@ -1,4 +1,4 @@
-"""Many models of one architecture, trained together: one forward, one backward and one update for all."""
+"""Trains many models of one architecture together: one forward, one backward and one update for all."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class StackedModels:
         self._stack = Stack(self.models)
 
     def __len__(self) -> int:
-        """K, the number of models."""
+        """Returns K, the number of models."""
         return len(self.models)
 
     def __call__(self, *inputs: Any, in_dims: InDims = None) -> Any:
-        """What ``forward`` of each model returns, with a first dimension of K in every tensor.
+        """Returns what ``forward`` of each model returns, with a first dimension of K in every tensor.
 
         Args:
             inputs: positional arguments of ``forward``.
@@ -88,7 +88,7 @@ class StackedModels:
         weights: Tensor | None = None,
         in_dims: InDims = None,
     ) -> Tensor:
-        """The loss of each model, (K,): their sum has for each model the gradients of its own loss.
+        """Returns the loss of each model, (K,): their sum has for each model the gradients of its own loss.
 
         Args:
             criterion: called with the outputs and the targets of one model. It returns a number, or a tensor whose first
@@ -117,7 +117,7 @@ class StackedModels:
 
     @torch.no_grad()
     def predict(self, *inputs: Any, in_dims: InDims = None) -> Any:
-        """As `__call__`, without gradients and in evaluation mode; modes are as before afterwards."""
+        """Does what `__call__` does, without gradients and in evaluation mode; modes are as before afterwards."""
         modes = [(module, module.training) for module in self.models[0].modules()]
         self.models[0].eval()
         try:
@@ -129,7 +129,7 @@ class StackedModels:
     def param_groups(
         self, options: Sequence[Mapping[str, Any]], *, regularise: Callable[[str, Tensor], bool] | None = None
     ) -> list[dict[str, Any]]:
-        """Param groups of all models, from what ``regkernels.param_groups(models[k], **options[k])`` returns.
+        """Makes param groups of all models, from what ``regkernels.param_groups(models[k], **options[k])`` returns.
 
         Group k has the weights of model k that are penalised; the others follow, in one group where their options agree: a
         step's time on the host grows with the number of groups. Groups made by other means do as well.

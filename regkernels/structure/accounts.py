@@ -1,4 +1,4 @@
-"""Keeping accounts of a compaction: original numbers of channels, and why zeros are still there."""
+"""Keeps accounts of a compaction: original numbers of channels, and why zeros are still there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Side = Literal["outputs", "inputs"]
 
 
 class Numbers:
-    """Which channels of the original are left in each layer."""
+    """Remembers which channels of the original are left in each layer."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = {name: _own_parameters(module) for name, module in model.named_modules()}
@@ -68,7 +68,7 @@ def kept(
     closed: Mapping[str, str],
     numbers: Numbers,
 ) -> tuple[Kept, ...]:
-    """Reasons for the zeros that are left; ``closed`` has those of modules that were not looked into."""
+    """Gives reasons for the zeros that are left; ``closed`` has those of modules that were not looked into."""
     unread = _unread(facts, units)
     found: list[Kept] = []
     for name, module in model.named_modules():
@@ -93,7 +93,7 @@ def kept(
 
 
 def _unread(facts: Facts, units: Units) -> dict[int, bool]:
-    """By root, whether all that read it have zero weights for it."""
+    """Tells by root whether all that read it have zero weights for it."""
     unread: dict[int, bool] = {}
     for reading in facts.readings.values():
         for root, zero in zip(units.roots(reading.units), reading.unread.tolist(), strict=True):
@@ -116,7 +116,7 @@ def _add(reasons: dict[tuple[Side, str], list[int]], side: Side, module: Any, di
 
 
 def _outside(name: str, facts: Facts, closed: Mapping[str, str]) -> str:
-    """Why a layer's outputs were not followed."""
+    """Says why a layer's outputs were not followed."""
     if name in facts.fixed_outputs:
         return facts.fixed_outputs[name]
     for parent in (name.rsplit(".", cut)[0] for cut in range(1, name.count(".") + 1)):

@@ -1,4 +1,4 @@
-"""`compact`: a network without its zero neurons and filters."""
+"""Makes a network smaller by its zero neurons and filters: `compact`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = False) -> Compacted:
-    """A smaller model that computes the same: without zero neurons and filters, and those that nobody reads.
+    """Returns a smaller model that computes the same: without zero neurons and filters, and those that nobody reads.
 
     Removed is every channel that all its readers can do without: because their weights for it are zero, or because it is the same
     constant at every place of every sample, such as activation(bias) of a zero row, which then becomes part of the reader's
@@ -121,7 +121,7 @@ def _training(mode: str) -> Callable[[nn.Module], bool]:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    """Besides what torch.fx takes for one: what must not run on proxies, and what is a layer of torch.nn by another name."""
+    """Adds to torch.fx's leaves what must not run on proxies, and what is a layer of torch.nn by another name."""
     known = modules.rule_for(module) is not None or layers.kind_of(module) is not None
     return locks.has_hooks(module) or "forward" in vars(module) or (known and modules.torch_forward(module))
 
@@ -160,7 +160,7 @@ def _same_outputs(model: nn.Module, smaller: nn.Module, examples: tuple[Any, ...
 
 
 def _close(old: Tensor, new: Tensor) -> bool:
-    """Half of the digits: what is silently wrong is wrong by more, and rounding through many layers by less."""
+    """Compares half of the digits: what is silently wrong is wrong by more, and rounding through many layers by less."""
     if old.shape != new.shape or not (old.is_floating_point() or old.is_complex()):
         return torch.equal(old, new)
     size = old.abs()[old.isfinite()]

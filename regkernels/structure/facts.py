@@ -1,4 +1,4 @@
-"""What is found about a network on the way through its graph; rules for functions and modules look things up and record them here."""
+"""Keeps what is found about a network on the way through its graph; rules for functions and modules read and write it here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What functions and methods of tensors do to channels."""
+"""Knows what functions and methods of tensors do to channels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ASKING = ("dim", "ndimension", "device", "dtype", "ndim", "requires_grad", "is_
 
 
 def call(facts: Facts, node: fx.Node) -> Value | None:
-    """What ``node``, a call of a function or method, makes of its tensors; None if it is not known."""
+    """Returns what ``node``, a call of a function or method, makes of its tensors; None if it is not known."""
     x = facts.value(node.args[0]) if node.args else None
     target: Any = node.target
     if target in _SUMS or target in _PRODUCTS:
@@ -172,7 +172,7 @@ _elementwise: set[Any] = {
 
 
 def makes_new_memory(node: fx.Node) -> bool:
-    """Whether the result is certainly not a view of an argument, if the function does not work in place."""
+    """Tells whether the result is certainly not a view of an argument, if the function does not work in place."""
     target: Any = node.target
     if target in _elementwise:
         return getattr(target, "__name__", target) not in _MAY_RETURN_THEIR_ARGUMENT
@@ -184,7 +184,7 @@ def is_elementwise(function: object) -> bool:
 
 
 def asked_in_place(node: fx.Node) -> bool:
-    """Whether ``inplace`` is True, given by position."""
+    """Tells whether ``inplace`` is True, given by position."""
     if node.target in _DROPOUT:
         return len(node.args) > 3 and node.args[3] is True
     return node.target in _flagged and any(argument is True for argument in node.args)

@@ -1,4 +1,4 @@
-"""What modules do to channels: one function per family."""
+"""Knows what modules do to channels: one function per family."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _dropout(facts: Facts, name: str, module: nn.Dropout, x: Layout) -> Value:
 
 
 def _spatial(module: nn.Module) -> int:
-    """Over how many dimensions a pooling or padding module goes, as its name says."""
+    """Counts the dimensions that a pooling or padding module goes over, as its name says."""
     base = next(base.__name__ for base in type(module).__mro__ if base.__module__.startswith("torch.nn"))
     return int(base[-2])
 
@@ -150,7 +150,7 @@ def rule_for(module: nn.Module) -> Rule | None:
 
 
 def torch_forward(module: nn.Module) -> bool:
-    """Whether the module does what the class of torch.nn does that it is or is derived from."""
+    """Tells whether the module does what the class of torch.nn does that it is or is derived from."""
     if "forward" in vars(module):
         return False
     defining = {key: base for base in reversed(type(module).__mro__) for key in _DECISIVE if key in vars(base)}

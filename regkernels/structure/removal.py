@@ -1,4 +1,4 @@
-"""Which channels can be removed, and removing them."""
+"""Decides which channels can be removed, and removes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regkernels.structure.layouts import Units
 
 
 class Objection(NamedTuple):
-    """Why a layer cannot do without a channel, and whether this is although the channel is constant."""
+    """Says why a layer cannot do without a channel, and whether this is although the channel is constant."""
 
     reason: str
     constant: bool = True
@@ -23,14 +23,14 @@ class Objection(NamedTuple):
 
 @dataclasses.dataclass
 class Decision:
-    """Roots of units."""
+    """Names units by their roots: those that are removed, and those that a layer cannot do without."""
 
     removed: set[int]
     blocked: dict[int, Objection]
 
 
 def decide(found: Sequence[Facts], units: Units) -> Decision:
-    """Channels whose every reader can do without them.
+    """Finds the channels whose every reader can do without them.
 
     A reader can where its weights for the channel are zero, or where the channel is a constant that its bias can take over: the same one
     in all modes, of which ``found`` has the facts, and not padded with zeros, except if it is zero itself.
@@ -53,7 +53,7 @@ def decide(found: Sequence[Facts], units: Units) -> Decision:
 
 
 def _joined(found: Sequence[Facts], units: Units) -> dict[tuple[str, str], Tensor]:
-    """The units of each layer by name and side. What a layer has in several modes goes together."""
+    """Returns the units of each layer by name and side, those that it has in several modes tied together."""
     slots: dict[tuple[str, str], Tensor] = {}
     for facts in found:
         for key, slot in facts.slots().items():

@@ -1,4 +1,4 @@
-"""Where channels lie after flattening, permuting, slicing and joining."""
+"""Follows where channels lie after flattening, permuting, slicing and joining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regkernels.structure.layouts import Layout, Number, Pieces, Sizes, Value
 
 
 def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
-    """``flatten(start, end)``. Where the rank is not known, there is at least one dimension of samples."""
+    """Follows ``flatten(start, end)``. Where the rank is not known, there is at least one dimension of samples."""
     if x.spread is None and x.rank is None and x.dim == -1 and start == 1 and end == -1:
         return x.placed(spread="tile")
     if x.rank is None or x.spread is not None:
@@ -33,7 +33,7 @@ def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
 
 
 def viewed(facts: Facts, x: Layout, of: object, sizes: Sequence[Any]) -> Value:
-    """``x.view(x.size(0), -1)`` is ``x.flatten(1)``; other sizes are written down for the channels there are now."""
+    """Takes ``x.view(x.size(0), -1)`` for ``x.flatten(1)``; other sizes are written down for the channels there are now."""
     first = facts.value(sizes[0]) if sizes else None
     if len(sizes) == 2 and sizes[1] == -1 and isinstance(first, Number) and first.batch_of is of:
         return flattened(facts, x, 1, -1)
@@ -57,7 +57,7 @@ def transposed(facts: Facts, x: Layout, a: int, b: int) -> Value:
 
 
 def reduced(facts: Facts, x: Layout, dims: Any, keepdim: bool, name: str) -> Value:
-    """mean, amax, amin or sum over dimensions without channels."""
+    """Follows mean, amax, amin or sum over dimensions without channels."""
     chosen = [dims] if isinstance(dims, int) else dims
     if not isinstance(chosen, (list, tuple)) or not all(isinstance(dim, int) for dim in chosen) or not chosen:
         return facts.stop(x, f"{name} goes over them")
@@ -73,7 +73,7 @@ def reduced(facts: Facts, x: Layout, dims: Any, keepdim: bool, name: str) -> Val
 
 
 def gated(facts: Facts, x: Layout, dim: int) -> Value:
-    """A gated linear unit: the first half of the channels times the sigmoid of the second."""
+    """Follows a gated linear unit: the first half of the channels times the sigmoid of the second."""
     pieces = chunked(facts, x, 2, dim)
     if not isinstance(pieces, Pieces):
         return pieces
@@ -82,7 +82,7 @@ def gated(facts: Facts, x: Layout, dim: int) -> Value:
 
 
 def chunked(facts: Facts, x: Layout, count: Any, dim: Any) -> Value:
-    """Cut into equal pieces along the channels; a channel is removed from all of them or from none."""
+    """Cuts into equal pieces along the channels; a channel is removed from all of them or from none."""
     if not isinstance(count, int) or not isinstance(dim, int) or x.spread is not None or x.position(dim) != x.dim:
         return facts.stop(x, "cut along another dimension")
     if len(x) % count != 0:
@@ -100,7 +100,7 @@ def product(a: Layout, b: Layout) -> Layout:
 
 
 def joined(facts: Facts, parts: Sequence[Layout], dim: Any) -> Value:
-    """``torch.cat``, along the channels or along another dimension."""
+    """Follows ``torch.cat``, along the channels or along another dimension."""
     first = parts[0]
     places = {part.position(dim) if isinstance(dim, int) else None for part in parts}
     alike = all(part.dim == first.dim and part.spread is None for part in parts)
@@ -119,7 +119,7 @@ def joined(facts: Facts, parts: Sequence[Layout], dim: Any) -> Value:
 
 
 def sizes(x: Layout, of: object, dim: Any, facts: Facts) -> Value:
-    """``x.size(dim)`` or ``x.shape[dim]``, ``dim`` an index or a slice."""
+    """Follows ``x.size(dim)`` or ``x.shape[dim]``, ``dim`` an index or a slice."""
     if isinstance(dim, int):
         place = x.position(dim)
         if dim == 0 and (place is None or place != x.dim):
@@ -132,7 +132,7 @@ def sizes(x: Layout, of: object, dim: Any, facts: Facts) -> Value:
 
 
 def indexed(facts: Facts, x: Value, of: object, index: Any) -> Value:
-    """``x[index]``."""
+    """Follows ``x[index]``."""
     if isinstance(x, Sizes):
         return sizes(x.layout, x.of, index, facts)
     if isinstance(x, Pieces) and isinstance(index, int):

@@ -1,4 +1,4 @@
-"""The graph of a model's forward, with what cannot be traced as one node."""
+"""Traces a model's forward into a graph, with what cannot be traced as one node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 
 class Trace:
-    """``graph`` of ``model.forward``, and the modules in it that were not looked into, with reasons.
+    """Holds the ``graph`` of ``model.forward``, and the modules in it that were not looked into, with reasons.
 
     Args:
         model: not run, and nothing is written to it: torch.fx gets modules of its own, with the same tensors.
@@ -51,7 +51,7 @@ class Trace:
         return found
 
     def signature(self) -> list[tuple[Any, ...]]:
-        """What is to be the same in the smaller model: operations, and the numbers among their arguments."""
+        """Returns what is to be the same in the smaller model: operations, and the numbers among their arguments."""
 
         def plain(argument: Any) -> Any:
             return str(argument) if isinstance(argument, (fx.Node, Tensor)) else argument
@@ -70,7 +70,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 
 def _one_call(examples: tuple[Any, ...] | None) -> fx.Graph:
-    """The graph of a model that is a layer itself, under the name of the root, which is empty."""
+    """Makes the graph of a model that is a layer itself, under the name of the root, which is empty."""
     graph = fx.Graph()
     inputs = tuple(graph.placeholder(f"x{index}") for index in range(1 if examples is None else len(examples)))
     graph.output(graph.create_node("call_module", "", inputs))
@@ -91,7 +91,7 @@ class _Tracer(fx.Tracer):
         return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """As the base class has it, a Proxy for each argument, but not for those that ``examples`` or defaults give.
+        """Makes a Proxy for each argument, as the base class does, but not for those that ``examples`` or defaults give.
 
         A Proxy is never None and never False: forward would be followed where it does not go.
         """

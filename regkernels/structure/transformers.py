@@ -1,4 +1,4 @@
-"""Torch's own transformer layers, of which the hidden units of the MLP can be removed."""
+"""Follows the MLP in torch's own transformer layers, whose hidden units can be removed."""
 
 from __future__ import annotations
 

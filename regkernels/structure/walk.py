@@ -1,4 +1,4 @@
-"""One pass over a model's graph, which follows channels and constants from layer to layer."""
+"""Follows channels and constants from layer to layer, in one pass over a model's graph."""
 
 from __future__ import annotations
 

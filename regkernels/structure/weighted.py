@@ -1,4 +1,4 @@
-"""What layers with weights do to channels: they make new ones out of those that they read."""
+"""Knows what layers with weights do to channels: they make new ones out of those that they read."""
 
 from __future__ import annotations
 
