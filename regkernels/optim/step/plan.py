@@ -10,7 +10,6 @@ address, type, shape and strides that the kernels are going to use.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +28,7 @@ from regkernels.optim.penalty_keys import Method
 from regkernels.optim.step import counts, graphs, states
 from regkernels.optim.step.entry import Entry, parameter_name, parameter_numbers, table_of
 from regkernels.optim.step.l1_weights import L1Weights
+from regkernels.optim.step.rules import Row
 from regkernels.optim.step.split_groups import is_split
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
@@ -36,15 +36,6 @@ from regkernels.table.hyper import Hyper, Number
 from regkernels.table.segments import Pieces
 
 State = MutableMapping[Any, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the hyper-parameters of a segment depend on, beyond its group."""
-
-    group: int
-    step: int | Tensor  # of the step to come, from 1; 0 for rules that do not count; float64 where it lives on a device
-    first: bool
 
 
 class Plan:
