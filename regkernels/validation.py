@@ -181,6 +181,12 @@ def parameters_argument(params: Any) -> None:
         )
 
 
+def param_group_argument(param_group: Any) -> None:
+    """Raises for a param group that is no dictionary."""
+    if not isinstance(param_group, dict):
+        raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
+
+
 def parameter(param: Tensor, name: str) -> None:
     """A tensor that an optimizer can update in place."""
     if isinstance(param, torch.nn.UninitializedParameter):

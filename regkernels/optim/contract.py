@@ -49,6 +49,10 @@ class Contract(torch.optim.Optimizer):
             self.stepper.trust.state = trusted
         return packed
 
+    def _announce_scaling(self) -> None:
+        if self.stepper.options.amp_scaling:
+            self._step_supports_amp_scaling = True  # GradScaler looks for it
+
     def _trust_state(self, trusted: bool) -> None:
         self.stepper.trust.state = trusted
 

@@ -114,8 +114,7 @@ class Optimizer(Contract):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
+        validation.param_group_argument(param_group)
         self.check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)
@@ -204,8 +203,7 @@ class Optimizer(Contract):
         self._stepper = Stepper(options)
         self._stepper.trust.state = trusted
         self._owners = Owners()
-        if options.amp_scaling:
-            self._step_supports_amp_scaling = True  # GradScaler looks for it
+        self._announce_scaling()
 
     def _forget(self) -> None:
         self._stepper.forget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -115,6 +116,32 @@ class Mirrors:
         for host in [key for key in theirs if isinstance(key, Tensor) and key not in hosts]:
             del theirs[host]
         return exchanged
+
+    def states_of_params(self, theirs: State) -> defaultdict[Any, Any]:
+        """The states of mirrors, by parameter; others by what they have been by."""
+        params = {id(mirror.host): mirror.param for mirror in self}
+        return defaultdict(dict, {params.get(id(key), key): value for key, value in theirs.items()})
+
+    def drop_gradients(self, mirrors: Iterable[Mirror] | None = None) -> None:
+        """Forgets gradients, of all mirrors for None."""
+        for mirror in self if mirrors is None else mirrors:
+            mirror.drop()
+
+    def drop_used_gradients(self) -> None:
+        """Forgets those that the last step has used, where no others wait."""
+        for mirror in self:
+            if mirror.param.grad is None and not mirror.holds:
+                mirror.host.grad = None
+
+    def forget_weights(self) -> None:
+        """Lets the next step fetch all weights."""
+        for mirror in self:
+            mirror.forget_weight()
+
+    def watch(self) -> None:
+        """Lets every backward bring gradients here, and free them on the device."""
+        for mirror in self:
+            mirror.watch()
 
     def ignore(self) -> None:
         """Leaves gradients to the backward pass again."""

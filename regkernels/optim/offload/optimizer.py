@@ -101,16 +101,12 @@ class CPUOffload(Contract):
                 loss = closure()
         self._align()
         updated = self._mirrors.gather(self.param_groups, free=self._free)
-        if self.stepper.options.amp_scaling:
-            for name in ("grad_scale", "found_inf"):
-                value = self.__dict__.get(name)
-                setattr(self._inner, name, value.cpu() if isinstance(value, Tensor) else value)
+        _pass_on_scale(self, self._inner)
         before = [mirror.host._version for mirror in updated]
         self._inner.step()
         send([mirror for mirror, version in zip(updated, before, strict=True) if mirror.host._version != version])
         if self._free:
-            for mirror in updated:
-                mirror.drop()
+            self._mirrors.drop_gradients(updated)
         publish(updated, self.__dict__["state"], vars(self._inner)["state"])
         return loss
 
@@ -131,14 +127,12 @@ class CPUOffload(Contract):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients, on the device as torch does, and drops those that wait on the CPU."""
         super().zero_grad(set_to_none=set_to_none)
-        for mirror in self._mirrors:
-            mirror.drop()
+        self._mirrors.drop_gradients()
 
     @torch.no_grad()
     def read_weights(self) -> None:
         """The next step takes all weights from the device, instead of those that it knows to have been changed."""
-        for mirror in self._mirrors:
-            mirror.forget_weight()
+        self._mirrors.forget_weights()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
@@ -146,8 +140,7 @@ class CPUOffload(Contract):
         if inner is None:  # called by the constructor, which has checked the group
             super().add_param_group(param_group)
             return
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
+        validation.param_group_argument(param_group)
         self._align()
         (group,) = listed([param_group])
         refuse_capturable([group])
@@ -173,13 +166,9 @@ class CPUOffload(Contract):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             made = before(self, state_dict)
             state_dict = state_dict if made is None else made
-        for mirror in self._mirrors:
-            if mirror.param.grad is None and not mirror.holds:
-                mirror.host.grad = None
+        self._mirrors.drop_used_gradients()
         self._inner.load_state_dict(state_dict)
-        params = {id(mirror.host): mirror.param for mirror in self._mirrors}
-        loaded = vars(self._inner)["state"]
-        self.state = defaultdict(dict, {params.get(id(key), key): value for key, value in loaded.items()})
+        self.state = self._mirrors.states_of_params(vars(self._inner)["state"])
         self.param_groups = [
             {**group, "params": own["params"]}
             for group, own in zip(self._inner.param_groups, self.param_groups, strict=True)
@@ -213,8 +202,7 @@ class CPUOffload(Contract):
     def _take_on(self, inner: Optimizer, mirrors: Mapping[int, Mirror]) -> None:
         self._inner = inner
         self._mirrors.add(mirrors)
-        if inner.stepper.options.amp_scaling:
-            self._step_supports_amp_scaling = True  # GradScaler looks for it
+        self._announce_scaling()
         self._settle()
 
     def _align(self) -> None:
@@ -233,8 +221,15 @@ class CPUOffload(Contract):
         if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
             self.stepper.trust.state = False
         if self._free:
-            for mirror in self._mirrors:
-                mirror.watch()
+            self._mirrors.watch()
+
+
+def _pass_on_scale(optimizer: CPUOffload, inner: Optimizer) -> None:
+    """Hands over what torch.amp.GradScaler has set, on the CPU."""
+    if optimizer.stepper.options.amp_scaling:
+        for name in ("grad_scale", "found_inf"):
+            value = vars(optimizer).get(name)
+            setattr(inner, name, value.cpu() if isinstance(value, Tensor) else value)
 
 
 def _check_arguments(optimizer_class: object, free_gradients: object, options: Mapping[str, Any]) -> None:
