@@ -91,8 +91,8 @@ class Stepper:
         if found is None:
             return
         plans, scaling = found
-        plans = [plan for plan in plans if plan.has_rows]
-        rows = [plan.rows for plan in plans]
+        plans = [plan for plan in plans if plan.active.has_rows]
+        rows = [plan.active.rows for plan in plans]
         fields = [[self._fields(rules, groups, row) for row in plan_rows] for plan_rows in rows]
         for plan in plans:
             plan.load_staged()
@@ -115,10 +115,10 @@ class Stepper:
             ]
             work.append((plan, own, scaled))
         if self._split and not scaling.skips:
-            self._split.step(item for plan, _, scaled in work for item in plan.split_entries(scaled))
+            self._split.step(item for plan, _, scaled in work for item in plan.active.split_entries(scaled))
         totals: list[Any] = []
         for plan, own, scaled in work:
-            batch = plan.batch(plan.rows_of_kernels(scaled))
+            batch = plan.batch(plan.active.rows_of_kernels(scaled))
             totals.append(backends.backend_for(plan.device).update(batch, with_sums=self.options.stats))
             if not own.skips:
                 plan.advance(own.skip)
