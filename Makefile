@@ -35,9 +35,10 @@ test: $(PACKAGE) ## run the tests, then those of the GPU kernels in Triton's int
 	@$(PYTEST) --cov=regkernels --cov-report=term $(ARGS) || $(NONE_SELECTED)
 	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(PYTEST) -m interpreted $(ARGS) || $(NONE_SELECTED)
 
-lint: $(TOOLS) ## check style and formatting of Python and C++
+lint: $(TOOLS) ## check style, formatting, and that imports point downwards
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
 	@$(if $(FORMATTED),$(BIN)/clang-format --dry-run -Werror $(FORMATTED))
 
 types: $(TOOLS) ## check the types
