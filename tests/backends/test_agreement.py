@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from regkernels.backends import extension
-from tests import cases
-from tests.test_backends import python
+from tests.backends.test_choice import python
+from tests.support import cases
 
 compiled = pytest.mark.skipif(extension.C is None, reason="the extension is not built")
 

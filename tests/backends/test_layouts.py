@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import prox
-from regkernels.backends import extension
 from regkernels.memory import has_layout, is_dense
 from regkernels.table import segments
-from regkernels.table.formats import DTYPES, ROUNDINGS
-from regkernels.table.hyper import Hyper
+from regkernels.table.formats import ROUNDINGS
 from tests.support import cases, engine
 
 pytestmark = pytest.mark.interpreted
@@ -198,24 +196,6 @@ def test_dense_is_what_fills_one_run_of_memory_with_each_element_once() -> None:
         assert is_dense(view) == one_run, (view.shape, view.stride())
         like = torch.zeros(view.shape)
         assert has_layout(view, like) == (view.is_contiguous() or not view.numel()), (view.shape, view.stride())
-
-
-def test_tables_are_those_of_the_extension() -> None:
-    assert extension.C is not None
-    assert extension.C.layout() == {
-        "segment": list(segments.FIELDS),
-        "hyper": list(Hyper._fields),
-        "sums": list(segments.SUMS),
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
-        "rules": list(regkernels.reference.RULES),
-        "metrics": list(regkernels.reference.METRICS),
-        "roundings": list(ROUNDINGS),
-        "penalties": list(regkernels.reference.PENALTIES),
-        "formulas": list(regkernels.reference.VALUES),
-        "chunk": cases.CHUNK,
-        "interface": extension.INTERFACE,
-    }
-    assert DTYPES == cases.DTYPES
 
 
 def test_pieces_of_segments() -> None:
