@@ -22,6 +22,7 @@ from regkernels.reference import MetricKind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Segment
 
 
 class Item(NamedTuple):
@@ -170,14 +171,16 @@ def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:
     rows = []
     for own, item in zip(buffers, items, strict=True):
         tensors = own.as_operands(item)
-        states = {f"state{number}": state.data_ptr() for number, state in enumerate(tensors.states)}
+        state0, state1, state2 = (*(state.data_ptr() for state in tensors.states), 0, 0, 0)[:3]
         rows.append(
-            segments.row(
+            Segment(
                 weight=tensors.weight.data_ptr(),
+                state0=state0,
+                state1=state1,
+                state2=state2,
                 numel=tensors.weight.numel(),
                 row=item.row,
                 kind=own.kind.number,
-                **states,
             )
         )
     return segments.table(rows)

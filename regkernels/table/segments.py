@@ -15,26 +15,32 @@ from torch import Tensor
 
 from regkernels.table.formats import DTYPES, FORMATS, KEPT_DTYPES, compute_dtype, format_of
 
-FIELDS = (
-    "weight",
-    "gradient",
-    "state0",
-    "state1",
-    "state2",
-    "kept",
-    "l1_weight",
-    "numel",
-    "row",
-    "total",
-    "stream",
-    "place",
-    "gap",
-    "groups",
-    "inner",
-    "kind",
-)
-"""Columns of a table of segments (int64), in the order of csrc/lists.h. ``kind`` is what selects a kernel, see
-`regkernels.reference.kinds`; here only the format in it counts, ``kind % FORMATS``."""
+
+class Segment(NamedTuple):
+    """One row of a table: a contiguous run of elements, the addresses of its buffers, and what is done to it."""
+
+    weight: int = 0
+    gradient: int = 0
+    state0: int = 0
+    state1: int = 0
+    state2: int = 0
+    kept: int = 0  # what rounding takes from the weights: a remainder or a master copy
+    l1_weight: int = 0  # of each element's l1, in the compute type
+    numel: int = 0
+    row: int = 0  # of hyper-parameters
+    total: int = 0  # which sums it is added to
+    stream: int = 0  # the parameter's number, where random numbers are needed
+    place: int = 0  # of the first element in the whole parameter, of which this may be a part
+    gap: int = 0  # elements of other parts between one o and the next, see groups
+    groups: int = 0  # element (o * groups + g) * inner + i belongs to group g
+    inner: int = 0
+    kind: int = (
+        0  # what selects a kernel, see `regkernels.reference.kinds`; here only the format in it counts, kind % FORMATS
+    )
+
+
+FIELDS = Segment._fields
+"""Columns of a table of segments (int64), in the order of csrc/lists.h."""
 
 SUMS = ("absolute", "square", "nonzeros", "gradient", "zero_groups")
 """Columns of a table of sums (float64), in the order of csrc/table.h."""
@@ -47,14 +53,11 @@ EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
 
-def table(rows: Sequence[Sequence[int]]) -> Tensor:
-    """A table of segments, int64 (segments, len(FIELDS)), of rows with a number for each of FIELDS."""
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(FIELDS))
-
-
-def row(**columns: int) -> list[int]:
-    """One row of a table: the columns named, zeros elsewhere."""
-    return [columns.get(name, 0) for name in FIELDS]
+def table(rows: Sequence[Segment]) -> Tensor:
+    """A table of segments, int64 (segments, len(FIELDS))."""
+    if not rows:
+        return torch.zeros(0, len(FIELDS), dtype=torch.int64, device="cpu")
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def _widths_of(dtype: torch.dtype, narrow: bool, rounding: str) -> list[int]:

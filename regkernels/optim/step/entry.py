@@ -19,7 +19,7 @@ from regkernels.table import segments
 from regkernels.table.batch import Operands
 from regkernels.table.formats import Format
 from regkernels.table.grouping import GroupLayout, group_layout
-from regkernels.table.segments import Runs
+from regkernels.table.segments import Runs, Segment
 
 
 @dataclass
@@ -207,11 +207,14 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
         gradient = 0
         if entry.param.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
+        state0, state1, state2 = (*(tensor.data_ptr() for tensor in entry.tensors), 0, 0, 0)[:3]
         rows.append(
-            segments.row(
+            Segment(
                 weight=entry.weight.data_ptr(),
                 gradient=gradient,
-                **{f"state{number}": state.data_ptr() for number, state in enumerate(entry.tensors)},
+                state0=state0,
+                state1=state1,
+                state2=state2,
                 kept=0 if entry.kept is None else entry.kept.data_ptr(),
                 l1_weight=0 if entry.l1_weight is None else entry.l1_weight.data_ptr(),
                 numel=entry.weight.numel(),
