@@ -43,6 +43,8 @@ class Entries:
     ) -> None:
         """``members``: which of ``groups``. ``staged_before``: entries whose buffers to use again. Changes nothing."""
         self._options, self._state = options, state
+        self._interpreted = backends.name() == "triton"
+        self._computable: set[tuple[torch.device, torch.dtype]] = set()  # what a backend was found for
         self._staged_before = {id(entry.param): entry for entry in staged_before}
         listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
         numbers = parameter_numbers(groups)
@@ -80,8 +82,10 @@ class Entries:
         validation.complex_parameter(param, options["l1"], method.rule, name)
         penalty_keys.check_parameter(options, position, param, name)
         validation.precision(self._options.precision, param, name)
-        backends.check(param.device, param.dtype, name)
-        graphs.capturable(param, options, name, interpreted=backends.name() == "triton")
+        if (param.device, param.dtype) not in self._computable:
+            backends.check(param.device, param.dtype, name)
+            self._computable.add((param.device, param.dtype))
+        graphs.capturable(param, options, name, interpreted=self._interpreted)
         held = shards.held(param)
         staged = not shards.is_plain(param) or not is_usable(held)
         if param.grad is not None:
