@@ -36,7 +36,7 @@ def model(sizes: tuple[int, ...], offset: int = 0, dtypes: tuple[torch.dtype, ..
     )
 
 
-@pytest.mark.parametrize(("case", "sizes"), list(zip(cases.MATRIX, DEALT, strict=True)), ids=str)
+@pytest.mark.parametrize(("case", "sizes"), list(zip(cases.MATRIX, DEALT, strict=True)), ids=map(str, cases.MATRIX))
 def test_every_rule_and_mode(case: cases.Case, sizes: tuple[int, ...]) -> None:
     outcome = engine.assert_kernels_agree(case, model(sizes), [TRITON])
     ordinary = [weight for weight in engine.values_of(outcome, "weight") if len(weight) in sizes]

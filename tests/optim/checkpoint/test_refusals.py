@@ -10,7 +10,8 @@ import torch
 
 from regkernels import FlatParameters, optim
 from tests.optim.checkpoint.cases import assert_identical, snapshot
-from tests.optim.checkpoint.refused import REFUSED, Packed, by_name, saved, swapped
+from tests.optim.checkpoint.edits import Packed, by_name, saved, swapped
+from tests.optim.checkpoint.refused import REFUSED
 from tests.support.training import network, train
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
