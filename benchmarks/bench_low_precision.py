@@ -23,7 +23,7 @@ from regkernels.table.formats import Precision
 
 
 class Format(NamedTuple):
-    """An optimizer (the class of that name here, and in torch) with weights and states as they are stored."""
+    """Names an optimizer (the class of that name here, and in torch) with weights and states as they are stored."""
 
     optimizer: str
     states: int  # of the rule, per weight
@@ -38,7 +38,7 @@ class Format(NamedTuple):
 
     @property
     def bytes_of_states(self) -> int:
-        """Per weight, and of what is kept beside it."""
+        """Counts bytes per weight, and of what is kept beside it."""
         form = Precision(self.rounding, self.state_dtype).of(torch.empty(0, dtype=self.dtype))
         return self.states * form.states.itemsize + (form.dtype_of(form.kept).itemsize if form.kept else 0)
 
@@ -59,15 +59,11 @@ def ours(form: Format, params: Sequence[nn.Parameter]) -> Step:
     return make(params, lr=1e-3, param_rounding=form.rounding, state_dtype=form.state_dtype).step
 
 
-def fused(form: Format, params: Sequence[nn.Parameter]) -> Step:
-    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, fused=True).step
+def theirs(form: Format, params: Sequence[nn.Parameter], **how: bool) -> Step:
+    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, **how).step
 
 
-def foreach(form: Format, params: Sequence[nn.Parameter]) -> Step:
-    return getattr(torch.optim, form.optimizer)(params, lr=1e-3, foreach=True).step
-
-
-MAKERS = {FUSED: fused, FOREACH: foreach, OURS: ours}
+MAKERS = {FUSED: partial(theirs, fused=True), FOREACH: partial(theirs, foreach=True), OURS: ours}
 PEERS_OF = {"AdamW": (FUSED, OURS), "Lion": (OURS,), "RMSprop": (FOREACH, OURS), "Adagrad": (FOREACH, OURS)}
 """torch has no Lion, and no fused RMSprop."""
 

@@ -24,7 +24,7 @@ MODEL, LONG, LARGE = "gpt2-small", "2^26", ("resnet50", "vit-b", "gpt2-medium")
 
 
 def plan(scope: Scope) -> Iterator[tuple[str, str, torch.dtype, Sequence[str] | None]]:
-    """List of shapes, rule, dtype, and who takes part: None stands for everyone."""
+    """Yields the list of shapes, rule, dtype, and who takes part: None stands for everyone."""
     if scope.shapes or scope.quick:
         for name in scope.shapes or ("nanogpt",):
             yield from ((name, *pair, None) for pair in (EVERYTHING if scope.shapes else USUAL))

@@ -52,7 +52,7 @@ def cases(scope: Scope) -> Iterator[Case]:
 
 
 def half(of: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """What each rank has of a model whose rows are divided among them."""
+    """Returns what each rank has of a model whose rows are divided among them."""
     return [(-(-shape[0] // RANKS), *shape[1:]) for shape in of]
 
 
@@ -61,7 +61,7 @@ def contender(world: Any, what: str, ranks: int) -> Contender:
 
 
 def make(rank: int, own: list[tuple[int, ...]], options: dict[str, Any]) -> dict[str, Any]:
-    """In a rank: a step of plain parameters, and one of the same number that are shards."""
+    """Makes, in a rank, a step of plain parameters, and one of the same number that are shards."""
     mesh = init_device_mesh("cpu", (RANKS,))
     tasks = {}
     for name in ("alone", "sharded"):

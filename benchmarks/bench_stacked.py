@@ -73,7 +73,7 @@ def stacked(models: list[nn.Module], x: Tensor, y: Tensor) -> Any:
 
 
 def one_after_the_other(models: list[nn.Module], x: Tensor, y: Tensor, *, ours: bool) -> Any:
-    """torch's without L1, which it does not have."""
+    """Makes a step for one model after the other; torch's is without L1, which it does not have."""
     if ours:
         optimizers: list[torch.optim.Optimizer] = [
             regkernels.optim.AdamW(regkernels.param_groups(model, l1=l1), lr=1e-3)

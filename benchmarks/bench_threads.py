@@ -16,7 +16,7 @@ from benchmarks.peers import Task
 
 
 def counts(most: int) -> list[int]:
-    """All of a few, else powers of two, and the most."""
+    """Returns all of a few, else powers of two, and the most."""
     return sorted({*(range(1, most) if most <= 8 else (1 << n for n in range(most.bit_length()))), most})
 
 

@@ -1,4 +1,4 @@
-"""What cases are built from: who takes part, parameters with gradients, and how much memory a step needs and moves."""
+"""Builds cases: who takes part, parameters with gradients, and how much memory a step needs and moves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATES = {"sgd": 0, "momentum": 1, "adamw": 2}  # per weight, by rule
 
 
 def peers(task: Task, scope: Scope) -> list[str]:
-    """All that offer such a task. The first is what the others are compared with: torch at its fastest."""
+    """Returns all that offer such a task. The first is what the others are compared with: torch at its fastest."""
     kinds = ("subgradient", "averaging", "proximal") if task.l1 else ("coupled", "proximal")
     names = [name for name, peer in PEERS.items() if peer.penalty in kinds]
     names.sort(key=lambda name: name != (RECIPE if task.l1 else FUSED))
@@ -34,17 +34,17 @@ def peers(task: Task, scope: Scope) -> list[str]:
 
 
 def in_time(names: Iterable[str], scope: Scope) -> list[str]:
-    """Compiling takes longer than a quick run may."""
+    """Drops from a quick run what is compiled, which takes longer than it may."""
     return [name for name in names if not (scope.quick and "compiled" in name)]
 
 
 def lists(scope: Scope, usual: Sequence[str], quick: Sequence[str]) -> Sequence[str]:
-    """Names of lists of shapes: those that were asked for, or what a suite takes without being asked."""
+    """Returns names of lists of shapes: those that were asked for, or what a suite takes without being asked."""
     return scope.shapes or (quick if scope.quick else usual)
 
 
 def taking_part(names: Sequence[str], scope: Scope) -> list[str]:
-    """Those that were asked for. The first one stays."""
+    """Keeps those that were asked for, and the first one."""
     return [name for name in names if name == names[0] or not scope.peers or name in scope.peers]
 
 
@@ -66,14 +66,14 @@ def give(params: Sequence[nn.Parameter], grads: Sequence[Tensor]) -> None:
 
 
 def bytes_of_states(peer: str, task: Task, dtype: torch.dtype) -> int:
-    """Per weight: those with narrow weights save where states are as narrow, and lose where they add corrections."""
+    """Counts per weight: those with narrow weights save where states are as narrow, and lose where they add corrections."""
     wide = peer.startswith(WIDE_STATES)
     size = STATES[task.rule] * (max(dtype.itemsize, 4) if wide else dtype.itemsize)
     return size + (dtype.itemsize if peer in KAHAN_SUMS and dtype.itemsize == 2 else 0)
 
 
 def bytes_of_step(task: Task, elements: int, dtype: torch.dtype, states: int) -> int:
-    """Weights and states are read and written, gradients read: twice where their norm has to be known first."""
+    """Counts what a step moves: weights and states are read and written, gradients read, twice where their norm has to be known first."""
     reads_of_gradients = 1 if task.max_grad_norm is None else 2
     return elements * ((2 + reads_of_gradients) * dtype.itemsize + 2 * states)
 
@@ -90,7 +90,7 @@ def step_case(
     remark: str = "",
     **fields: Any,
 ) -> Case:
-    """A case whose contenders take steps. ``wrap`` changes a contender that has been made; ``remark`` goes to all notes.
+    """Makes a case whose contenders take steps. ``wrap`` changes a contender that has been made; ``remark`` goes to all notes.
 
     Steps without penalty and clipping only read gradients. All contenders then have the same ones, so that more of them
     fit into memory.
@@ -126,14 +126,14 @@ def step_case(
 
 
 def verified(verdict: Verdict) -> str:
-    """What a table should say of a peer; it computes something, or it is left out."""
+    """Returns what a table should say of a peer; it computes something, or it is left out."""
     if verdict.reason_absent:
         raise Unsupported(verdict.reason_absent)
     return verdict.note
 
 
 def warm_up(run: Step, prepare: Step = lambda: None) -> None:
-    """The second step finds states and may be compiled anew, so two are not enough. What fails here is left out."""
+    """Runs three times: the second step finds states and may be compiled anew, so two are not enough. What fails here is left out."""
     try:
         for _ in range(3):
             prepare()

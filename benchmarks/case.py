@@ -1,4 +1,4 @@
-"""What is compared: a case puts one question to several contenders, on the same data."""
+"""Describes what is compared: a case puts one question to several contenders, on the same data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def is_wrong(note: str) -> bool:
-    """Whether a contender's note says that it computes something else on what is timed."""
+    """Tells whether a contender's note says that it computes something else on what is timed."""
     return note.startswith("wrong:")
 
 
@@ -28,7 +28,7 @@ class Contender:
 
 @dataclass
 class Case:
-    """One question in one size. Contenders are made when its turn comes, as those of all cases do not fit into memory.
+    """Puts one question in one size. Contenders are made when its turn comes, as those of all cases do not fit into memory.
 
     Attributes:
         suite: the question, a key of `benchmarks.suites.SUITES`.
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a run is to cover. Empty tuples: everything."""
+    """Says what a run is to cover. Empty tuples: everything."""
 
     device: str = "cpu"
     quick: bool = False

@@ -1,4 +1,4 @@
-"""Clocks, and the streams that a machine can do at most, measured with them."""
+"""Measures time, and with it the streams that a machine can do at most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Clock = Callable[[Contender], float]
 
 
 def wall_time(contender: Contender) -> float:
-    """Seconds from the call until the device is done with it, both idle before."""
+    """Measures seconds from the call until the device is done with it, both idle before."""
     _prepare(contender)
     start = time.perf_counter()
     contender.run()
@@ -26,7 +26,7 @@ def wall_time(contender: Contender) -> float:
 
 
 def host_time(contender: Contender) -> float:
-    """Seconds until the call returns. The queue is empty before, so the host never waits for a place in it."""
+    """Measures seconds until the call returns. The queue is empty before, so the host never waits for a place in it."""
     _prepare(contender)
     start = time.perf_counter()
     contender.run()
@@ -36,7 +36,7 @@ def host_time(contender: Contender) -> float:
 
 
 def event_time(contender: Contender) -> float:
-    """Seconds between two events on a GPU. The host has a head start, as in training after a backward pass."""
+    """Measures seconds between two events on a GPU. The host has a head start, as in training after a backward pass."""
     _prepare(contender)
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(A_WHILE)
@@ -48,7 +48,7 @@ def event_time(contender: Contender) -> float:
 
 
 def clock(name: str, device: str) -> Clock:
-    """The clock that a case asks for: "device", "wall" or "host"."""
+    """Returns the clock that a case asks for: "device", "wall" or "host"."""
     if name == "host":
         return host_time
     return event_time if name == "device" and device == "cuda" else wall_time
@@ -58,7 +58,7 @@ STREAMS = ("copy", "update", "read")
 
 
 def limits(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict[str, float]:
-    """GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the median of
+    """Measures GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the median of
     several runs, as of everything that is compared with it."""
     x = torch.ones(elements, device=device)
     y = torch.ones(elements if "copy" in streams else 1, device=device)

@@ -1,4 +1,4 @@
-"""What ``python -m regkernels bench`` does. Its options are in regkernels/__main__.py."""
+"""Does what ``python -m regkernels bench`` asks for. Its options are in regkernels/__main__.py."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass
 class Task:
-    """What to measure on one device."""
+    """Says what to measure on one device."""
 
     device: str
     cases: list[Case]
@@ -139,7 +139,7 @@ def _measure(
 
 
 def _report(rows: list[Row], left_out: Iterable[LeftOut], console: Console, said: set[str]) -> None:
-    """``said``: notes of earlier cases. Most are true of a peer in all of them."""
+    """Prints a case. ``said``: notes of earlier cases. Most are true of a peer in all of them."""
     if rows:
         console.print(tables.case_table(rows))
     for note in tables.notes(rows):

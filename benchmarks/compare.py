@@ -1,4 +1,4 @@
-"""What has become faster or slower from one record to another.
+"""Finds what has become faster or slower from one record to another.
 
 Two runs of the same program differ: the machine's clock, its neighbours and the pages that the arrays get are others. As
 all contenders of a case take turns, such a change hits the baseline too and cancels in `Row.ratio`, so that is what is
@@ -27,7 +27,7 @@ class CannotCompare(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """``factor``: how many times as fast B is, by the medians; ``least``: if A's worse rounds (their 20th or 80th
+    """Describes a change by ``factor``: how many times as fast B is, by the medians; ``least``: if A's worse rounds (their 20th or 80th
     percentile) are held against B's better ones, or the other way round, whichever is nearer to no change."""
 
     suite: str
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``changes``: beyond noise, the worst first."""
+    """Holds ``changes``: beyond noise, the worst first."""
 
     changes: list[Change]
     steady: int

@@ -1,4 +1,4 @@
-"""``pytest benchmarks/``: the cases of a quick run, one contender at a time, in pytest-benchmark's tables."""
+"""Runs the cases of a quick run by ``pytest benchmarks/``: one contender at a time, in pytest-benchmark's tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[dict[str, Any]]:
-    """What to hand to ``benchmark.pedantic``. A table per case."""
+    """Yields what to hand to ``benchmark.pedantic``. A table per case."""
     case, peer = request.param
     assert isinstance(case, Case)
     benchmark.group = f"{case.suite}: {case.name}"

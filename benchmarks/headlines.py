@@ -1,4 +1,4 @@
-"""Which cases stand for a suite, in README.md's table and in the picture of bars."""
+"""Picks the cases that stand for a suite, in README.md's table and in the picture of bars."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BARS = (
 
 
 def headlines(record: Record, wanted: Iterable[tuple[str, str]]) -> list[list[Row]]:
-    """Rows of each case that is wanted and there."""
+    """Returns the rows of each case that is wanted and there."""
     cases: dict[tuple[str, str], list[Row]] = {}
     for row in record.rows:
         cases.setdefault((row.suite, row.case), []).append(row)
@@ -44,10 +44,10 @@ def headlines(record: Record, wanted: Iterable[tuple[str, str]]) -> list[list[Ro
 
 
 def is_wrong(row: Row) -> bool:
-    """On what is timed; with gradients of another layout it may be wrong and is timed all the same."""
+    """Tells whether it is wrong on what is timed; with gradients of another layout it may be and is timed all the same."""
     return case.is_wrong(row.note)
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
-    """Of those that compute the right thing."""
+    """Returns the fastest of those that compute the right thing."""
     return min((row for row in rows if not is_wrong(row)), key=lambda row: row.ms, default=None)

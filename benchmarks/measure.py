@@ -1,4 +1,4 @@
-"""Timing side by side: contenders take turns in one process, so that a machine's drift hits all of them."""
+"""Times side by side: contenders take turns in one process, so that a machine's drift hits all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.record import Row
 
 
 class Plan:
-    """How often: as long as ``seconds`` last, and at least ``least`` rounds of ``burst`` runs of each contender."""
+    """Says how often: as long as ``seconds`` last, and at least ``least`` rounds of ``burst`` runs of each contender."""
 
     def __init__(self, seconds: float, least: int = 3, most: int = 60, burst: int = 4) -> None:
         self.seconds, self.least, self.most, self.burst = seconds, least, most, burst
@@ -32,7 +32,7 @@ def measure(
     device: str = "cpu",
     tick: Callable[[float], object] = lambda part: None,
 ) -> list[Row]:
-    """Each round gives every contender a burst of runs in turn: the first is the cold one, the others are warm.
+    """Times in rounds. Each gives every contender a burst of runs in turn: the first is the cold one, the others are warm.
 
     ``tick`` is told what part of the work is done.
     """
@@ -104,7 +104,7 @@ def _row(
 
 
 def quantiles(values: list[float]) -> tuple[float, float]:
-    """20th and 80th percentile."""
+    """Returns the 20th and 80th percentile."""
     if len(values) < 2:
         return values[0], values[0]
     fifths = statistics.quantiles(values, n=5, method="inclusive")

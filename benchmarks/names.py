@@ -1,13 +1,12 @@
-"""Names that the command line takes: of suites, lists of shapes, and peers with what they come from."""
+"""Knows the names that the command line takes: of suites, lists of shapes, and peers with what they come from."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 from collections.abc import Iterable
 
 from benchmarks import peers, shapes
+from benchmarks.peers.peer import silent
 
 
 class UnknownName(Exception):
@@ -15,7 +14,7 @@ class UnknownName(Exception):
 
 
 def chosen(kind: str, wanted: Iterable[str], valid: Iterable[str]) -> tuple[str, ...]:
-    """``wanted`` as ``valid`` spells it, each once, in the order of ``valid``.
+    """Returns ``wanted`` as ``valid`` spells it, each once, in the order of ``valid``.
 
     A text may hold several names with commas between them, although names may have commas themselves; what stands before
     a name's own comma means all that begin so.
@@ -45,7 +44,7 @@ def _matches(text: str, valid: Iterable[str]) -> list[str]:
 
 
 def question(suite: str) -> str:
-    """What a suite asks: the first line of its module."""
+    """Returns what a suite asks: the first line of its module."""
     try:
         return (importlib.import_module(f"benchmarks.bench_{suite}").__doc__ or "").strip().partition("\n")[0]
     except Exception as error:
@@ -58,17 +57,17 @@ def shapes_in_words(name: str) -> str:
 
 
 def all_peers() -> tuple[str, ...]:
-    """Of steps and of penalties; some do both."""
+    """Names all peers, of steps and of penalties; some do both."""
     return tuple(dict.fromkeys([*peers.PEERS, *peers.PENALTIES]))
 
 
 def find_peers() -> tuple[dict[str, str], dict[str, str]]:
-    """Versions of those that are there, and why the others are not. What they print while they are imported is dropped."""
+    """Returns versions of those that are there, and why the others are not."""
     versions: dict[str, str] = {}
     absent: dict[str, str] = {}
     for name, peer in peers.PEERS.items():
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with silent():
                 versions[name] = peer.find()
         except (Exception, SystemExit) as error:
             absent[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]

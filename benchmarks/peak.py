@@ -1,4 +1,4 @@
-"""The most memory that a call has at a time, beyond what is there before it."""
+"""Measures the most memory that a call has at a time, beyond what is there before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEAK_ONLY = "5"  # resets the high-water mark of resident memory, see proc(5)
 
 
 def of(run: Callable[[], object], device: str) -> int:
-    """Bytes. ``run`` has to have run before: what it keeps from call to call is not counted.
+    """Measures the bytes of a call. ``run`` has to have run before: what it keeps from call to call is not counted.
 
     On a GPU, what torch's allocator hands out. On a CPU nothing counts allocations of all libraries, so it is resident
     memory: its high-water mark during the call against its size before, to within a few hundred KiB.
@@ -44,7 +44,7 @@ def of(run: Callable[[], object], device: str) -> int:
 
 
 def _return_what_is_free() -> None:
-    """Memory that malloc keeps from earlier calls would be resident before and hide that it is needed again."""
+    """Returns what malloc keeps from earlier calls: it would be resident before and hide that it is needed again."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Cases of penalties in the loss."""
+"""Makes the cases of penalties in the loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cases(suite: str, scope: Scope, *, backward: bool) -> Iterator[Case]:
 
 
 def case(suite: str, name: str, scope: Scope, dtype: torch.dtype, *, backward: bool) -> Case:
-    """Nobody changes the weights, so all have the same ones. Gradients are allocated anew in each run."""
+    """Makes a case. Nobody changes the weights, so all have the same ones. Gradients are allocated anew in each run."""
     of = shapes.LISTS[name]()
     elements = shapes.elements(of)
     params = cache(partial(building.parameters, of, scope, dtype))

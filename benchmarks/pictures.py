@@ -1,4 +1,4 @@
-"""Pictures of a record: how near to the machine's limit everyone comes, and how time grows."""
+"""Draws pictures of a record: how near to the machine's limit everyone comes, and how time grows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AXES = {
 
 
 def draw(record: Record, path: Path) -> list[Path]:
-    """Writes them beside the record that is or will be at ``path``. Needs no display."""
+    """Writes pictures beside the record that is or will be at ``path``. Needs no display."""
     written = []
     cases = [rows for rows in headlines(record, BARS) if any(row.bytes_moved for row in rows)]
     if cases:
@@ -58,7 +58,7 @@ def draw(record: Record, path: Path) -> list[Path]:
 
 
 def look(peer: str) -> dict[str, Any]:
-    """The same for a peer in each picture of each record, as their order does not depend on who is there.
+    """Gives a peer the same look in each picture of each record, as their order does not depend on who is there.
 
     Ours is wide and below the others, so that a line that lies on it can be seen as well.
     """
@@ -199,6 +199,6 @@ def _save(figure: Figure, record: Path, what: str) -> Path:
 
 
 def beside(record: Path) -> list[tuple[str, Path]]:
-    """The pictures of a record with what is on them, in the order in which they are to be read."""
+    """Returns the pictures of a record with what is on them, in the order in which they are to be read."""
     pictures = [(what, record.with_name(f"{record.stem}-{what}.png")) for what in ("limit", *AXES)]
     return [(what, path) for what, path in pictures if path.exists()]

@@ -1,4 +1,4 @@
-"""How long each case may take, and the progress bar that shows it."""
+"""Says how long each case may take, and shows it by a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = 95.0
 
 
 class Budget:
-    """In a quick run, what is left of its time is shared by the cases that are left."""
+    """Shares what is left of a quick run's time among the cases that are left."""
 
     def __init__(self, cases: int, quick: bool) -> None:
         self.cases, self.quick = cases, quick
@@ -29,7 +29,7 @@ class Budget:
         return self.cases * self.planned
 
     def next(self) -> Plan | None:
-        """For the next case; None where no time is left."""
+        """Plans the next case; None where no time is left."""
         remaining, share = self._end - time.perf_counter(), max(1, self._left)
         self._left -= 1
         if not self.quick:
@@ -42,7 +42,7 @@ class Budget:
 
 
 class Bar:
-    """Over the whole run. In a pipe nothing of it is seen.
+    """Goes over the whole run. In a pipe nothing of it is seen.
 
     It is drawn between the rounds only: a thread that draws would take a core from what is measured.
     """
@@ -81,7 +81,7 @@ class Bar:
         return self.budget.next()
 
     def tick(self, part: float) -> None:
-        """Of the case that is measured."""
+        """Advances the case that is measured."""
         self._progress.update(self._task, completed=(self._done - 1 + part) * self.budget.planned)
         if time.perf_counter() - self._drawn > 0.5:
             self._progress.refresh()

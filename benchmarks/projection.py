@@ -1,4 +1,4 @@
-"""What a step would hold, move and send on many GPUs: formulas, and the measured rate of one device.
+"""Projects what a step would hold, move and send on many GPUs: formulas, and the measured rate of one device.
 
 Memory and bytes follow from the shapes (`benchmarks.sharding`) and the accounting of the benchmarks (`benchmarks.building`).
 Milliseconds are bytes that the fullest rank has to move / a rate: that of the same step in the committed record of a machine, or
@@ -60,7 +60,7 @@ their hyper-parameters differ."""
 
 
 class Messages(NamedTuple):
-    """Of the optimizer, in each step after the first."""
+    """Counts the optimizer's messages in each step after the first."""
 
     plain: Traffic
     norm: Traffic  # max_grad_norm or skip_nonfinite
@@ -68,7 +68,7 @@ class Messages(NamedTuple):
 
 
 def messages(layout: Layout, groups: int = GROUPS) -> Messages:
-    """Sums go over the ranks that hold different parts: not over replicas. Each is one all-reduce of a few numbers.
+    """Lists the messages: sums go over the ranks that hold different parts, not over replicas, each as one all-reduce of a few numbers.
 
     Where FSDP and tensor parallelism share a mesh of all ranks, over all of them.
     """
@@ -78,26 +78,26 @@ def messages(layout: Layout, groups: int = GROUPS) -> Messages:
 
 
 def bytes_held(form: Format) -> int:
-    """Per weight: itself, its gradient and its states."""
+    """Counts bytes per weight: itself, its gradient and its states."""
     return 2 * form.dtype.itemsize + form.bytes_of_states
 
 
 def bytes_moved(form: Format, *, clipped: bool) -> int:
-    """Per weight, that a step reads and writes; to clip, gradients are read once more."""
+    """Counts bytes per weight that a step reads and writes; to clip, gradients are read once more."""
     task = Task(form.optimizer.lower(), max_grad_norm=1.0 if clipped else None)
     return building.bytes_of_step(task, 1, form.dtype, form.bytes_of_states)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """GB/s of a step, and where they come from."""
+    """Holds GB/s of a step, and where they come from."""
 
     source: str
     _given: float | None = None
     _measured: tuple[tuple[str, float], ...] = ()
 
     def of(self, form: Format) -> float | None:
-        """None: not measured."""
+        """Looks up a rate; None: not measured."""
         return self._given if self._given is not None else dict(self._measured).get(str(form))
 
     @classmethod
@@ -106,7 +106,7 @@ class Rate:
 
     @classmethod
     def measured(cls, path: Path = RECORD) -> Rate:
-        """Those of the suite ``low_precision``."""
+        """Takes the rates of the suite ``low_precision``."""
         record = Record.load(path)
         rows = [row for row in record.rows if row.suite == "low_precision" and row.peer == building.OURS]
         rates = tuple((row.case.rpartition(": ")[0], row.gigabytes_per_second) for row in rows)
@@ -115,7 +115,7 @@ class Rate:
 
 
 class Grid(NamedTuple):
-    """A table, for the terminal or for a page."""
+    """Holds a table, for the terminal or for a page."""
 
     title: str
     headings: Sequence[str]

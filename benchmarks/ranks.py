@@ -1,4 +1,4 @@
-"""Processes that stay, each a rank of one group, and do what they are told together."""
+"""Keeps processes, each a rank of one group, that do together what they are told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import distributed, multiprocessing
 
 
 class Ranks:
-    """``make(rank)``, called in each process, returns what it can be told to do: functions by name."""
+    """Calls ``make(rank)`` in each process; it returns what the process can be told to do: functions by name."""
 
     def __init__(self, count: int, threads: int, make: Callable[..., dict[str, Callable[[], object]]], *args: Any):
         context = multiprocessing.get_context("spawn")
@@ -34,7 +34,7 @@ class Ranks:
         weakref.finalize(self, _end, self._pipes, processes)
 
     def do(self, what: str, ranks: int | None = None) -> None:
-        """On the first ``ranks`` of them, or on all; returns when the last one has done it."""
+        """Tells the first ``ranks`` of them, or all; returns when the last one has done it."""
         pipes = self._pipes[:ranks]
         for pipe in pipes:
             pipe.send(what)

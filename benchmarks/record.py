@@ -1,4 +1,4 @@
-"""The record of a run, and where records are kept: one folder per machine under benchmarks/results/."""
+"""Keeps the record of a run: one folder per machine under benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).with_name("results")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender in one case. Times are medians over rounds.
+    """Describes one contender in one case. Times are medians over rounds.
 
     ``ms``: runs that follow each other, the caches holding what fits; ``low_ms`` and ``high_ms`` are the 20th and 80th
     percentile. ``cold_ms``: the first run after another contender has had the machine, as after a forward and backward pass.
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was not measured; an empty ``peer`` stands for all of the case."""
+    """Says what was not measured; an empty ``peer`` stands for all of the case."""
 
     suite: str
     case: str
@@ -63,7 +63,7 @@ class LeftOut:
 
 @dataclass
 class Record:
-    """All rows of a run, with what is needed to judge them."""
+    """Holds all rows of a run, with what is needed to judge them."""
 
     machine: str
     device: str = "cpu"  # or "cuda"
@@ -81,7 +81,7 @@ class Record:
         return RESULTS / machine / (f"cpu-{self.threads}-threads.json" if self.device == "cpu" else "gpu.json")
 
     def save(self, path: Path | None = None) -> Path:
-        """Each time the whole record, into a new file that then takes the old one's place: a run may be interrupted."""
+        """Writes the whole record into a new file that then takes the old one's place: a run may be interrupted."""
         path = path or self.path
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
@@ -120,7 +120,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checked-out commit, with a + where files differ from it; empty outside of a checkout."""
+    """Returns the checked-out commit, with a + where files differ from it; empty outside of a checkout."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""The speed tables of README.md, written from committed records so that no number is typed by hand."""
+"""Writes the speed tables of README.md from committed records, so that no number is typed by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def update_readme() -> int:
 
 
 def rewritten(text: str) -> str:
-    """README.md's text with the parts of both records. The GPU's comes after the CPU's, where it has no marks yet."""
+    """Returns README.md's text with the parts of both records. The GPU's comes after the CPU's, where it has no marks yet."""
     if not CPU.exists():
         raise NoPart(f"{_relative(CPU)} is missing; on that machine, `python -m regkernels bench` writes it")
     text = _between(text, BEGIN, END, part(CPU))
@@ -109,7 +109,7 @@ def _line(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _remarks(record: Record, cases: Iterable[Sequence[Row]]) -> list[str]:
-    """Who is not in the table, and why."""
+    """Says who is not in the table, and why."""
     wrong = dict.fromkeys(
         f"{row.peer} ({row.suite.replace('_', ' ')})" for rows in cases for row in rows if is_wrong(row)
     )
@@ -123,7 +123,7 @@ def _remarks(record: Record, cases: Iterable[Sequence[Row]]) -> list[str]:
 
 
 def _between(text: str, begin: str, end: str, part: str) -> str:
-    """``text`` with the part between two marks replaced."""
+    """Replaces the part of ``text`` between two marks."""
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:

@@ -1,4 +1,4 @@
-"""How much memory is free, and how large arrays must be so that no cache holds them."""
+"""Tells how much memory is free, and how large arrays must be so that no cache holds them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CACHES = Path("/sys/devices/system/cpu")
 
 
 def available(device: str) -> int | None:
-    """Bytes that can still be taken without swapping; None where nobody says."""
+    """Returns bytes that can still be taken without swapping; None where nobody says."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     found = [free for free in (_of_the_machine(), _of_the_container()) if free is not None]
@@ -28,7 +28,7 @@ def _of_the_machine() -> int | None:
 
 
 def _of_the_container() -> int | None:
-    """A container is killed at its own limit, however much the machine has. Files it has read can be dropped."""
+    """Looks at a container's limits: it is killed at its own, however much the machine has. Files it has read can be dropped."""
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
@@ -39,7 +39,7 @@ def _of_the_container() -> int | None:
 
 
 def elements_for_limits(device: str) -> int:
-    """Of two float32 arrays that are several times the last-level caches together, and take half of what is free at most."""
+    """Returns the elements of two float32 arrays that are several times the last-level caches together, and take half of what is free at most."""
     if device == "cuda":
         bytes_each = max(1 << 30, 16 * getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0))
     else:
@@ -49,7 +49,7 @@ def elements_for_limits(device: str) -> int:
 
 
 def _last_level_caches() -> int:
-    """Bytes of all of them together: a processor may have several, each of which serves some of the cores."""
+    """Returns bytes of all of them together: a processor may have several, each of which serves some of the cores."""
     caches: dict[tuple[int, str], int] = {}
     for folder in CACHES.glob("cpu[0-9]*/cache/index*"):
         try:

@@ -1,4 +1,4 @@
-"""Running cases so that nothing ends the run: what cannot be measured is left out, with the reason."""
+"""Runs cases so that nothing ends the run: what cannot be measured is left out, with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.record import LeftOut, Record, Row
 
 
 def collect(names: Iterable[str], scope: Scope) -> tuple[list[Case], list[LeftOut]]:
-    """The cases of these suites. A suite that cannot even say what its cases are is left out."""
+    """Returns the cases of these suites. A suite that cannot even say what its cases are is left out."""
     cases: list[Case] = []
     left_out: list[LeftOut] = []
     for name in names:
@@ -27,7 +27,7 @@ def collect(names: Iterable[str], scope: Scope) -> tuple[list[Case], list[LeftOu
 
 
 def in_turn(cases: list[Case]) -> list[Case]:
-    """The first of each suite, then the second of each: if time runs out, every question has had some answer."""
+    """Takes the first of each suite, then the second of each: if time runs out, every question has had some answer."""
     places: dict[int, int] = {}
     seen: Counter[str] = Counter()
     for case in cases:
@@ -44,7 +44,7 @@ def without(absent: Iterable[str], cases: Iterable[Case]) -> None:
 
 
 def run_case(case: Case, record: Record, plan: Plan | None, tick: Callable[[float], object]) -> list[Row]:
-    """Rows, and what is left out, go into the record; the rows are also returned."""
+    """Puts rows, and what is left out, into the record; the rows are also returned."""
 
     def leave_out(peer: str, why: str) -> None:
         record.left_out.append(LeftOut(case.suite, case.name, peer, why))
@@ -90,7 +90,7 @@ def _measured(
     tick: Callable[[float], object],
     leave_out: Callable[[str, str], None],
 ) -> list[Row]:
-    """Who crashes is taken out, and the others start again."""
+    """Measures. Who crashes is taken out, and the others start again."""
     running = ""
 
     def announced(name: str, contender: Contender) -> Contender:
@@ -125,7 +125,7 @@ def machine_limits(device: str, streams: Iterable[str] = clocks.STREAMS) -> dict
 
 
 def reason(error: Exception) -> str:
-    """In a line. What a library says when it has no memory is long, and differs."""
+    """Says in a line why it failed. What a library says when it has no memory is long, and differs."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:

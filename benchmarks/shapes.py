@@ -1,4 +1,4 @@
-"""Shapes of parameters, as data: real models' and lists of equal tensors."""
+"""Lists shapes of parameters, as data: real models' and lists of equal tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Shapes = list[tuple[int, ...]]
 
 
 def gpt2(width: int, layers: int) -> Shapes:
-    """openai-community/gpt2 and its larger siblings as in Hugging Face transformers, output tied to the embedding."""
+    """Lists those of openai-community/gpt2 and its larger siblings as in Hugging Face transformers, output tied to the embedding."""
     vocabulary, context = 50257, 1024
     block: Shapes = [
         *2 * [(width,)],
@@ -22,14 +22,14 @@ def gpt2(width: int, layers: int) -> Shapes:
 
 
 def nanogpt() -> Shapes:
-    """The character-level model of karpathy/nanoGPT, config/train_shakespeare_char.py: no biases, output tied."""
+    """Lists those of the character-level model of karpathy/nanoGPT, config/train_shakespeare_char.py: no biases, output tied."""
     width, layers, vocabulary, context = 384, 6, 65, 256
     block: Shapes = [(width,), (3 * width, width), (width, width), (width,), (4 * width, width), (width, 4 * width)]
     return [(vocabulary, width), (context, width), *layers * block, (width,)]
 
 
 def llama_1b() -> Shapes:
-    """meta-llama/Llama-3.2-1B, by its config.json, output tied to the embedding."""
+    """Lists those of meta-llama/Llama-3.2-1B, by its config.json, output tied to the embedding."""
     width, layers, vocabulary, hidden, keys = 2048, 16, 128256, 8192, 512
     attention: Shapes = [(width, width), (keys, width), (keys, width), (width, width)]
     perceptron: Shapes = [(hidden, width), (hidden, width), (width, hidden)]
@@ -37,7 +37,7 @@ def llama_1b() -> Shapes:
 
 
 def resnet50() -> Shapes:
-    """torchvision.models.resnet50. Running means and variances of its norms are no parameters."""
+    """Lists those of torchvision.models.resnet50. Running means and variances of its norms are no parameters."""
 
     def convolution(outputs: int, inputs: int, size: int) -> Shapes:
         return [(outputs, inputs, size, size), (outputs,), (outputs,)]
@@ -53,7 +53,7 @@ def resnet50() -> Shapes:
 
 
 def vit_b() -> Shapes:
-    """torchvision.models.vit_b_16."""
+    """Lists those of torchvision.models.vit_b_16."""
     width, layers, patch, places, classes = 768, 12, 16, 1 + (224 // 16) ** 2, 1000
     block: Shapes = [
         *2 * [(width,)],
@@ -88,7 +88,7 @@ def elements(of: Shapes) -> int:
 
 
 def short(number: float) -> str:
-    """Three digits and a unit."""
+    """Writes three digits and a unit."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -96,6 +96,6 @@ def short(number: float) -> str:
 
 
 def describe(name: str) -> str:
-    """A list's name with what it amounts to."""
+    """Returns a list's name with what it amounts to."""
     of = LISTS[name]()
     return f"{name}, {len(of):,} tensors, {short(elements(of))}"

@@ -1,4 +1,4 @@
-"""What a rank holds of a model that is spread over many, and what FSDP2 sends for it: by formula, without a process group.
+"""Computes what a rank holds of a model that is spread over many, and what FSDP2 sends for it: by formula, without a process group.
 
 tests/distributed/test_projection.py compares every formula with torch's own engine, on groups of up to 1024 ranks that only pretend
 to communicate.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Weight(NamedTuple):
-    """A parameter: its shape, and the dimension that tensor parallelism cuts (None: each of its ranks holds all of it)."""
+    """Describes a parameter: its shape, and the dimension that tensor parallelism cuts (None: each of its ranks holds all of it)."""
 
     shape: tuple[int, ...]
     cut: int | None = None
@@ -25,7 +25,7 @@ class Weight(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Its parameters, as FSDP is given them: a unit per block, whose parameters travel together, and one for the rest."""
+    """Lists parameters, as FSDP is given them: a unit per block, whose parameters travel together, and one for the rest."""
 
     name: str
     block: tuple[Weight, ...]
@@ -34,7 +34,7 @@ class Model:
 
     @property
     def units(self) -> Iterator[tuple[int, tuple[Weight, ...]]]:
-        """How many there are of each, and what is in it."""
+        """Yields how many there are of each, and what is in it."""
         yield self.blocks, self.block
         yield 1, self.rest
 
@@ -44,7 +44,7 @@ class Model:
 
 
 def decoder(name: str, width: int, blocks: int, hidden: int, keys: int, vocabulary: int = 128_256) -> Model:
-    """A dense decoder built as Llama 3 is (grouped keys of width ``keys``, gated MLP, no biases), output not tied."""
+    """Describes a dense decoder built as Llama 3 is (grouped keys of width ``keys``, gated MLP, no biases), output not tied."""
     norm = Weight((width,))
     rows, columns = 0, 1  # of (outputs, inputs): cut by outputs first, then by inputs, so that only their sum is sent
     attention = (Weight((width, width), rows), *2 * (Weight((keys, width), rows),), Weight((width, width), columns))
@@ -66,7 +66,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A mesh of ``replicas`` x ``shards`` x ``tensor`` ranks: HSDP's copies, FSDP's parts, tensor parallelism's parts."""
+    """Describes a mesh of ``replicas`` x ``shards`` x ``tensor`` ranks: HSDP's copies, FSDP's parts, tensor parallelism's parts."""
 
     shards: int
     replicas: int = 1
@@ -82,7 +82,7 @@ class Layout:
         return f"HSDP {self.replicas} x {self.shards}" if self.replicas > 1 else f"FSDP {self.shards}"
 
     def held(self, weight: Weight, shard: int = 0, part: int = 0) -> int:
-        """Elements of ``weight`` on the rank ``shard`` of FSDP's and ``part`` of tensor parallelism's ranks.
+        """Counts elements of ``weight`` on the rank ``shard`` of FSDP's and ``part`` of tensor parallelism's ranks.
 
         Dimensions are cut into pieces of equal length as torch.chunk cuts them, so that the last ranks get less, or nothing:
         tensor parallelism cuts first, then FSDP the first dimension of what is left.
@@ -94,7 +94,7 @@ class Layout:
         return math.prod(shape)
 
     def fullest(self, model: Model) -> int:
-        """Elements on the rank that holds most, which is the first."""
+        """Counts elements on the rank that holds most, which is the first."""
         return sum(count * sum(map(self.held, unit)) for count, unit in model.units)
 
 
@@ -104,7 +104,7 @@ def chunk(size: int, pieces: int, index: int) -> int:
 
 
 class Traffic(NamedTuple):
-    """Of one rank in one step: collectives, and bytes that it receives (as many as it sends)."""
+    """Counts what one rank does in one step: collectives, and bytes that it receives (as many as it sends)."""
 
     messages: int
     bytes: float
@@ -116,17 +116,17 @@ class Traffic(NamedTuple):
 
 
 def all_gather(own: int, ranks: int) -> Traffic:
-    """``own``: bytes of each rank, which all others receive."""
+    """Counts an all-gather. ``own``: bytes of each rank, which all others receive."""
     return Traffic(1, own * (ranks - 1)) if ranks > 1 else Traffic(0, 0)
 
 
 def all_reduce(size: int, ranks: int) -> Traffic:
-    """``size``: bytes of the sum. In a ring each rank receives all but its own piece twice: to sum it, and to have it."""
+    """Counts an all-reduce. ``size``: bytes of the sum. In a ring each rank receives all but its own piece twice: to sum it, and to have it."""
     return Traffic(1, 2 * size * (ranks - 1) / ranks) if ranks > 1 else Traffic(0, 0)
 
 
 def fsdp(model: Model, layout: Layout, weight_bytes: int, gradient_bytes: int = 4) -> Traffic:
-    """What FSDP2 sends for one forward and backward pass with its defaults, whatever the optimizer is.
+    """Counts what FSDP2 sends for one forward and backward pass with its defaults, whatever the optimizer is.
 
     Each block's weights are gathered twice, forward and backward, those of the rest once (they stay until their backward);
     gradients are scattered to who holds the weights, once, and where there are replicas, summed over them. Parts are padded to

@@ -1,4 +1,4 @@
-"""The questions, by name: one module each, with ``cases(scope)``."""
+"""Lists the questions by name: one module each, with ``cases(scope)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in the terminal."""
+"""Prints tables in the terminal."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def changes_table(changes: Iterable[Change]) -> Table:
 
 
 def in_words(factor: float) -> str:
-    """1.25 times as fast, or as slow."""
+    """Says how many times as fast it is, or as slow."""
     return f"{factor:.2f} x faster" if factor >= 1 else f"{1 / factor:.2f} x slower"
 
 
 def figures(number: float) -> str:
-    """Three digits, as more are noise; small numbers keep theirs."""
+    """Writes three digits, as more are noise; small numbers keep theirs."""
     if number >= 100 or number == 0:
         return f"{number:.0f}"
     digits = 1 if number >= 10 else 2 if number >= 1 else 3 if number >= 0.1 else 4

@@ -10,7 +10,7 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/segments.py has the same number.
-constexpr int kInterface = 6;
+constexpr int kInterface = 7;
 
 // One contiguous run of elements: where its buffers start, how long it is, which hyper-parameters it uses.
 struct Segment {
@@ -137,13 +137,15 @@ enum Rounding : int64_t { kNearest, kStochastic, kRemainder, kMaster, kRoundings
 // cautious decay, kWeightedL1 a strength per element; the next ones are in operators.h; kGroup acts on groups.
 enum Penalty : int64_t { kPlain, kL1, kWeightedL1, kL0, kLHalf, kMCP, kSCAD, kLogSum, kHuber, kGroup, kPenalties };
 
-// The kind of a segment is (((rule * kDtypes + dtype) * 2 + narrow) * kRoundings + rounding) * kPenalties + penalty.
+// The kind of a segment is method * kFormats + format, with method = rule * kPenalties + penalty and
+// format = (dtype * 2 + narrow) * kRoundings + rounding.
+constexpr int64_t kFormats = kDtypes * 2 * kRoundings;
 struct Kind {
     explicit Kind(int64_t kind)
-        : kernel(kind / (2 * kRoundings * kPenalties)),
-          narrow(kind / (kRoundings * kPenalties) % 2),
-          rounding(Rounding(kind / kPenalties % kRoundings)),
-          penalty(Penalty(kind % kPenalties)) {}
+        : kernel(kind / kFormats / kPenalties * kDtypes + kind % kFormats / (2 * kRoundings)),
+          narrow(kind / kRoundings % 2),
+          rounding(Rounding(kind % kRoundings)),
+          penalty(Penalty(kind / kFormats % kPenalties)) {}
     int64_t kernel;  // rule * kDtypes + dtype
     bool narrow;     // states in bfloat16
     Rounding rounding;

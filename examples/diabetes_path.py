@@ -1,4 +1,4 @@
-"""Lasso paths of scikit-learn's diabetes data: by regkernels, by scikit-learn, and the strength that cross-validation chooses."""
+"""Computes lasso paths of scikit-learn's diabetes data: by regkernels, by scikit-learn, and the strength that cross-validation chooses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regkernels.selection import RegularizationPath, regularization_path
 
 
 class Findings(NamedTuple):
-    """``theirs``: scikit-learn's coefficients, (strengths, 10). ``errors``: the mean squared error of each strength on the rows left
+    """Holds ``theirs``: scikit-learn's coefficients, (strengths, 10). ``errors``: the mean squared error of each strength on the rows left
     out, by us and by scikit-learn, whose choice is ``alpha``."""
 
     names: list[str]
@@ -31,22 +31,22 @@ class Findings(NamedTuple):
 
     @property
     def chosen(self) -> float:
-        """The strength with the smallest error."""
+        """Returns the strength with the smallest error."""
         return self.path.lambdas[self.errors.argmin()].item()
 
 
 def half_mse(output: Tensor, target: Tensor) -> Tensor:
-    """The loss in scikit-learn's Lasso has the factor 1/2, too."""
+    """Computes the loss; that in scikit-learn's Lasso has the factor 1/2, too."""
     return nn.functional.mse_loss(output, target) / 2
 
 
 def minus_mse(output: Tensor, target: Tensor) -> Tensor:
-    """A score: larger is better."""
+    """Computes a score: larger is better."""
     return -nn.functional.mse_loss(output, target)
 
 
 def find(n_lambdas: int, folds: int) -> Findings:
-    """The whole computation."""
+    """Does the whole computation."""
     data = load_diabetes(scaled=False)
     features, target = StandardScaler().fit_transform(data.data), data.target
     x, y = torch.from_numpy(features), torch.from_numpy(target)[:, None]
@@ -69,7 +69,7 @@ def find(n_lambdas: int, folds: int) -> Findings:
 
 
 def report(findings: Findings) -> None:
-    """What was found, in words."""
+    """Says in words what was found."""
     path = findings.path
     difference = numpy.abs(path.weights.numpy() - findings.theirs).max()
     zeros = numpy.array_equal(path.weights.numpy() != 0, findings.theirs != 0)
@@ -87,7 +87,7 @@ def report(findings: Findings) -> None:
 
 
 def draw(findings: Findings, picture: str) -> None:
-    """Coefficients on the left, errors on the right; lines are ours, points scikit-learn's."""
+    """Draws coefficients on the left, errors on the right; lines are ours, points scikit-learn's."""
     figure, (weights, errors) = path_picture.panels()
     path_picture.coefficients(weights, findings.path, findings.names, findings.path.lambdas.tolist(), findings.theirs)
     lambdas = findings.path.lambdas.tolist()

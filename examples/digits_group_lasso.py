@@ -1,4 +1,4 @@
-"""Group lasso on handwritten digits: hidden units die in training, the network without them is the same and faster.
+"""Trains with a group lasso on handwritten digits: hidden units die in training, the network without them is the same and faster.
 
 A network with more hidden units than it needs is trained without a penalty, with `group_l1` and with `l1` on the weights of its hidden
 layers, for several strengths and seeds. For each penalty the smallest network is chosen that costs at most half a percentage point
@@ -31,7 +31,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be turned. ``tolerance``: the accuracy on validation images that a penalty may cost, from 0 to 1."""
+    """Holds what can be turned. ``tolerance``: the accuracy on validation images that a penalty may cost, from 0 to 1."""
 
     hidden: tuple[int, int] = (512, 256)
     seeds: int = 3
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def variants(self) -> list[tuple[str, float]]:
-        """Penalties and strengths."""
+        """Lists penalties and strengths."""
         return [(NONE, 0.0), *(("group_l1", s) for s in self.group_l1), *(("l1", s) for s in self.l1)]
 
 
@@ -54,7 +54,7 @@ QUICK = Settings(seeds=1, epochs=12, refit_epochs=3, group_l1=(3e-4, 1e-3), l1=(
 
 
 class Digits(NamedTuple):
-    """Images as rows of 64 numbers from 0 to 1, labels from 0 to 9; which are learnt, which choose and which test."""
+    """Holds images as rows of 64 numbers from 0 to 1, labels from 0 to 9; which are learnt, which choose and which test."""
 
     images: Tensor
     labels: Tensor
@@ -64,7 +64,7 @@ class Digits(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """``alive``: hidden units whose row is not zero, after each epoch. ``compacted`` shares nothing with ``model``."""
+    """Holds a run. ``alive``: hidden units whose row is not zero, after each epoch. ``compacted`` shares nothing with ``model``."""
 
     model: nn.Sequential
     compacted: rk.Compacted
@@ -75,7 +75,7 @@ class Trained(NamedTuple):
 
 
 def load() -> Digits:
-    """1797 images: a quarter to test with, a fifth of the rest to choose with; each digit in all in proportion."""
+    """Takes 1797 images: a quarter to test with, a fifth of the rest to choose with; each digit in all in proportion."""
     images, labels = load_digits(return_X_y=True)
     rest, test = train_test_split(range(len(labels)), test_size=0.25, random_state=0, stratify=labels)
     train, validation = train_test_split(rest, test_size=0.2, random_state=0, stratify=labels[rest])
@@ -84,19 +84,19 @@ def load() -> Digits:
 
 
 def network(hidden: tuple[int, int], seed: int) -> nn.Sequential:
-    """The same start for the same seed."""
+    """Makes a network; the same seed gives the same start."""
     torch.manual_seed(seed)
     first, second = hidden
     return nn.Sequential(nn.Linear(64, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 10))
 
 
 def in_hidden_layer(name: str, param: Tensor) -> bool:
-    """Rows of the last layer are the ten digits, which shall stay; biases of units that die become constants."""
+    """Tells what is penalised: rows of the last layer are the ten digits, which shall stay; biases of units that die become constants."""
     return param.dim() == 2 and name != "4.weight"
 
 
 def optimizer_for(model: nn.Module, penalty: str, strength: float, lr: float) -> rk.optim.Adam:
-    """Adam; its step size is one number per row where groups are penalised, per weight where they are not."""
+    """Makes an Adam; its step size is one number per row where groups are penalised, per weight where they are not."""
     penalties = {} if penalty == NONE else {penalty: strength}
     return rk.optim.Adam(rk.param_groups(model, regularise=in_hidden_layer, **penalties), lr=lr, stats=True)
 
@@ -104,7 +104,7 @@ def optimizer_for(model: nn.Module, penalty: str, strength: float, lr: float) ->
 def train(
     penalty: str, strength: float, seed: int, digits: Digits, settings: Settings, after_epoch: Callable[[], None]
 ) -> Trained:
-    """A fresh network, trained and compacted."""
+    """Trains a fresh network and compacts it."""
     model = network(settings.hidden, seed)
     optimizer = optimizer_for(model, penalty, strength, settings.lr)
     alive = []
@@ -134,7 +134,7 @@ def fit(
     seed: int,
     after_epoch: Callable[[], None],
 ) -> None:
-    """Shuffled batches, the same for the same seed; the step size falls to 0 along a cosine."""
+    """Trains on shuffled batches, the same for the same seed; the step size falls to 0 along a cosine."""
     batches = len(digits.train) // batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     generator = torch.Generator().manual_seed(seed)
@@ -150,12 +150,12 @@ def fit(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, digits: Digits, chosen: Tensor) -> float:
-    """The share of images that are recognised."""
+    """Returns the share of images that are recognised."""
     return (model(digits.images[chosen]).argmax(1) == digits.labels[chosen]).double().mean().item()
 
 
 def units(model: nn.Module) -> list[int]:
-    """Outputs of the hidden layers."""
+    """Counts outputs of the hidden layers."""
     return [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)][:-1]
 
 
@@ -173,7 +173,7 @@ def point(penalty: str, strength: float, runs: list[Trained]) -> digits_report.P
 
 
 def choose(points: list[digits_report.Point], penalty: str, tolerance: float) -> int:
-    """The index of the smallest network that is accurate enough; of the most accurate one where none is.
+    """Returns the index of the smallest network that is accurate enough; of the most accurate one where none is.
 
     Sizes and accuracies are means over the seeds, the accuracies of validation images.
     """
@@ -187,7 +187,7 @@ def choose(points: list[digits_report.Point], penalty: str, tolerance: float) ->
 
 
 def compare(runs: list[Trained], digits: Digits) -> tuple[float, bool]:
-    """How far outputs of the large and the small networks are apart, relative to the largest, and whether the answers are the same."""
+    """Tells how far outputs of the large and the small networks are apart, relative to the largest, and whether the answers are the same."""
     with torch.no_grad():
         pairs = [(run.model(digits.images), run.compacted.model(digits.images)) for run in runs]
     difference = max(((small - large).abs().max() / large.abs().max()).item() for large, small in pairs)
@@ -203,7 +203,7 @@ def refit(run: Trained, seed: int, digits: Digits, settings: Settings) -> float:
 
 
 def find(settings: Settings, console: Console) -> digits_report.Findings:
-    """The whole computation."""
+    """Does the whole computation."""
     digits = load()
     runs: dict[tuple[str, float], list[Trained]] = {}
     with Progress(console=console, transient=True) as progress:
@@ -248,7 +248,7 @@ def find(settings: Settings, console: Console) -> digits_report.Findings:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The matrices are so small that more threads mostly wait for each other."""
+    """Takes one thread: the matrices are so small that more mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What digits_group_lasso.py finds, as a record, a table, sentences and a picture."""
+"""Shows what digits_group_lasso.py finds, as a record, a table, sentences and a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLOURS = {"none": "#7f7f7f", "group_l1": "#009E73", "l1": "#E69F00"}
 
 
 class Point(NamedTuple):
-    """One strength of one penalty; lists have an entry per seed. ``test``: accuracy of the network as it was trained;
+    """Describes one strength of one penalty; lists have an entry per seed. ``test``: accuracy of the network as it was trained;
     ``hidden``, ``parameters``, ``compacted_test``: of the network after compaction; ``alive``: rows that are not zero, after each epoch."""
 
     penalty: str
@@ -39,12 +39,12 @@ class Point(NamedTuple):
 
     @property
     def units(self) -> float:
-        """Hidden units after compaction, a mean over the seeds."""
+        """Returns hidden units after compaction, a mean over the seeds."""
         return mean(map(sum, self.hidden))
 
 
 class Findings(NamedTuple):
-    """``chosen``: indices of ``points`` by penalty. ``example``: the sparsity report and the compaction of the chosen group_l1
+    """Holds ``chosen``: indices of ``points`` by penalty. ``example``: the sparsity report and the compaction of the chosen group_l1
     network of the first seed. ``difference``: of outputs before and after compaction, relative to the largest.
     ``refit``: accuracy on test images of the compacted group_l1 networks, trained on without the penalty. ``times``: of the first seed."""
 
@@ -68,7 +68,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def machine() -> dict[str, str]:
-    """What times depend on."""
+    """Says what times depend on."""
     try:
         cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -82,7 +82,7 @@ def machine() -> dict[str, str]:
 
 
 def write(findings: Findings, path: Path) -> None:
-    """A JSON file that `read` understands."""
+    """Writes a JSON file that `read` understands."""
     content = findings._asdict() | {
         "points": [p._asdict() for p in findings.points],
         "times": [t._asdict() for t in findings.times],
@@ -102,7 +102,7 @@ _FULL_TITLES = ("network", "test accuracy, %", "hidden units", "parameters", "fo
 
 
 def rows(findings: Findings) -> list[tuple[str, ...]]:
-    """The cells of the table, without the titles."""
+    """Returns the cells of the table, without the titles."""
     (without,) = (p for p in findings.points if p.penalty == "none")
     found = [_row(findings, "no penalty", "none", without.test, without)]
     for penalty in ("l1", "group_l1"):
@@ -128,7 +128,7 @@ def _percent(share: float) -> str:
 
 
 def as_table(findings: Findings) -> Table:
-    """For the terminal."""
+    """Makes a table for the terminal."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column, title in enumerate(_TITLES):
         table.add_column(title, justify="right" if column else "left", no_wrap=True)
@@ -138,13 +138,13 @@ def as_table(findings: Findings) -> Table:
 
 
 def as_markdown(findings: Findings) -> str:
-    """For the documentation."""
+    """Makes a table for the documentation."""
     lines = [_FULL_TITLES, ("---", *["--:"] * (len(_FULL_TITLES) - 1)), *rows(findings)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def in_words(findings: Findings) -> str:
-    """What the table does not say."""
+    """Says what the table does not."""
     train, validation, test = findings.images
     seeds = len(findings.refit)
     one, thousand = (f"{t.low:.1f} to {t.high:.1f}" for t in findings.times if t.name == "group_l1, compacted")
@@ -161,7 +161,7 @@ def in_words(findings: Findings) -> str:
 
 
 def draw(findings: Findings, picture: Path) -> None:
-    """Accuracy against hidden units on the left, what the trainings with group_l1 do to them on the right."""
+    """Draws accuracy against hidden units on the left, what the trainings with group_l1 do to them on the right."""
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12)
@@ -176,7 +176,7 @@ def draw(findings: Findings, picture: Path) -> None:
 
 
 def _draw_choice(axes: Any, findings: Findings) -> None:
-    """Means over the seeds as lines, each seed as a small point."""
+    """Draws means over the seeds as lines, each seed as a small point."""
     halo = [withStroke(linewidth=3, foreground="white")]  # where lines cross the numbers
     for penalty, colour in _COLOURS.items():
         points = [p for p in findings.points if p.penalty == penalty]

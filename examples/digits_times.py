@@ -1,4 +1,4 @@
-"""How long forward takes on one thread, measured in turns.
+"""Measures in turns how long forward takes on one thread.
 
 The clock is the thread's processor time: on an idle machine it is what a clock on the wall shows, and on a busy one it leaves out
 the time that others have had the processor, which hits long measurements more often than short ones.
@@ -20,7 +20,7 @@ _AT_LEAST = 1e-3  # seconds per measurement, so that the clock and the loop arou
 
 
 class Time(NamedTuple):
-    """Medians over rounds. ``speedup``: the time of the first network over this one's, in the same round; ``low``, ``high``: its 20th
+    """Holds medians over rounds. ``speedup``: the time of the first network over this one's, in the same round; ``low``, ``high``: its 20th
     and 80th percentile."""
 
     name: str
@@ -32,7 +32,7 @@ class Time(NamedTuple):
 
 
 def forward_times(networks: Mapping[str, nn.Module], images: Tensor, rounds: int) -> list[Time]:
-    """One `Time` per network. In each round all have their turn, so that what else the machine does meets all alike."""
+    """Measures one `Time` per network. In each round all have their turn, so that what else the machine does meets all alike."""
     names = list(networks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()

@@ -25,7 +25,7 @@ import regkernels as rk
 
 
 def read_windows(folder: str, context: int) -> tuple[Tensor, Tensor, str]:
-    """Windows of context + 1 bytes in the .py files below ``folder``: all to learn, 512 to validate; and a fingerprint.
+    """Reads windows of context + 1 bytes in the .py files below ``folder``: all to learn, 512 to validate; and a fingerprint.
 
     Every 20th file is kept for validation. Tests and tables of characters are left out.
     """
@@ -45,7 +45,7 @@ def read_windows(folder: str, context: int) -> tuple[Tensor, Tensor, str]:
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Of step 1, 2, ...: rises linearly for ``args.warmup`` steps, then falls to a tenth along a cosine."""
+    """Returns that of step 1, 2, ...: rises linearly for ``args.warmup`` steps, then falls to a tenth along a cosine."""
     if step < args.warmup:
         return args.lr * step / args.warmup
     return args.lr * (0.55 + 0.45 * math.cos(math.pi * (step - args.warmup) / (args.steps - args.warmup)))
@@ -61,7 +61,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def make_optimizer(model: GPT, args: argparse.Namespace) -> rk.optim.AdamW:
-    """The matrices of the MLPs are under L1 and decay, the other matrices decay, norms are left alone."""
+    """Makes an optimizer: the matrices of the MLPs are under L1 and decay, the other matrices decay, norms are left alone."""
     named = dict(model.named_parameters())
     mlps = [p for name, p in named.items() if ".mlp." in name]
     matrices = [p for name, p in named.items() if ".mlp." not in name and p.dim() == 2]
@@ -79,7 +79,7 @@ def make_optimizer(model: GPT, args: argparse.Namespace) -> rk.optim.AdamW:
 
 
 def stop_requests() -> list[int]:
-    """A list that gets the number of the signal when somebody asks the program to stop: Ctrl-C, or a cluster."""
+    """Returns a list that gets the number of the signal when somebody asks the program to stop: Ctrl-C, or a cluster."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -97,7 +97,7 @@ def make_model(args: argparse.Namespace) -> GPT:
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """Of the generators that this process draws its dropout from."""
+    """Returns the state of the generators that this process draws its dropout from."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
@@ -108,7 +108,7 @@ def set_random_state(state: list[Tensor], device: torch.device) -> None:
 
 
 def train(args: argparse.Namespace, checkpoint: dict[str, Any] | None, ranks: Ranks) -> dict[str, Tensor]:
-    """Returns the weights, on every rank all of them."""
+    """Trains, and returns the weights, on every rank all of them."""
     torch.manual_seed(args.seed)
     windows, held_out, fingerprint = read_windows(args.text, args.context)
     order = torch.Generator().manual_seed(args.seed)  # of the batches, which all ranks draw

@@ -1,4 +1,4 @@
-"""The network of gpt.py: a small GPT over bytes."""
+"""Defines the network of gpt.py: a small GPT over bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention, then an MLP; each reads a normalised copy of the stream and adds to the stream."""
+    """Applies attention, then an MLP; each reads a normalised copy of the stream and adds to the stream."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Bytes (batch, time) in, scores of the next byte (batch, time, 256) out. Input and output embedding are one."""
+    """Takes bytes (batch, time), returns scores of the next byte (batch, time, 256). Input and output embedding are one."""
 
     def __init__(self, layers: int, width: int, heads: int, context: int, dropout: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class GPT(nn.Module):
         return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
 
     def loss(self, windows: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Mean cross-entropy in nats per byte. ``windows``: bytes (batch, context + 1), on any device.
+        """Returns the mean cross-entropy in nats per byte. ``windows``: bytes (batch, context + 1), on any device.
 
         ``network``: what this model is wrapped in, if anything: DDP wants to be called itself.
         """
@@ -65,7 +65,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def validate(self, windows: Tensor, batch_size: int, part: Change = unchanged, total: Change = unchanged) -> float:
-        """The mean loss over all ``windows``, without dropout.
+        """Returns the mean loss over all ``windows``, without dropout.
 
         ``part``: the rows that are this process's; ``total``: the sum over processes, each of which runs the model equally often.
         """
@@ -79,7 +79,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def sample(self, prompt: str, length: int) -> str:
-        """``prompt`` and ``length`` more bytes, drawn at temperature 0.8; the same weights draw the same ones."""
+        """Returns ``prompt`` and ``length`` more bytes, drawn at temperature 0.8; the same weights draw the same ones."""
         tokens, generator = torch.tensor([list(prompt.encode())]), torch.Generator().manual_seed(0)
         self.eval()
         for _ in range(length):

@@ -1,4 +1,4 @@
-"""The command line of gpt.py: its options, and what may not change when a run is resumed."""
+"""Parses the command line of gpt.py: its options, and what may not change when a run is resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def positive(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Whether it may be 0 or negative is for those to say who use it: PyTorch's layers and the optimizer."""
+    """Takes any number. Whether it may be 0 or negative is for those to say who use it: PyTorch's layers and the optimizer."""
     try:
         return float(text)
     except ValueError:
@@ -68,12 +68,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides about the bits of the weights, as it goes into a checkpoint."""
+    """Returns what decides about the bits of the weights, as it goes into a checkpoint."""
     return {name: value for name, value in vars(args).items() if name not in _NO_SETTINGS}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any] | None]:
-    """The options and, with --resume, the checkpoint, whose settings they then are."""
+    """Returns the options and, with --resume, the checkpoint, whose settings they then are."""
     parser = make_parser()
     args, checkpoint = parser.parse_args(arguments), None
     path = Path(args.out, "checkpoint.pt")

@@ -1,4 +1,4 @@
-"""Several processes for gpt.py, as torchrun starts them: each trains on its part of the batch, on a GPU of its own."""
+"""Joins several processes for gpt.py, as torchrun starts them: each trains on its part of the batch, on a GPU of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Ranks(NamedTuple):
-    """This process and how many there are. Whatever communicates has to be called on all of them."""
+    """Knows this process and how many there are. Whatever communicates has to be called on all of them."""
 
     device: torch.device
     rank: int = 0
@@ -31,7 +31,7 @@ class Ranks(NamedTuple):
         return f"{self.count} x {self.device.type} ({'FSDP' if self.fsdp else 'DDP'})"
 
     def spread(self, model: GPT) -> nn.Module:
-        """``model`` as it is to be called for training: a copy on each rank (DDP), or a part of each weight (FSDP)."""
+        """Returns ``model`` as it is to be called for training: a copy on each rank (DDP), or a part of each weight (FSDP)."""
         if self.fsdp:
             mesh = init_device_mesh(self.device.type, (self.count,))
             policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)  # sums over many ranks lose bits in bfloat16
@@ -43,18 +43,18 @@ class Ranks(NamedTuple):
         return model
 
     def part(self, rows: Tensor) -> Tensor:
-        """The rows of this rank."""
+        """Returns the rows of this rank."""
         return rows[self.rank :: self.count]
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over ranks."""
+        """Sums over ranks."""
         if self.count > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def largest(self, number: int) -> int:
-        """Of all ranks. On the host, so that no GPU is waited for."""
+        """Returns the largest of all ranks. On the host, so that no GPU is waited for."""
         if self.count == 1:
             return number
         numbers = torch.tensor(number)
@@ -62,7 +62,7 @@ class Ranks(NamedTuple):
         return int(numbers)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank has passed."""
+        """Returns what each rank has passed."""
         values = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(values, value)
@@ -71,7 +71,7 @@ class Ranks(NamedTuple):
 
 @contextmanager
 def joined(device: str, batch_size: int, *, fsdp: bool) -> Iterator[Ranks]:
-    """The ranks that torchrun has started, or this process alone. Only rank 0 prints."""
+    """Joins the ranks that torchrun has started, or takes this process alone. Only rank 0 prints."""
     try:
         own = torch.device(device)
     except RuntimeError as error:
@@ -105,7 +105,7 @@ def joined(device: str, batch_size: int, *, fsdp: bool) -> Iterator[Ranks]:
 
 
 def whole(value: Any) -> Any:
-    """``value`` with the tensors that are spread over ranks in one piece, in memory of their own; communicates."""
+    """Returns ``value`` with the tensors that are spread over ranks in one piece, in memory of their own; communicates."""
     if isinstance(value, dict):
         return {key: whole(entry) for key, entry in value.items()}
     if not isinstance(value, DTensor):
@@ -116,7 +116,7 @@ def whole(value: Any) -> Any:
 
 
 def spread_state(state_dict: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's ``state_dict`` in one piece as the parts that ``optimizer`` has of its parameters."""
+    """Cuts an optimizer's ``state_dict`` in one piece into the parts that ``optimizer`` has of its parameters."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
 
     def part(value: Any, param: Tensor) -> Any:

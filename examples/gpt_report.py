@@ -1,4 +1,4 @@
-"""What gpt.py tells about a training: a table, TensorBoard's log, and in the end what the zeros save."""
+"""Tells about a training of gpt.py: a table, TensorBoard's log, and in the end what the zeros save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = {  # how their values are written
 
 
 class Log:
-    """A table in the terminal and, where asked for, TensorBoard's log in ``folder``.
+    """Writes a table in the terminal and, where asked for, TensorBoard's log in ``folder``.
 
     There, what an interrupted run has logged for ``step`` and later is hidden.
     """
@@ -40,7 +40,7 @@ class Log:
         print("  ".join(f"{name:>7}" for name in _COLUMNS), flush=True)
 
     def row(self, values: dict[str, float], stats: Stats) -> None:
-        """``values`` by column, "step" among them; ``stats``: of the groups MLPs, other matrices, norms."""
+        """Writes ``values`` by column, "step" among them; ``stats``: of the groups MLPs, other matrices, norms."""
         print("  ".join(f"{values[name]:{max(7, len(name))}{form}}" for name, form in _COLUMNS.items()), flush=True)
         if self.writer is not None:
             step = int(values["step"])

@@ -1,4 +1,4 @@
-"""What the pictures of diabetes_path.py and sparse_logistic.py have in common."""
+"""Draws what the pictures of diabetes_path.py and sparse_logistic.py have in common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOURS = colormaps["tab10"].colors
 
 
 def panels() -> tuple[Figure, Any]:
-    """A figure with two panels over a logarithmic axis of strengths."""
+    """Makes a figure with two panels over a logarithmic axis of strengths."""
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12)
@@ -35,7 +35,7 @@ def panels() -> tuple[Figure, Any]:
 def coefficients(
     axes: Any, path: RegularizationPath, names: Sequence[str], their_lambdas: Sequence[float], theirs: numpy.ndarray
 ) -> None:
-    """Our weights as lines, scikit-learn's as points. The ten largest at the end of the path have a colour and a name."""
+    """Draws our weights as lines, scikit-learn's as points. The ten largest at the end of the path have a colour and a name."""
     lambdas, weights = path.lambdas.tolist(), path.weights.double().numpy()
     largest = numpy.argsort(-numpy.abs(weights[-1]))[:_NAMED].tolist()
     colours = dict.fromkeys(range(len(names)), "#b0b0b0") | dict(zip(sorted(largest), _COLOURS, strict=False))
@@ -51,7 +51,7 @@ def coefficients(
 
 
 def _write_names(axes: Any, lambdas: Sequence[float], ends: dict[str, tuple[float, str]]) -> None:
-    """Left of the lines, far enough from each other to be read."""
+    """Writes names left of the lines, far enough from each other to be read."""
     share = 0.05 + 0.014 * max(map(len, ends))  # of the width of the panel
     axes.set_xlim(lambdas[-1] * (lambdas[-1] / lambdas[0]) ** (share / (1 - share)), lambdas[0] * 1.2)
     low, high = axes.get_ylim()

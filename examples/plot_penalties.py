@@ -26,7 +26,7 @@ END = 5.0
 
 
 def penalty(operator: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
-    """Points of the penalty p that an operator belongs to: x = prox(v) implies ``p'(x) = (v - x) / step``, so p is its integral."""
+    """Returns points of the penalty p that an operator belongs to: x = prox(v) implies ``p'(x) = (v - x) / step``, so p is its integral."""
     step = 1e-3
     v = torch.linspace(0, END + 1, 60_001, dtype=torch.float64)
     x = operator(v, step)

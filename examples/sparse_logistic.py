@@ -1,4 +1,4 @@
-"""Sparse logistic regression on scikit-learn's breast cancer data: by regkernels, by scikit-learn, and how accurate it is."""
+"""Fits a sparse logistic regression to scikit-learn's breast cancer data: by regkernels, by scikit-learn, and how accurate it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regkernels.selection import RegularizationPath, regularization_path
 
 
 class Findings(NamedTuple):
-    """``compared``: indices of the strengths at which scikit-learn was asked; ``theirs``: its coefficients there. ``accuracy``: of each
+    """Holds ``compared``: indices of the strengths at which scikit-learn was asked; ``theirs``: its coefficients there. ``accuracy``: of each
     strength on the rows left out, a mean over the folds."""
 
     names: list[str]
@@ -31,12 +31,12 @@ class Findings(NamedTuple):
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """The share of logits with the right sign."""
+    """Returns the share of logits with the right sign."""
     return ((output > 0) == (target > 0.5)).double().mean()
 
 
 def find(n_lambdas: int, folds: int, comparisons: int) -> Findings:
-    """The whole computation."""
+    """Does the whole computation."""
     data = load_breast_cancer()
     features = StandardScaler().fit_transform(data.data)
     x, y = torch.from_numpy(features), torch.from_numpy(data.target).double()[:, None]
@@ -57,7 +57,7 @@ def find(n_lambdas: int, folds: int, comparisons: int) -> Findings:
 
 
 def scikit_learns(features: numpy.ndarray, labels: numpy.ndarray, l1: float) -> numpy.ndarray:
-    """Its C weighs the sum over the rows, so that ``C = 1 / (rows * l1)``. Shape (columns,)."""
+    """Fits scikit-learn's, whose C weighs the sum over the rows, so that ``C = 1 / (rows * l1)``. Shape (columns,)."""
     model = LogisticRegression(
         l1_ratio=1.0, C=1 / (len(labels) * l1), solver="saga", tol=1e-9, max_iter=50_000, random_state=0
     )
@@ -65,7 +65,7 @@ def scikit_learns(features: numpy.ndarray, labels: numpy.ndarray, l1: float) -> 
 
 
 def report(findings: Findings) -> None:
-    """What was found, in words."""
+    """Says in words what was found."""
     path = findings.path
     ours = path.weights[findings.compared].numpy()
     print(f"{len(path)} strengths, {int(path.steps.sum())} steps, all converged: {bool(path.converged.all())}")
@@ -80,7 +80,7 @@ def report(findings: Findings) -> None:
 
 
 def draw(findings: Findings, picture: str) -> None:
-    """Coefficients on the left, accuracy and nonzeros on the right; lines are ours, points scikit-learn's."""
+    """Draws coefficients on the left, accuracy and nonzeros on the right; lines are ours, points scikit-learn's."""
     figure, (weights, right) = path_picture.panels()
     path = findings.path
     lambdas = path.lambdas.tolist()

@@ -1,4 +1,4 @@
-"""The command line: ``python -m regkernels``, with the commands info, demo and bench."""
+"""Runs the commands info, demo and bench from the command line: ``python -m regkernels``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ def _seed(text: str) -> int:
 
 
 def _png(text: str) -> Path:
-    """Refused here, not after a minute of training."""
+    """Refuses here, not after a minute of training, what cannot become the picture."""
     path = Path(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
@@ -238,19 +238,11 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    try:
-        demo.run(options.output, seed=options.seed, epochs=options.epochs, quick=options.quick)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:  # the picture could not be written
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return _exit_code(lambda: demo.run(options.output, seed=options.seed, epochs=options.epochs, quick=options.quick))
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """The suite is no part of the installed package, and a package `benchmarks` somewhere on the path may be anyone's."""
+    """Runs the suite of this checkout: it is no part of the installed package, and a package `benchmarks` somewhere on the path may be anyone's."""
     checkout = Path(regkernels.__file__).parents[1]
     if not (checkout / "benchmarks" / "command.py").is_file():
         print(
@@ -274,12 +266,17 @@ def _bench(options: argparse.Namespace) -> int:
     if sys.path[0] != str(checkout):
         sys.path.insert(0, str(checkout))
     command = importlib.import_module("benchmarks.command")
+    return _exit_code(lambda: command.run(options))
+
+
+def _exit_code(command: Callable[[], int | None]) -> int:
+    """Runs a command and says what has ended it."""
     try:
-        return int(command.run(options))
+        return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except OSError as error:  # the record could not be written
+    except OSError as error:  # the picture or the record could not be written
         print(f"error: {error}", file=sys.stderr)
         return 1
 

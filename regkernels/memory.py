@@ -40,6 +40,17 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
+def is_usable(tensor: Tensor) -> bool:
+    """Whether kernels can take a tensor where it lies: real, dense, its memory not to be read negated or conjugated."""
+    return is_dense(tensor) and not tensor.is_complex() and not tensor.is_neg()
+
+
+def empty_dense(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory without values and without gaps, in the layout of ``like`` where that is dense, else contiguous."""
+    keep = torch.preserve_format if is_dense(like) else torch.contiguous_format
+    return torch.empty_like(like, dtype=dtype, memory_format=keep)
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two elements are one place in memory, as in an expanded tensor."""
     reach = 0

@@ -129,19 +129,6 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
         raise ValueError(f"{name} must be >= 0 everywhere (for {of}), got a minimum of {weight.min().item()}")
 
 
-def process_group(value: Any, name: str = "process_group") -> Any:
-    """A process group that this rank is a member of, or None."""
-    if value is None:
-        return None
-    if not torch.distributed.is_available() or not isinstance(value, torch.distributed.ProcessGroup):
-        said = " (this rank is no member of it)" if isinstance(value, int) else ""
-        raise TypeError(
-            f"{name} must be a torch.distributed.ProcessGroup or None, got {type(value).__name__}{said}; pass what "
-            "torch.distributed.new_group() returned, or torch.distributed.group.WORLD once the process group is initialised"
-        )
-    return value
-
-
 def precision(asked: Precision, param: Tensor, name: str) -> None:
     """Whether a parameter can be rounded and have states as ``asked``."""
     if asked.rounding == "remainder" and param.dtype == torch.float16:

@@ -10,11 +10,12 @@ import numpy
 import pytest
 import torch
 
-from regkernels.backends import extension, gpu
+from regkernels import backends
+from regkernels.backends import extension
 
 _PACKAGE = "regkernels"
 
-if gpu.interprets():
+if backends.interprets():
     from tests.support.interpreter import patch_once_per_launch
 
     patch_once_per_launch()

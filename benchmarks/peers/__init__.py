@@ -1,4 +1,7 @@
-"""Who is compared: implementations of the same thing, each optional, each checked before it is timed."""
+"""Those who are compared live here: implementations of the same thing, each optional, each checked before it is timed.
+
+How they are timed, and on which tensors, is not here but in `benchmarks`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user writes around an optimizer that neither clips nor sums."""
+"""Does what a user writes around an optimizer that neither clips nor sums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.peers.peer import Step, Sums, Task, Unsupported
 
 
 def around(task: Task, params: Sequence[nn.Parameter], update: Callable[[], object]) -> Step:
-    """``update`` between clipping and logging, where the task has them."""
+    """Puts ``update`` between clipping and logging, where the task has them."""
     if task.max_grad_norm is None and not task.stats:
         return update
 

@@ -1,4 +1,4 @@
-"""bitsandbytes with 32-bit states: CUDA kernels, on a CPU a loop of torch operations."""
+"""Makes steps of bitsandbytes with 32-bit states: CUDA kernels, on a CPU a loop of torch operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from benchmarks.peers.around import around, no_coupled_decay, no_l1, only
-from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Peer, Step, Task
+from benchmarks.peers.peer import BETAS, EPS, WEIGHT_DECAY, Peer, Step, Task
 
 NAME = "bitsandbytes"
 
@@ -25,7 +25,7 @@ def make(task: Task, params: Sequence[nn.Parameter]) -> Step:
     no_coupled_decay(task, NAME)
     only(task, "momentum adamw", NAME)
     if task.rule == "momentum":
-        optimizer = optim.SGD(params, task.lr, MOMENTUM, weight_decay=2 * task.l2, optim_bits=32)
+        optimizer = optim.SGD(params, task.lr, task.momentum, weight_decay=2 * task.l2, optim_bits=32)
     else:
         optimizer = optim.AdamW32bit(params, task.lr, BETAS, EPS, WEIGHT_DECAY)
     return around(task, params, optimizer.step)

@@ -1,11 +1,8 @@
-"""Whether a peer computes what it is timed for: a few steps on small tensors, against float64 mathematics."""
+"""Checks that a peer computes what it is timed for: a few steps on small tensors, against float64 mathematics."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.mathematics import Mathematics
-from benchmarks.peers.peer import Peer, Sums, Task, Unsupported
+from benchmarks.peers.peer import Peer, Sums, Task, Unsupported, silent
 from benchmarks.peers.penalties import PENALTIES
 
 SHAPES = ((33, 65), (130,), (5, 4, 3), (1,), (1000,))
@@ -29,7 +26,7 @@ LAYOUTS = ("contiguous", "transposed gradients", "transposed weights")
 
 
 class Verdict(NamedTuple):
-    """What is known of a peer before it is timed. At most one of the two reasons is there."""
+    """Says what is known of a peer before it is timed. At most one of the two reasons is there."""
 
     version: str
     reason_absent: str = ""  # why it cannot be timed at all
@@ -38,14 +35,14 @@ class Verdict(NamedTuple):
 
     @property
     def note(self) -> str:
-        """One sentence for a table; empty for a peer without fault."""
+        """Returns one sentence for a table; empty for a peer without fault."""
         if self.wrong:
             return f"wrong: {self.wrong}"
         return f"wrong for other layouts: {self.caveat}" if self.caveat else ""
 
 
 class Tolerance(NamedTuple):
-    """An error is allowed that is a part of the weight plus a part of what a step may move."""
+    """Allows an error that is a part of the weight plus a part of what a step may move."""
 
     of_weight: float
     of_move: float
@@ -53,7 +50,7 @@ class Tolerance(NamedTuple):
 
 
 def tolerance(dtype: torch.dtype) -> Tolerance:
-    """``eps`` is the distance from 1 to the next number.
+    """Returns what rounding may do; ``eps`` is the distance from 1 to the next number.
 
     Weights are rounded once per step or twice (a decay before the step), each by at most eps / 2. States may be kept in the
     weights' type, and a move is the quotient of two of them: a handful of roundings per step and state. Adam's bias
@@ -65,19 +62,19 @@ def tolerance(dtype: torch.dtype) -> Tolerance:
 
 
 def checked(peer: Peer, task: Task, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Verdict:
-    """Never raises. Strengths and rate of ``task`` do not matter, only which of them there are; asked once per process."""
+    """Checks steps, and never raises. Strengths and rate of ``task`` do not matter, only which of them there are; asked once per process."""
     return _checked(peer, _kind(task), dtype, device)
 
 
 def checked_penalty(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Verdict:
-    """As `checked`, for a key of `PENALTIES`."""
+    """Does what `checked` does, for a key of `PENALTIES`."""
     return _checked_penalty(name, dtype, device)
 
 
 def difference(
     peer: Peer, task: Task, dtype: torch.dtype = torch.float32, device: str = "cpu", layout: str = "contiguous"
 ) -> str | None:
-    """How the peer's steps differ from its mathematics (the peer's ``penalty``), or None. Raises what the peer raises."""
+    """Says how the peer's steps differ from its mathematics (the peer's ``penalty``), or None. Raises what the peer raises."""
     task = _kind(task)
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(_weights(shape, generator).to(device, dtype)) for shape in SHAPES]
@@ -111,7 +108,7 @@ def difference(
 
 
 def penalty_difference(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> str | None:
-    """How value or gradient of a penalty differ from the formula, or None."""
+    """Says how value or gradient of a penalty differ from the formula, or returns None."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(_weights(shape, generator).to(device, dtype)) for shape in SHAPES]
     weights, allowed = _doubles(params), tolerance(dtype)
@@ -154,18 +151,13 @@ def _checked_penalty(name: str, dtype: torch.dtype, device: str) -> Verdict:
 
 @functools.cache
 def _found(peer: Peer) -> tuple[str, str]:
-    """Version, or why there is none. Libraries report about themselves while they are imported: not in our tables."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return _attempt(peer.find)
-    finally:
-        logging.disable(before)
+    """Returns the version, or why there is none."""
+    with silent():
+        return _attempt(peer.find)
 
 
 def _attempt(action: Callable[[], str | None]) -> tuple[str, str]:
-    """What it returns, and why it did not. A peer may fail in any way that Python knows, an exit included."""
+    """Returns what the action returns, and why it did not. A peer may fail in any way that Python knows, an exit included."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as autograd's about the layout of a gradient, which is on purpose
@@ -195,13 +187,13 @@ def _kind(task: Task) -> Task:
 
 
 def _weights(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Some are zero: there the subgradient is 0, and a division is an accident."""
+    """Draws weights. Some are zero: there the subgradient is 0, and a division is an accident."""
     weights = torch.randn(shape, generator=generator)
     return weights * (torch.rand(shape, generator=generator) > 0.1)
 
 
 def _gradients(w: Tensor, generator: torch.Generator) -> Tensor:
-    """As in training: of many magnitudes, their squares small for float16, some of them zero."""
+    """Draws gradients as in training: of many magnitudes, their squares small for float16, some of them zero."""
     size = 10 ** (-3 * torch.rand(w.shape, generator=generator))
     g = torch.randn(w.shape, generator=generator) * size * (torch.rand(w.shape, generator=generator) > 0.05)
     # Where a penalty's gradient just about cancels it, clipped or not, rounding decides on the sign of their sum, and Adam's
@@ -211,7 +203,7 @@ def _gradients(w: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _transposed(tensor: Tensor) -> Tensor:
-    """The same values, the first dimension's elements side by side in memory."""
+    """Copies the values, the first dimension's elements side by side in memory."""
     backwards = list(range(tensor.dim()))[::-1]
     return tensor.permute(backwards).contiguous().permute(backwards)
 
@@ -244,7 +236,7 @@ def _weights_differ(
 
 
 def _sums_differ(returned: object, before: list[Tensor], after: list[Tensor], allowed: Tolerance) -> str | None:
-    """A recipe logs the norms that are in its loss, so before the step; everybody else those after it."""
+    """Says how sums differ. A recipe logs the norms that are in its loss, so before the step; everybody else those after it."""
     if not isinstance(returned, Sums):
         return "the sums are not returned"
     for name, power in (("l1_norm", 1), ("squared_norm", 2)):

@@ -1,4 +1,4 @@
-"""torch.compile, set up so that what is timed is what was compiled."""
+"""Sets torch.compile up so that what is timed is what was compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, compiled when it is called first."""
+    """Compiles ``function`` when it is called first."""
 
     @functools.cache
     def made() -> Callable[..., Any]:

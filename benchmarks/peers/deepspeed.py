@@ -1,4 +1,4 @@
-"""DeepSpeed's CPUAdam: C++ with OpenMP, compiled when it is used first."""
+"""Makes steps of DeepSpeed's CPUAdam: C++ with OpenMP, compiled when it is used first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step has to compute, in float64 and in plain formulas: the yardstick that peers are checked against.
+"""Computes what a step has to compute, in float64 and in plain formulas: the yardstick that peers are checked against.
 
 A penalty in the loss, a coupled decay and a proximal step are different computations by design, so a peer is held against
 its own kind:
@@ -22,7 +22,7 @@ from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Task
 
 
 class Mathematics:
-    """Steps in float64. It keeps states of its own and is told the weights, so that it never drifts away from a peer whose
+    """Takes steps in float64. It keeps states of its own and is told the weights, so that it never drifts away from a peer whose
     rounding has moved a weight across 0, where the penalty's gradient jumps."""
 
     def __init__(self, task: Task, penalty: str) -> None:
@@ -32,7 +32,7 @@ class Mathematics:
         self.latent: list[Tensor] = []  # the optimizer's own weights, where it has some
 
     def step(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """What ``weights`` become; float64 tensors, which are left alone."""
+        """Returns what ``weights`` become; float64 tensors, which are left alone."""
         self.steps += 1
         if self.steps == 1:
             self.first = [torch.zeros_like(w) for w in weights]
@@ -59,7 +59,7 @@ class Mathematics:
         return [g * min(1.0, self.task.max_grad_norm / (norm + 1e-6)) for g in gradients]
 
     def move(self, index: int, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """The optimizer's own step, and how far it moves an element per unit of a gradient that stays."""
+        """Takes the optimizer's own step, and says how far it moves an element per unit of a gradient that stays."""
         task, lr = self.task, self.task.lr
         if task.l2 and self.penalty in ("coupled", "averaging"):
             g = g + 2 * task.l2 * w
@@ -77,7 +77,7 @@ class Mathematics:
         return decayed - metric * mean, metric
 
     def shrunk(self, z: Tensor, metric: Tensor) -> Tensor:
-        """The proximal operator of ``l1 * |w| + l2 * w**2`` for an element's own step."""
+        """Applies the proximal operator of ``l1 * |w| + l2 * w**2`` for an element's own step."""
         if self.penalty != "proximal":
             return z
         return soft_threshold(z, metric * self.task.l1) / (1 + metric * 2 * self.task.l2)

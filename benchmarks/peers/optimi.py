@@ -1,4 +1,4 @@
-"""optimi (torch-optimi): Triton kernels on a GPU, foreach on a CPU, Kahan summation for half-precision weights."""
+"""Makes steps of optimi (torch-optimi): Triton kernels on a GPU, foreach on a CPU, Kahan summation for half-precision weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from benchmarks.peers.around import around, no_l1
-from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Peer, Step, Task
+from benchmarks.peers.peer import BETAS, EPS, WEIGHT_DECAY, Peer, Step, Task
 
 NAME = "optimi"
 
@@ -25,8 +25,7 @@ def make(task: Task, params: Sequence[nn.Parameter]) -> Step:
 
     no_l1(task, NAME)
     if task.rule != "adamw":
-        momentum = MOMENTUM if task.rule == "momentum" else 0.0
-        return around(task, params, optimi.SGD(params, task.lr, momentum, weight_decay=2 * task.l2).step)
+        return around(task, params, optimi.SGD(params, task.lr, task.momentum, weight_decay=2 * task.l2).step)
     if task.l2:
         return around(task, params, optimi.Adam(params, task.lr, BETAS, weight_decay=2 * task.l2, eps=EPS).step)
     return around(task, params, optimi.AdamW(params, task.lr, BETAS, WEIGHT_DECAY, EPS).step)

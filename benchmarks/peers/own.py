@@ -1,4 +1,4 @@
-"""regkernels: penalties by their proximal operator, clipping and sums in the same pass."""
+"""Makes steps of regkernels: penalties by their proximal operator, clipping and sums in the same pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 import regkernels
-from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Peer, Step, Sums, Task
+from benchmarks.peers.peer import BETAS, EPS, WEIGHT_DECAY, Peer, Step, Sums, Task
 
 
 def make(task: Task, params: Sequence[nn.Parameter]) -> Step:
@@ -20,8 +20,7 @@ def make(task: Task, params: Sequence[nn.Parameter]) -> Step:
     if task.rule == "adamw":
         optimizer = regkernels.optim.AdamW(params, task.lr, BETAS, EPS, **common)
     else:
-        momentum = MOMENTUM if task.rule == "momentum" else 0.0
-        optimizer = regkernels.optim.SGD(params, task.lr, momentum, **common)
+        optimizer = regkernels.optim.SGD(params, task.lr, task.momentum, **common)
     if not task.stats:
         return optimizer.step
 

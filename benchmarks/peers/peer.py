@@ -1,8 +1,11 @@
-"""What a peer is, and what it may be asked to compute."""
+"""Says what a peer is, and what it may be asked to compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ WEIGHT_DECAY = 1e-2
 
 
 class Task(NamedTuple):
-    """What a step is to compute. ``l1`` and ``l2`` are strengths of penalties (units of the loss, no 1/2 before l2)."""
+    """Says what a step is to compute. ``l1`` and ``l2`` are strengths of penalties (units of the loss, no 1/2 before l2)."""
 
     rule: str  # "sgd", "momentum" (0.9) or "adamw"
     l1: float = 0.0
@@ -25,9 +28,14 @@ class Task(NamedTuple):
     stats: bool = False  # the penalties' values and the number of zeros, as one would log them in each step
     lr: float = 1e-3
 
+    @property
+    def momentum(self) -> float:
+        """Returns the factor of SGD's momentum, 0 without."""
+        return MOMENTUM if self.rule == "momentum" else 0.0
+
 
 class Sums(NamedTuple):
-    """What a step returns if it is to log: of all weights, as tensors, so that nobody has to wait for a device.
+    """Holds what a step returns if it is to log: of all weights, as tensors, so that nobody has to wait for a device.
 
     A recipe has the norms that are in its loss, of the weights before the step; None where the loss has no such term.
     """
@@ -42,12 +50,12 @@ Step = Callable[[], object]
 
 
 class Unsupported(Exception):
-    """A peer does not offer a task; says why."""
+    """Says why a peer does not offer a task."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An implementation that may be there or not.
+    """Describes an implementation that may be there or not.
 
     ``find`` returns the version of what it comes from and raises where that is missing. ``make`` returns a step for
     parameters that have gradients; it raises `Unsupported`. ``penalty`` says how it treats penalties, see
@@ -58,3 +66,15 @@ class Peer:
     find: Callable[[], str]
     make: Callable[[Task, Sequence[nn.Parameter]], Step]
     penalty: str = "coupled"
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Drops what libraries report about themselves while they are imported: it does not belong into our tables."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

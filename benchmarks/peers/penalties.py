@@ -1,4 +1,4 @@
-"""Who computes the elastic net penalty ``l1 * sum |w| + l2 * sum w**2`` (no 1/2), differentiable."""
+"""Lists who computes the elastic net penalty ``l1 * sum |w| + l2 * sum w**2`` (no 1/2), differentiable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Terms = Callable[[Sequence[Tensor], float, float], tuple[Tensor, Tensor | None, 
 
 
 def terms(params: Sequence[Tensor], l1: float, l2: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The penalty as everybody writes it, and the sums that it consists of."""
+    """Computes the penalty as everybody writes it, and the sums that it consists of."""
     absolute = sum((p.abs().sum() for p in params[1:]), start=params[0].abs().sum()) if l1 else None
     square = sum(((p * p).sum() for p in params[1:]), start=(params[0] * params[0]).sum()) if l2 else None
     if absolute is None:

@@ -1,4 +1,4 @@
-"""torch.optim: its three implementations, compiled steps, and the recipe that adds a penalty to the loss."""
+"""Makes steps of torch.optim: its three implementations, compiled steps, and the recipe that adds a penalty to the loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.around import around, count_nonzeros, no_l1
 from benchmarks.peers.compiling import compiled
-from benchmarks.peers.peer import BETAS, EPS, MOMENTUM, WEIGHT_DECAY, Peer, Step, Sums, Task, Unsupported
+from benchmarks.peers.peer import BETAS, EPS, WEIGHT_DECAY, Peer, Step, Sums, Task, Unsupported
 from benchmarks.peers.penalties import Terms, terms
 
 Params = Sequence[nn.Parameter]
@@ -22,18 +22,17 @@ def find() -> str:
 
 
 def optimizer(task: Task, params: Params, *, l2: float, **how: Any) -> torch.optim.Optimizer:
-    """``l2`` as a coupled weight decay, which has the 1/2 that ``l2`` has not."""
+    """Takes ``l2`` for a coupled weight decay, which has the 1/2 that ``l2`` has not."""
     lr = how.pop("lr", task.lr)
     if task.rule != "adamw":
-        momentum = MOMENTUM if task.rule == "momentum" else 0.0
-        return torch.optim.SGD(params, lr, momentum, weight_decay=2 * l2, **how)
+        return torch.optim.SGD(params, lr, task.momentum, weight_decay=2 * l2, **how)
     if task.l2:
         return torch.optim.Adam(params, lr, BETAS, EPS, 2 * l2, **how)
     return torch.optim.AdamW(params, lr, BETAS, EPS, WEIGHT_DECAY, **how)
 
 
 def compiled_step(task: Task, params: Params, *, l2: float) -> Callable[[], object]:
-    """The rate is a tensor, as torch advises: a scheduler's new value would otherwise be compiled anew."""
+    """Compiles a step. The rate is a tensor, as torch advises: a scheduler's new value would otherwise be compiled anew."""
     how: dict[str, Any] = {"lr": torch.tensor(task.lr, device=params[0].device)}
     if task.rule == "adamw":
         # torch takes a tensor for the rate of a foreach Adam only together with this, on a CPU too.
@@ -63,7 +62,7 @@ def plain_compiled(name: str) -> Peer:
 
 
 def recipe(name: str, terms: Terms, update_of: Callable[[Task, Params], Callable[[], object]]) -> Peer:
-    """Penalty, its backward, clipping, step, count. The loss itself, the same for everyone, is left out."""
+    """Does penalty, its backward, clipping, step, count. The loss itself, the same for everyone, is left out."""
 
     def make(task: Task, params: Params) -> Step:
         if not task.l1 and not task.l2:

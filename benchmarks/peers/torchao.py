@@ -1,4 +1,4 @@
-"""torchao's pruning-aware training: a soft-threshold around any torch optimizer, on a second copy of the weights."""
+"""Makes steps of torchao's pruning-aware training: a soft-threshold around any torch optimizer, on a second copy of the weights."""
 
 from __future__ import annotations
 

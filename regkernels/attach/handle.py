@@ -12,8 +12,8 @@ from torch import Tensor
 
 from regkernels import backends, optim, validation
 from regkernels.attach import sources
-from regkernels.attach.plan import Item, Plan, check_parameter, on_this_rank
 from regkernels.attach.rows import Rows
+from regkernels.attach.shrinkage import Item, Shrinkage, check_parameter, on_this_rank
 from regkernels.attach.sources import Source
 from regkernels.dynamo import outside_of_graphs
 from regkernels.optim import misspelt
@@ -108,7 +108,7 @@ class ProxHandle:
         self._source, self._function, self._own = source, function, own
         self._hooks: list[Any] = []
         self._filled: set[tuple[int, str]] = set()
-        self._plans: dict[torch.device, Plan] = {}
+        self._shrinkages: dict[torch.device, Shrinkage] = {}
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
@@ -128,7 +128,7 @@ class ProxHandle:
             for index, key in self._filled:
                 if index < len(optimizer.param_groups):
                     optimizer.param_groups[index].pop(key, None)
-        self._hooks, self._plans = [], {}
+        self._hooks, self._shrinkages = [], {}
 
     def __enter__(self) -> Self:
         return self
@@ -193,10 +193,10 @@ class ProxHandle:
                 items.extend(self._items(optimizer, group, index, members, rows))
         for device, (items, rows) in on.items():
             if items:
-                plan = self._plans.setdefault(device, Plan(device))
-                plan.load(on_this_rank(items))
-                backends.backend_for(device).proximal(plan, rows.rows)
-                plan.save()
+                shrinkage = self._shrinkages.setdefault(device, Shrinkage(device))
+                shrinkage.load(on_this_rank(items))
+                backends.backend_for(device).proximal(shrinkage.batch(rows.rows))
+                shrinkage.save()
 
     def _items(
         self,

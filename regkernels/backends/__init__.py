@@ -1,19 +1,18 @@
-"""Who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All take the same calls.
+"""Who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All are a `Backend`.
 
-``REGKERNELS_BACKEND=reference|cpp|triton`` forces one for the process, `use` for a block of code.
+``REGKERNELS_BACKEND=reference|cpp|triton`` forces one for the process, `use` for a block of code. Nothing here knows who asks.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 import torch
 
 from regkernels.backends import cpu, eager, extension, gpu
+from regkernels.backends.protocol import Backend
 
 NAMES = ("reference", "cpp", "triton")
 VARIABLE = "REGKERNELS_BACKEND"
@@ -48,31 +47,69 @@ def name() -> str:
 
 
 def usable() -> list[str]:
-    """The backends that compute on CPU tensors here. For `info`: "triton" is among them in Triton's interpreter only."""
+    """The backends that compute on CPU tensors here: "triton" is among them in Triton's interpreter only."""
     names = ["reference"] if extension.C is None else ["reference", "cpp"]
-    return [*names, "triton"] if gpu.interprets() else names
+    return [*names, "triton"] if interprets() else names
 
 
-def backend_for(device: torch.device) -> ModuleType:
-    """The module that computes on ``device``; raises where there is none."""
+def interprets() -> bool:
+    """Whether the Triton kernels run on CPU tensors, in Triton's interpreter. Imports Triton only where that was asked for."""
+    return bool(os.environ.get("TRITON_INTERPRET")) and gpu.missing_because() is None and _interpreted()
+
+
+def _interpreted() -> bool:
+    from regkernels.backends import triton
+
+    return triton.INTERPRETED
+
+
+def _triton() -> Backend:
+    from regkernels.backends import triton
+
+    return triton
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The backend that computes on ``device``; raises where there is none."""
     if device.type == "cpu":
         chosen = name()
         if chosen == "triton":
-            gpu.check_interpreter()
-            return importlib.import_module("regkernels.backends.triton")
-        return cpu if chosen == "cpp" else eager
-    gpu.check_device(device)
+            if not _interpreted():
+                raise RuntimeError(
+                    "the Triton kernels take CPU tensors in Triton's interpreter only: set TRITON_INTERPRET=1 before Python "
+                    "starts, or leave the choice of the backend to regkernels"
+                )
+            return _triton()
+        if chosen == "cpp":
+            return cpu
+        return eager
+    _check_device(device)
     if forced() in ("reference", "cpp"):
         raise RuntimeError(
             f"the backend {forced()!r} was asked for ({VARIABLE} or backends.use), but it computes on CPU tensors only, and "
             f"there is one on {str(device)!r}; ask for 'triton', or for none"
         )
-    return importlib.import_module("regkernels.backends.triton")
+    return _triton()
 
 
-def values_for(device: torch.device) -> ModuleType:
-    """What belongs to `backend_for` for the penalties beyond L1 and L2."""
-    return importlib.import_module(f"{backend_for(device).__name__}_values")
+def _check_device(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise RuntimeError(
+            f"regkernels has kernels for CPU, CUDA and ROCm tensors, got a tensor on device {str(device)!r}; "
+            "move the model to one of those before the optimizer is made"
+        )
+    gpu.check_triton(f"a tensor on {str(device)!r}")
+    if _interpreted():
+        raise RuntimeError(
+            f"TRITON_INTERPRET is set, which runs kernels on CPU tensors only, and there is a tensor on {str(device)!r}; "
+            "unset it before Python starts"
+        )
+
+
+def check(device: torch.device, dtype: torch.dtype, name: str) -> None:
+    """Raises where no backend computes with tensors of ``dtype`` on ``device``. ``name``: of such a tensor."""
+    backend_for(device)
+    gpu.check_dtype(device, dtype, name)
 
 
 def is_asynchronous(device: torch.device) -> bool:

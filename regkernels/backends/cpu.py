@@ -1,39 +1,45 @@
-"""The C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation."""
+"""The C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation.
+
+What each function does is said in `regkernels.backends.protocol`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from regkernels import reference
 from regkernels.backends import extension
+from regkernels.reference import Penalty
 from regkernels.table import segments
-from regkernels.table.hyper import Hyper
+from regkernels.table.batch import Batch
+from regkernels.table.formats import DTYPES
+from regkernels.table.grouping import GroupLayout
 
-if TYPE_CHECKING:
-    from regkernels.attach.plan import Plan as Shrinkage
-    from regkernels.optim.step.plan import Plan
+_FORMULAS = {name: index for index, name in enumerate(reference.VALUES)}
 
 
-def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
-    """One step of all active entries. Returns the sums of `regkernels.table.segments.SUMS` per group; none for ``groups`` 0."""
-    table = plan.segments
+def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
+    table = batch.segments
     _adopt_thread_count()
-    return extension.C.update(table.data_ptr(), len(table), rows, groups)
+    return extension.C.update(table.data_ptr(), len(table), batch.rows, batch.totals if with_sums else 0)
 
 
-def gradient_square_sum(plan: Plan) -> float:
-    """Sum of the squares of all gradients."""
-    return _gradient_square_sum(plan.segments)
+def proximal(batch: Batch) -> None:
+    table = batch.segments
+    _adopt_thread_count()
+    extension.C.proximal(table.data_ptr(), len(table), batch.rows)
 
 
-def gradient_square_sums(plan: Plan, classes: int) -> list[float]:
-    """The same for each class of parameters."""
-    of_segment = plan.segments[:, segments.TOTAL] // (plan.totals // classes)
-    return [_gradient_square_sum(plan.segments[of_segment == index]) for index in range(classes)]
+def gradient_square_sum(batch: Batch) -> float:
+    return _gradient_square_sum(batch.segments)
+
+
+def gradient_square_sums(batch: Batch, classes: int) -> list[float]:
+    of_segment = batch.segments[:, segments.TOTAL] // (batch.totals // classes)
+    return [_gradient_square_sum(batch.segments[of_segment == index]) for index in range(classes)]
 
 
 def _gradient_square_sum(table: Tensor) -> float:
@@ -44,10 +50,13 @@ def _gradient_square_sum(table: Tensor) -> float:
     return extension.C.reduce(runs.data_ptr(), len(runs))[1]
 
 
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    runs = _table([x], [out])
+    extension.C.soft_threshold(runs.data_ptr(), len(runs), threshold)
+
+
 def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
-    """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim."""
-    runs = _runs(tensors, tensors)
-    _adopt_thread_count()
+    runs = _table(tensors, tensors)
     absolute, square = extension.C.reduce(runs.data_ptr(), len(runs))
     return reference.penalty_value(absolute, square, l1, l2, reference.penalty_dtype(tensors))
 
@@ -55,32 +64,70 @@ def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
 def penalty_gradient(
     tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
 ) -> None:
-    """``out = upstream * absolute * sign(w) + upstream * square * w`` for dense tensors of equal layout."""
-    runs, scale = _runs(tensors, out), upstream.item()
-    _adopt_thread_count()
+    runs, scale = _table(tensors, out), upstream.item()
     extension.C.penalty_gradient(runs.data_ptr(), len(runs), scale * absolute, scale * square)
 
 
-def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
-    """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
-    runs = _runs([x], [out])
+def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
+    runs = _table(tensors, tensors)
+    total = extension.C.value(runs.data_ptr(), len(runs), _FORMULAS[penalty.formulas], penalty.value)
+    return reference.scaled_total(total, penalty.scale, tensors)
+
+
+def value_gradient(penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor) -> None:
+    runs, numbers = _table(tensors, out), penalty.scaled(upstream.item())
+    extension.C.slope(runs.data_ptr(), len(runs), _FORMULAS[penalty.formulas], numbers)
+
+
+def weighted(tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: float) -> Tensor:
+    runs = _table(tensors, factors, tensors)
+    total, refused = extension.C.weighted_value(runs.data_ptr(), len(runs))
+    reference.check_refused(refused)
+    return reference.scaled_total(total, strength, tensors)
+
+
+def weighted_gradient(
+    tensors: Sequence[Tensor], factors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, strength: float
+) -> None:
+    runs, scale = _table(tensors, factors, out), upstream.item() * strength
+    extension.C.weighted_slope(runs.data_ptr(), len(runs), scale)
+
+
+def group_norms(
+    tensors: Sequence[Tensor], layouts: Sequence[GroupLayout], scales: Sequence[float], norms: Sequence[Tensor]
+) -> Tensor:
+    runs = _table(tensors, tensors, norms, layouts=layouts)
+    totals = extension.C.group_norms(runs.data_ptr(), len(runs))
+    total = sum(scale * norm for scale, norm in zip(scales, totals, strict=True) if scale)
+    return reference.scaled_total(total, 1.0, tensors)
+
+
+def group_gradient(
+    tensors: Sequence[Tensor],
+    layouts: Sequence[GroupLayout],
+    scales: Sequence[float],
+    norms: Sequence[Tensor],
+    out: Sequence[Tensor],
+    upstream: Tensor,
+) -> None:
+    factor = upstream.item()
+    factors = [reference.group_factors(of, factor * scale) for of, scale in zip(norms, scales, strict=True)]
+    runs = _table(tensors, out, factors, layouts=layouts)
+    extension.C.group_scale(runs.data_ptr(), len(runs))
+
+
+def _table(
+    tensors: Sequence[Tensor], *columns: Sequence[Tensor], layouts: Sequence[GroupLayout] | None = None
+) -> Tensor:
+    """The addresses of ``tensors`` and ``columns``, then sizes, dtypes and layouts: one row per tensor, int64."""
     _adopt_thread_count()
-    extension.C.soft_threshold(runs.data_ptr(), len(runs), threshold)
-
-
-def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
-    """Shrinks the weights of a plan in the metric of the step that was made."""
-    table = plan.segments
-    _adopt_thread_count()
-    extension.C.proximal(table.data_ptr(), len(table), rows)
-
-
-def _runs(tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Tensor:
     rows = [
-        (w.data_ptr(), o.data_ptr(), w.numel(), segments.DTYPES.index(w.dtype))
-        for w, o in zip(tensors, out, strict=True)
+        [w.data_ptr(), *(of.data_ptr() for of in row), w.numel(), DTYPES.index(w.dtype)]
+        for w, *row in zip(tensors, *columns, strict=True)
     ]
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), 4)
+    if layouts is not None:
+        rows = [[*row, *layout] for row, layout in zip(rows, layouts, strict=True)]
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def _adopt_thread_count() -> None:

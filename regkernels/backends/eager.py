@@ -1,63 +1,68 @@
-"""The eager reference behind the calls of a backend."""
+"""The eager reference behind the calls of a backend.
+
+What each function does is said in `regkernels.backends.protocol`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.table.hyper import Hyper
+from regkernels.reference import Penalty
+from regkernels.table.batch import Batch
+from regkernels.table.grouping import GroupLayout
 from regkernels.table.segments import SUMS
 
-if TYPE_CHECKING:
-    from regkernels.attach.plan import Plan as Shrinkage
-    from regkernels.optim.step.plan import Plan
 
-
-def update(plan: Plan, rows: list[Hyper], groups: int) -> list[tuple[float, ...]]:
-    """One step of all active entries. Returns the sums of `regkernels.table.segments.SUMS` per group; none for ``groups`` 0."""
-    totals = [[0.0] * len(SUMS) for _ in range(groups)]
-    for entry, row in plan.active_entries():
-        gradient = entry.gradient_to_read()
-        squares = reference.sums([gradient])[1] if groups else 0.0  # before the step: both may be one memory
+def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
+    totals = [[0.0] * len(SUMS) for _ in range(batch.totals if with_sums else 0)]
+    for own in batch.operands():
+        # Before the step: gradient and weight may be one memory.
+        squares = reference.sums([own.gradient])[1] if with_sums else 0.0
         reference.update_(
-            entry.rule,
-            entry.weight,
-            gradient,
-            entry.tensors,
-            rows[row],
-            entry.format.rounding,
-            entry.kept,
-            entry.stream,
-            entry.kind.penalty,
-            entry.l1_weight,
-            entry.layout if entry.by_groups else None,
-            entry.places,
+            own.method,
+            own.weight,
+            own.gradient,
+            own.states,
+            batch.rows[own.row],
+            own.rounding,
+            own.kept,
+            own.stream,
+            own.penalty,
+            own.l1_weight,
+            own.layout,
+            own.places,
         )
-        if groups:
-            zero_groups = reference.zero_groups(entry.weight, entry.layout) if entry.by_groups else 0
-            found = (*reference.sums([entry.weight]), squares, float(zero_groups))
-            totals[entry.total] = [total + value for total, value in zip(totals[entry.total], found, strict=True)]
+        if with_sums:
+            zero_groups = 0 if own.layout is None else reference.zero_groups(own.weight, own.layout)
+            found = (*reference.sums([own.weight]), squares, float(zero_groups))
+            totals[own.total] = [total + value for total, value in zip(totals[own.total], found, strict=True)]
     return [tuple(total) for total in totals]
 
 
-def gradient_square_sum(plan: Plan) -> float:
-    """Sum of the squares of all gradients."""
-    return reference.sums([entry.gradient_to_read() for entry, _ in plan.active_entries()])[1]
+def proximal(batch: Batch) -> None:
+    for own in batch.operands():
+        reference.proximal_(own.method, own.weight, own.states, batch.rows[own.row])
 
 
-def gradient_square_sums(plan: Plan, classes: int) -> list[float]:
-    """The same for each class of parameters."""
+def gradient_square_sum(batch: Batch) -> float:
+    return reference.sums([own.gradient for own in batch.operands()])[1]
+
+
+def gradient_square_sums(batch: Batch, classes: int) -> list[float]:
     gradients: list[list[Tensor]] = [[] for _ in range(classes)]
-    for entry, _ in plan.active_entries():
-        gradients[entry.total // (plan.totals // classes)].append(entry.gradient_to_read())
+    for own in batch.operands():
+        gradients[own.total // (batch.totals // classes)].append(own.gradient)
     return [reference.sums(of_class)[1] for of_class in gradients]
 
 
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    out.copy_(reference.soft_threshold(x.to(reference.compute_dtype(x.dtype)), threshold))
+
+
 def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
-    """``l1 * sum |w| + l2 * sum w^2`` of dense tensors: 0-dim."""
     absolute, square, _ = reference.sums(tensors)
     return reference.penalty_value(absolute, square, l1, l2, reference.penalty_dtype(tensors))
 
@@ -65,18 +70,53 @@ def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
 def penalty_gradient(
     tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
 ) -> None:
-    """``out = upstream * absolute * sign(w) + upstream * square * w`` for dense tensors of equal layout."""
     scale = upstream.item()
     for w, o in zip(tensors, out, strict=True):
         o.copy_(reference.penalty_gradient(w, scale * absolute, scale * square))
 
 
-def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
-    """``out = soft_threshold(x)`` for dense tensors of equal layout; ``out`` may be ``x``."""
-    out.copy_(reference.soft_threshold(x.to(reference.compute_dtype(x.dtype)), threshold))
+def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
+    return reference.scaled_total(reference.value_sum(penalty, tensors), penalty.scale, tensors)
 
 
-def proximal(plan: Shrinkage, rows: list[Hyper]) -> None:
-    """Shrinks the weights of a plan in the metric of the step that was made."""
-    for metric, weight, operands, row in plan.work():
-        reference.proximal_(metric, weight, operands, rows[row])
+def value_gradient(penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor) -> None:
+    factor = upstream.item()
+    for w, o in zip(tensors, out, strict=True):
+        o.copy_(reference.value_gradient(penalty, w, factor))
+
+
+def weighted(tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: float) -> Tensor:
+    total, refused = reference.weighted_sum(tensors, factors)
+    reference.check_refused(refused)
+    return reference.scaled_total(total, strength, tensors)
+
+
+def weighted_gradient(
+    tensors: Sequence[Tensor], factors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, strength: float
+) -> None:
+    scale = upstream.item() * strength
+    for w, factor, o in zip(tensors, factors, out, strict=True):
+        o.copy_(reference.weighted_gradient(w, factor, scale))
+
+
+def group_norms(
+    tensors: Sequence[Tensor], layouts: Sequence[GroupLayout], scales: Sequence[float], norms: Sequence[Tensor]
+) -> Tensor:
+    total = 0.0
+    for w, layout, scale, out in zip(tensors, layouts, scales, norms, strict=True):
+        out.copy_(reference.group_norms(w, *layout))
+        total += scale * out.sum().item() if scale else 0.0
+    return reference.scaled_total(total, 1.0, tensors)
+
+
+def group_gradient(
+    tensors: Sequence[Tensor],
+    layouts: Sequence[GroupLayout],
+    scales: Sequence[float],
+    norms: Sequence[Tensor],
+    out: Sequence[Tensor],
+    upstream: Tensor,
+) -> None:
+    factor = upstream.item()
+    for w, layout, scale, of, o in zip(tensors, layouts, scales, norms, out, strict=True):
+        o.copy_(reference.group_gradient(w, reference.group_factors(of, factor * scale), *layout))

@@ -15,6 +15,9 @@ from regkernels.distributed.shards import held
 from regkernels.table import segments
 from regkernels.table.hyper import Hyper
 
+INTERFACE = 7
+"""Of the extension's functions; kInterface in csrc/table.h."""
+
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
 SAME, MOVED, REBUILD = range(3)
 
@@ -27,7 +30,7 @@ try:
     C = importlib.import_module("regkernels._C")
     _layout = C.layout()
     _tables = [tuple(_layout.get(name, ())) for name in ("segment", "hyper", "sums")]
-    if _layout.get("interface") != segments.INTERFACE or _tables != [segments.FIELDS, Hyper._fields, segments.SUMS]:
+    if _layout.get("interface") != INTERFACE or _tables != [segments.FIELDS, Hyper._fields, segments.SUMS]:
         missing_because = "it was built from other sources than the Python files beside it"
         C = None
 except (ImportError, AttributeError) as error:

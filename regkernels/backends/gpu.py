@@ -1,12 +1,10 @@
-"""Whether the Triton kernels can run here, and what to do where they cannot. Triton is imported when first needed."""
+"""What the Triton kernels need: a Triton, and a device that has the types. Triton is imported when first needed."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -44,39 +42,6 @@ def missing_because() -> str | None:
 
 def version() -> str:
     return str(importlib.import_module("triton").__version__)
-
-
-def _kernels() -> Any:
-    return importlib.import_module("regkernels.backends.triton")
-
-
-def interprets() -> bool:
-    """Whether the kernels run on CPU tensors, in Triton's interpreter. Imports Triton only where that was asked for."""
-    return bool(os.environ.get("TRITON_INTERPRET")) and missing_because() is None and bool(_kernels().INTERPRETED)
-
-
-def check_interpreter() -> None:
-    """Raises where CPU tensors are to go through the Triton kernels and the interpreter is off."""
-    if not _kernels().INTERPRETED:
-        raise RuntimeError(
-            "the Triton kernels take CPU tensors in Triton's interpreter only: set TRITON_INTERPRET=1 before Python starts, "
-            "or leave the choice of the backend to regkernels"
-        )
-
-
-def check_device(device: torch.device) -> None:
-    """Raises where there are no kernels for tensors of a device."""
-    if device.type != "cuda":
-        raise RuntimeError(
-            f"regkernels has kernels for CPU, CUDA and ROCm tensors, got a tensor on device {str(device)!r}; "
-            "move the model to one of those before the optimizer is made"
-        )
-    check_triton(f"a tensor on {str(device)!r}")
-    if _kernels().INTERPRETED:
-        raise RuntimeError(
-            f"TRITON_INTERPRET is set, which runs kernels on CPU tensors only, and there is a tensor on {str(device)!r}; "
-            "unset it before Python starts"
-        )
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype, name: str) -> None:

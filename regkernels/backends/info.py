@@ -28,7 +28,7 @@ def info() -> dict[str, Any]:
         "instruction_sets": c.available_isas() if c is not None else [],
         "threads": c.num_threads() if c is not None else torch.get_num_threads(),
         "fast_address_check": extension.keeps_plans(),
-        "triton": gpu.missing_because() or f"{gpu.version()}{', interpreted' if gpu.interprets() else ''}",
+        "triton": gpu.missing_because() or f"{gpu.version()}{', interpreted' if backends.interprets() else ''}",
         "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),

@@ -1,6 +1,7 @@
-"""The demo: one network, four ways to regularise it, on scikit-learn's handwritten digits.
+"""The demo trains one network in four ways on scikit-learn's handwritten digits, and shows what comes of it.
 
-Importing this package needs no extra; running the demo needs ``pip install regkernels[demo]``.
+Nothing here is for use in other programs: those of `examples/` are, and speed is measured by `benchmarks/`. Importing this package needs
+no extra; running the demo needs ``pip install regkernels[demo]``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _NEEDED = {"scikit-learn": "sklearn.datasets", "matplotlib": "matplotlib", "rich
 
 
 def missing_packages() -> dict[str, str]:
-    """The packages of the extra that cannot be imported, each with Python's reason."""
+    """Finds the packages of the extra that cannot be imported, each with Python's reason."""
     missing = {}
     for package, module in _NEEDED.items():
         try:

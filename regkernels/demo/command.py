@@ -1,4 +1,4 @@
-"""The order of the demo: trainings, with the stopwatch before each, then the table and the picture."""
+"""Runs the demo in its order: trainings, with the stopwatch before each, then the table and the picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SWEPT = (Recipe.TEXTBOOK, Recipe.PROX)
 
 
 def run(output: Path, *, seed: int, epochs: int | None, quick: bool) -> None:
-    """The whole demo. Prints to the terminal and writes ``output``."""
+    """Runs the whole demo, prints to the terminal and writes ``output``."""
     settings = Settings(seed=seed)
     if quick:
         settings = replace(settings, epochs=3, l1_values=(settings.l1, 1e-3), timing_rounds=5)
@@ -79,7 +79,7 @@ def _results(settings: Settings, digits: Digits, console: Console) -> Results:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The matrices are so small that more threads mostly wait for each other, all the more on a machine with other work."""
+    """Takes one thread: the matrices are so small that more mostly wait for each other, all the more on a machine with other work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Handwritten digits: 1797 real images of 8 x 8 pixels that come with scikit-learn."""
+"""Loads handwritten digits: 1797 real images of 8 x 8 pixels that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Digits(NamedTuple):
-    """Images as rows of 64 numbers from 0 to 1, labels from 0 to 9."""
+    """Holds images as rows of 64 numbers from 0 to 1, labels from 0 to 9."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -20,12 +20,12 @@ class Digits(NamedTuple):
     test_labels: Tensor
 
     def to(self, dtype: torch.dtype) -> Digits:
-        """The same with images of another type."""
+        """Returns the same with images of another type."""
         return self._replace(train_images=self.train_images.to(dtype), test_images=self.test_images.to(dtype))
 
 
 def load(seed: int) -> Digits:
-    """Three quarters to train with, one quarter to test with, each digit in both in proportion."""
+    """Takes three quarters to train with, one quarter to test with, each digit in both in proportion."""
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images / 16, labels, test_size=0.25, random_state=seed, stratify=labels)
     train_images, test_images, train_labels, test_labels = map(torch.as_tensor, parts)
@@ -33,7 +33,7 @@ def load(seed: int) -> Digits:
 
 
 def batches(digits: Digits, size: int, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of training images; the same ones for the same seed. Images left over sit out an epoch."""
+    """Yields shuffled batches of training images; the same ones for the same seed. Images left over sit out an epoch."""
     generator = torch.Generator().manual_seed(seed)
     count = len(digits.train_labels)
     for _ in range(epochs):
@@ -44,5 +44,5 @@ def batches(digits: Digits, size: int, epochs: int, seed: int) -> Iterator[tuple
 
 
 def batches_per_epoch(digits: Digits, size: int) -> int:
-    """How many `batches` there are in an epoch."""
+    """Counts the `batches` of an epoch."""
     return len(digits.train_labels) // size

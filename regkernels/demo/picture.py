@@ -1,4 +1,4 @@
-"""The results as a picture of three panels."""
+"""Draws the results as a picture of three panels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _headline(results: Results) -> str:
 
 
 def _draw_curves(axes: Any, results: Results) -> None:
-    """The textbook recipe and "subgradient" lie on each other: one wide and pale, the other thin and dashed on top."""
+    """Draws the textbook recipe wide and pale, and "subgradient", which lies on it, thin and dashed on top."""
     looks: dict[Recipe, dict[str, Any]] = {
         Recipe.NONE: {"linewidth": 1.6},
         Recipe.TEXTBOOK: {"linewidth": 7, "alpha": 0.45, "solid_capstyle": "round"},
@@ -78,7 +78,7 @@ def _draw_curves(axes: Any, results: Results) -> None:
 
 
 def _draw_histogram(axes: Any, results: Results) -> None:
-    """Sizes of the weights on a logarithmic axis, which has no zero: exact zeros get a bar of their own at its left."""
+    """Draws sizes of the weights on a logarithmic axis, which has no zero: exact zeros get a bar of their own at its left."""
     least, most = -8.0, 0.5
     edges = np.linspace(least, most, 69)
     bar = least - 1.2
@@ -105,7 +105,7 @@ def _draw_histogram(axes: Any, results: Results) -> None:
 
 
 def _draw_trade(axes: Any, results: Results) -> None:
-    """Zeros on an axis that is logarithmic in what remains, so that 90, 99 and 99.9 % are equally far apart."""
+    """Draws zeros on an axis that is logarithmic in what remains, so that 90, 99 and 99.9 % are equally far apart."""
     textbook, prox = (
         [(_remaining(run), 100 * run.accuracy) for run in results.sweep[recipe]]
         for recipe in (Recipe.TEXTBOOK, Recipe.PROX)

@@ -1,4 +1,4 @@
-"""What the demo prints: a table and the sentences below it."""
+"""Prints the results of the demo: a table and the sentences below it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regkernels.demo.training import Recipe, Settings, network, penalised
 
 
 def introduction(settings: Settings, digits: Digits) -> str:
-    """What is about to happen."""
+    """Says what is about to happen."""
     weights = sum(weight.numel() for weight in penalised(network(settings.seed)))
     return (
         f"A network with {weights:,} weights learns {len(digits.train_labels)} handwritten digits and is tested on "
@@ -80,7 +80,7 @@ def _difference(agreement: Agreement) -> str:
 
 
 def story(results: Results) -> str:
-    """The result in a sentence."""
+    """Says the result in a sentence."""
     prox, textbook = results.runs[Recipe.PROX], results.runs[Recipe.TEXTBOOK]
     accuracies = f"{percent(prox.accuracy)}, textbook {percent(textbook.accuracy)}"
     if abs(results.accuracy_gap) <= 0.01:

@@ -1,4 +1,4 @@
-"""What the demo finds out, and what the table and the picture both say about it."""
+"""Holds what the demo finds out, and what the table and the picture both say about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from regkernels.demo.training import Recipe, Run, Settings
 
 
 class Agreement(NamedTuple):
-    """The largest difference between two loss curves, step by step, and what is allowed.
+    """Holds the largest difference between two loss curves, step by step, and what is allowed.
 
     Where a weight crosses zero its penalty's gradient jumps, so a difference in the last bit grows over a training.
     Hence the wide tolerance in float32, whose last bit is 1e-7 of a number, and the second look in float64.
@@ -32,7 +32,7 @@ def agreement(one: Run, other: Run, tolerance: float) -> Agreement:
 
 
 class Results(NamedTuple):
-    """All of it. ``sweep`` has a run per l1 value; ``milliseconds`` an optimizer step per variant."""
+    """Holds all of it. ``sweep`` has a run per l1 value; ``milliseconds`` an optimizer step per variant."""
 
     settings: Settings
     runs: Mapping[Recipe, Run]
@@ -42,29 +42,29 @@ class Results(NamedTuple):
     milliseconds: Mapping[Variant, float]
 
     def speedup(self, recipe: Recipe, over: Variant = TEXTBOOK) -> float:
-        """How many times as fast as the textbook recipe a step is."""
+        """Says how many times as fast as the textbook recipe a step is."""
         return self.milliseconds[over] / self.milliseconds[Variant(recipe)]
 
     @property
     def same_curve(self) -> bool:
-        """Whether the textbook recipe and regkernels' subgradient mode computed the same thing."""
+        """Tells whether the textbook recipe and regkernels' subgradient mode computed the same thing."""
         return self.single.holds and self.double.holds
 
     @property
     def accuracy_gap(self) -> float:
-        """How much accuracy prox loses against the textbook recipe with the same penalty; negative where it gains."""
+        """Says how much accuracy prox loses against the textbook recipe with the same penalty; negative where it gains."""
         return self.runs[Recipe.TEXTBOOK].accuracy - self.runs[Recipe.PROX].accuracy
 
     @property
     def sparsest_good_run(self) -> Run | None:
-        """Of the prox runs within one percentage point of the accuracy without a penalty, the one with the most zeros."""
+        """Picks, of the prox runs within one percentage point of the accuracy without a penalty, the one with the most zeros."""
         enough = self.runs[Recipe.NONE].accuracy - 0.01
         good = [run for run in self.sweep[Recipe.PROX] if run.accuracy >= enough]
         return max(good, key=lambda run: run.zeros, default=None)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.967 as "96.7 %"; never "100.0 %" or "0.0 %" for what only nearly is."""
+    """Writes 0.967 as "96.7 %"; never "100.0 %" or "0.0 %" for what only nearly is."""
     text = f"{100 * share:.{digits}f}"
     if float(text) == 100 and share < 1:
         text = f"> {100 - 10**-digits:.{digits}f}"

@@ -1,4 +1,4 @@
-"""What an optimizer step costs, with all that the penalty adds to it."""
+"""Measures what an optimizer step costs, with all that the penalty adds to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WARM_UP = 3  # rounds
 
 
 class Variant(NamedTuple):
-    """A recipe, with torch's default implementation of Adam or with its fused one."""
+    """Names a recipe, with torch's default implementation of Adam or with its fused one."""
 
     recipe: Recipe
     fused: bool = False
@@ -41,7 +41,7 @@ class Stopwatch:
         self._seconds: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
 
     def measure(self, rounds: int) -> None:
-        """One block."""
+        """Measures one block."""
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -56,7 +56,7 @@ class Stopwatch:
                 gc.enable()
 
     def milliseconds(self) -> dict[Variant, float]:
-        """Medians over all blocks."""
+        """Returns medians over all blocks."""
         return {variant: 1e3 * median(seconds) for variant, seconds in self._seconds.items()}
 
     def _once(self, variant: Variant) -> float:
@@ -68,7 +68,7 @@ class Stopwatch:
 
 
 def _prepare(variant: Variant, digits: Digits, settings: Settings) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What comes before each measurement, and what is measured."""
+    """Makes what comes before each measurement, and what is measured."""
     model = network(settings.seed)
     weights = penalised(model)
     optimizer = optimizer_for(variant.recipe, model, settings, settings.l1, fused=variant.fused or None)

@@ -1,4 +1,4 @@
-"""The network, the four recipes, and how a network is trained with one."""
+"""Trains the network with each of the four recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from regkernels.demo.data import Digits, batches, batches_per_epoch
 
 
 class Recipe(Enum):
-    """How the weights are regularised; the values are what people read."""
+    """Names how the weights are regularised; the values are what people read."""
 
     NONE = "no penalty"
     TEXTBOOK = "textbook recipe"
@@ -26,7 +26,7 @@ class Recipe(Enum):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be turned. The penalty is ``l1 * sum |w| + l2 * sum w**2``."""
+    """Holds everything that can be turned. The penalty is ``l1 * sum |w| + l2 * sum w**2``."""
 
     seed: int = 0
     epochs: int = 50
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Run(NamedTuple):
-    """What came of a training. ``weights`` are the penalised ones, flat."""
+    """Holds what came of a training. ``weights`` are the penalised ones, flat."""
 
     l1: float
     losses: list[float]
@@ -48,31 +48,31 @@ class Run(NamedTuple):
 
     @property
     def zeros(self) -> float:
-        """The share of weights that are exactly zero."""
+        """Returns the share of weights that are exactly zero."""
         return (self.weights == 0).double().mean().item()
 
 
 def network(seed: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """64 pixels, two hidden layers of 512, 10 digits: 300,032 weights. The same start for the same seed."""
+    """Makes a network of 64 pixels, two hidden layers of 512, 10 digits: 300,032 weights. The same seed gives the same start."""
     torch.manual_seed(seed)
     layers = [nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
     return nn.Sequential(*layers).to(dtype)
 
 
 def penalised(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that are penalised: those with two dimensions, not the biases."""
+    """Returns the weights that are penalised: those with two dimensions, not the biases."""
     return [param for param in model.parameters() if param.dim() >= 2]
 
 
 def textbook_penalty(weights: list[nn.Parameter], l1: float, l2: float) -> Tensor:
-    """The penalty as it is written in textbooks, forums and tutorials."""
+    """Computes the penalty as it is written in textbooks, forums and tutorials."""
     return l1 * sum(w.abs().sum() for w in weights) + l2 * sum(w.square().sum() for w in weights)  # type: ignore[return-value]
 
 
 def optimizer_for(
     recipe: Recipe, model: nn.Module, settings: Settings, l1: float, *, fused: bool | None = None
 ) -> torch.optim.Optimizer:
-    """Adam; with regkernels it knows the penalty. ``weight_decay = 2 * l2``, for torch's weight decay has the factor 1/2."""
+    """Makes an Adam; regkernels' knows the penalty. ``weight_decay = 2 * l2``, for torch's weight decay has the factor 1/2."""
     if recipe in (Recipe.NONE, Recipe.TEXTBOOK):
         return torch.optim.Adam(model.parameters(), lr=settings.lr, fused=fused)
     groups = regkernels.param_groups(model, l1=l1, weight_decay=2 * settings.l2)
@@ -80,7 +80,7 @@ def optimizer_for(
 
 
 def steps(digits: Digits, settings: Settings) -> int:
-    """How many optimizer steps a training takes."""
+    """Counts the optimizer steps of a training."""
     return batches_per_epoch(digits, settings.batch_size) * settings.epochs
 
 

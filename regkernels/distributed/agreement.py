@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from regkernels.distributed.shards import is_dtensor, words
-from regkernels.distributed.sums import NOBODY_ANSWERS
-
-if TYPE_CHECKING:
-    from regkernels.distributed.sums import Sums
-    from regkernels.optim.optimizer import Optimizer
+from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
 
 BITS = 18
 """Of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
@@ -24,7 +20,17 @@ Description = dict[str, Any]
 """What ranks must agree on: a text for each thing, by what messages call it."""
 
 
-def check_agreement(optimizer: Optimizer, group: Any = None) -> None:
+class Described(NamedTuple):
+    """An optimizer, as far as ranks compare it."""
+
+    name: str
+    """Of its class."""
+    arguments: object
+    """What the constructor was given beside param groups; its ``repr`` is compared."""
+    groups: Sequence[Mapping[str, Any]]
+
+
+def check_agreement(optimizer: Any, group: Any = None) -> None:
     """Raises on every rank where the ranks of ``group`` have different optimizers; a collective call, for each of them.
 
     Compares the number of param groups and parameters, their shapes in whole, types and placements, the hyper-parameters of
@@ -43,22 +49,32 @@ def check_agreement(optimizer: Optimizer, group: Any = None) -> None:
         TypeError: for another optimizer, and for a group that this rank is no member of.
         ValueError: where ranks differ, naming the first difference, and the ranks and values of it.
     """
-    if not hasattr(optimizer, "_options"):
+    described = getattr(optimizer, "described", None)
+    if described is None:
         raise TypeError(f"check_agreement compares optimizers of regkernels.optim, got {type(optimizer).__name__}")
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise RuntimeError("check_agreement needs a process group: call torch.distributed.init_process_group() before")
-    from regkernels import validation  # which imports this package
-
-    compare([description(optimizer)], [validation.process_group(group, "group") or torch.distributed.group.WORLD])
+    compare([description(described())], [check_process_group(group, "group") or torch.distributed.group.WORLD])
 
 
-def description(optimizer: Optimizer, *, params: bool = True) -> Description:
-    """``params``: whether ranks have the same ones."""
-    found: Description = {"type": type(optimizer).__name__}
-    options = optimizer._options._replace(process_group=None)
-    found["the arguments of the constructor"] = repr(options)
-    found["the number of param groups"] = str(len(optimizer.param_groups))
-    for index, group in enumerate(optimizer.param_groups):
+def check_process_group(value: Any, name: str = "process_group") -> Any:
+    """A process group that this rank is a member of, or None; raises TypeError for anything else."""
+    if value is None:
+        return None
+    if not torch.distributed.is_available() or not isinstance(value, torch.distributed.ProcessGroup):
+        said = " (this rank is no member of it)" if isinstance(value, int) else ""
+        raise TypeError(
+            f"{name} must be a torch.distributed.ProcessGroup or None, got {type(value).__name__}{said}; pass what "
+            "torch.distributed.new_group() returned, or torch.distributed.group.WORLD once the process group is initialised"
+        )
+    return value
+
+
+def description(described: Described, *, params: bool = True) -> Description:
+    """Puts it into words. ``params``: whether ranks have the same ones."""
+    found: Description = {"type": described.name, "the arguments of the constructor": repr(described.arguments)}
+    found["the number of param groups"] = str(len(described.groups))
+    for index, group in enumerate(described.groups):
         found.update((f"{key!r} of param group {index}", text) for key, text in _hyper_parameters(group))
         if params:
             found[f"the number of parameters of param group {index}"] = str(len(group["params"]))
@@ -67,19 +83,18 @@ def description(optimizer: Optimizer, *, params: bool = True) -> Description:
     return found
 
 
-def check_first_step(optimizer: Optimizer, sums: Sums) -> None:
-    """The same for parameters that are spread over ranks, by the ranks that they are spread over."""
+def check_first_step(described: Described, sums: Sums, process_group: Any) -> None:
+    """Compares the ranks' optimizers for parameters that are spread over ranks, by the ranks that they are spread over."""
     meshes = sorted(sums.meshes, key=lambda mesh: -mesh.size())
     if meshes:
-        compare([description(optimizer)], _groups_of(meshes[0]))
-    process_group = optimizer._options.process_group
+        compare([description(described)], _groups_of(meshes[0]))
     if process_group is not None and process_group.size() > 1:
-        compare([description(optimizer, params=False)], [process_group])
+        compare([description(described, params=False)], [process_group])
 
 
-def raise_difference(optimizer: Optimizer, sums: Sums) -> None:
+def raise_difference(described: Described, sums: Sums) -> None:
     """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
-    compare([description(optimizer, params=False)], sums.groups)
+    compare([description(described, params=False)], sums.groups)
     raise ValueError(
         "the ranks have different optimizers: hyper-parameters were others in the last step, or are on ranks that hold the "
         "same shards; regkernels.distributed.check_agreement(optimizer), called on all ranks before each step, says which"

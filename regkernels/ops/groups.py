@@ -37,7 +37,7 @@ def _group(params: Sequence[Tensor], strength: float, dim: int | None, size: int
     layouts, scales = _laid_out(params, strength, dim, size, weight)
     sizes = [layout.groups for layout in layouts]
     norms = torch.empty(sum(sizes), dtype=torch.float64, device=params[0].device)
-    value = backends.values_for(norms.device).group_norms(params, layouts, scales, norms.split(sizes))
+    value = backends.backend_for(norms.device).group_norms(params, layouts, scales, norms.split(sizes))
     return value, norms
 
 
@@ -49,7 +49,7 @@ def _group_gradient(
     out = [torch.empty_like(w) for w in params]
     if params:
         of_each = norms.split([layout.groups for layout in layouts])
-        backends.values_for(norms.device).group_gradient(params, layouts, scales, of_each, out, upstream)
+        backends.backend_for(norms.device).group_gradient(params, layouts, scales, of_each, out, upstream)
     return out
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regkernels import reference
 from regkernels.dynamo import outside_of_graphs
-from regkernels.memory import is_dense
+from regkernels.memory import empty_dense, is_usable
 
 _library = torch.library.Library("regkernels", "DEF")
 # The kernels' tables in device memory live from call to call, and a compiled program that replays CUDA graphs would take
@@ -50,12 +50,12 @@ def dense(tensor: Tensor) -> Tensor:
             "Call backward() of the loss and of a penalty that was computed from them in one, or pass as params the list "
             "list(model.parameters()), made before the first forward pass"
         )
-    return tensor if is_dense(tensor) and not tensor.is_neg() else tensor.resolve_neg().contiguous()
+    return tensor if is_usable(tensor) else tensor.resolve_neg().contiguous()
 
 
 def like(x: Tensor) -> Tensor:
     """An empty tensor in the layout that `dense` gives."""
-    return torch.empty_like(x) if is_dense(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
+    return empty_dense(x)
 
 
 def spread(gradients: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:

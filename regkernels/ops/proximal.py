@@ -11,7 +11,9 @@ from torch import Tensor
 from regkernels import backends, reference, validation
 from regkernels.memory import has_layout
 from regkernels.ops.library import dense, like, register
-from regkernels.still import Still
+from regkernels.reference import Kind
+from regkernels.table import segments
+from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.grouping import GroupLayout
 from regkernels.table.hyper import Hyper
 
@@ -40,8 +42,33 @@ def _proximal(
     out = dense(x).clone()
     if l1_weight is not None and not has_layout(l1_weight, out):
         l1_weight = torch.empty_like(out, dtype=l1_weight.dtype).copy_(l1_weight)
-    Still(out, penalty, l1_weight, GroupLayout(*layout)).apply(Hyper(*hyper))
+    batch = _batch(out, penalty, l1_weight, GroupLayout(*layout), Hyper(*hyper))
+    backends.backend_for(out.device).update(batch, with_sums=False)
     return out
+
+
+def _batch(weight: Tensor, penalty: str, l1_weight: Tensor | None, layout: GroupLayout, row: Hyper) -> Batch:
+    """The step of a rule that moves nothing before the penalty shrinks the weight, which is the gradient, too."""
+    address = weight.data_ptr()
+    segment = segments.row(
+        weight=address,
+        gradient=address,
+        l1_weight=0 if l1_weight is None else l1_weight.data_ptr(),
+        numel=weight.numel(),
+        groups=layout.groups,
+        inner=layout.inner,
+        kind=Kind("still", weight.dtype, penalty=penalty).number,
+    )
+    own = Operands(
+        "still",
+        weight,
+        weight,
+        (),
+        penalty=penalty,
+        l1_weight=l1_weight,
+        layout=layout if penalty == "group" else None,
+    )
+    return Batch(weight.device, segments.table([segment]), lambda: [own], [row], Memory())
 
 
 def _fake_threshold(x: Tensor, threshold: float) -> Tensor:

@@ -26,7 +26,7 @@ def check_numbers(kind: str, strength: Any, shape: Any) -> None:
 def _value(params: Sequence[Tensor], kind: str, strength: float, shape: float) -> Tensor:
     check_numbers(kind, strength, shape)  # again here: while torch.compile traces, numbers have no values yet
     penalty = reference.penalty(kind, strength, shape)
-    return backends.values_for(params[0].device).value(penalty, [dense(w) for w in params])
+    return backends.backend_for(params[0].device).value(penalty, [dense(w) for w in params])
 
 
 def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: float, shape: float) -> list[Tensor]:
@@ -36,7 +36,7 @@ def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: floa
     out = [torch.empty_like(w) for w in weights]
     if weights:
         penalty = reference.penalty(kind, strength, shape)
-        backends.values_for(upstream.device).value_gradient(penalty, weights, out, upstream)
+        backends.backend_for(upstream.device).value_gradient(penalty, weights, out, upstream)
     return out
 
 
@@ -85,7 +85,7 @@ def _factors(params: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor
 def _weighted(params: Sequence[Tensor], weights: Sequence[Tensor], strength: float) -> Tensor:
     validation.nonnegative("strength", strength)
     params = [dense(w) for w in params]
-    return backends.values_for(params[0].device).weighted(params, _factors(params, weights), strength)
+    return backends.backend_for(params[0].device).weighted(params, _factors(params, weights), strength)
 
 
 def _weighted_gradient(
@@ -95,7 +95,7 @@ def _weighted_gradient(
     out = [torch.empty_like(w) for w in params]
     if params:
         factors = _factors(params, weights)
-        backends.values_for(upstream.device).weighted_gradient(params, factors, out, upstream, strength)
+        backends.backend_for(upstream.device).weighted_gradient(params, factors, out, upstream, strength)
     return out
 
 

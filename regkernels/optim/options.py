@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from regkernels import validation
+from regkernels.distributed.agreement import check_process_group
 from regkernels.distributed.zero import group_of_maker
 from regkernels.optim import misspelt
 from regkernels.optim.penalty_keys import Penalties
@@ -77,6 +78,11 @@ class Options(NamedTuple):
         """Whether only a step's own gradients, or a scaler, say that it is left out."""
         return self.skip_nonfinite or self.amp_scaling
 
+    @property
+    def asks_for_norm(self) -> bool:
+        """Whether a step needs the norm of all gradients."""
+        return self.max_grad_norm is not None or self.may_skip
+
     @classmethod
     def of(cls, common: Mapping[str, Any], optimizer: str) -> Options:
         """Raises where an argument is unknown or its value not allowed."""
@@ -96,7 +102,7 @@ class Options(NamedTuple):
             bool(common.get("stats", False)),
             bool(common.get("skip_nonfinite", False)),
             bool(common.get("amp_scaling", False)),
-            validation.process_group(common.get("process_group")) or group_of_maker(),
+            check_process_group(common.get("process_group")) or group_of_maker(),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
 

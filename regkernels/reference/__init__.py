@@ -13,6 +13,7 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 from regkernels.reference.elementwise import clamp, divide, logarithm, sign, soft_threshold, square_root
 from regkernels.reference.family import FAMILY, OPERATORS, PENALTIES, VALUES
 from regkernels.reference.groups import zero_groups
+from regkernels.reference.kinds import Kind, MetricKind
 from regkernels.reference.l1_l2 import (
     elastic_net_penalty,
     l1_penalty,
@@ -50,7 +51,9 @@ __all__ = [
     "PENALTIES",
     "RULES",
     "VALUES",
+    "Kind",
     "Metric",
+    "MetricKind",
     "Penalty",
     "Rule",
     "check_refused",

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from regkernels.reference.elementwise import sign, square_root
-from regkernels.reference.family import FAMILY
-from regkernels.reference.family import VALUES as VALUES
+from regkernels.reference.family import FAMILY, VALUES
 from regkernels.reference.l1_l2 import penalty_dtype
 from regkernels.reference.penalties import Numbers
 from regkernels.table.formats import compute_dtype

@@ -1,4 +1,7 @@
-"""Choosing lambda: where a path of strengths starts, the path itself, and what it tells; many models at once; estimators."""
+"""How strong a penalty should be is found here: paths of strengths, many models at once, and scikit-learn's estimators.
+
+The penalties and the steps are not here, they are those of `regkernels.optim`; removing what has become zero is `regkernels.structure`'s.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +37,7 @@ _ESTIMATORS = {
 
 
 def __getattr__(name: str) -> Any:
-    """The estimators, which need scikit-learn: imported with the first use."""
+    """Imports the estimators, which need scikit-learn, with their first use."""
     if name not in _ESTIMATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Whether models differ in the values of their tensors only."""
+"""Checks that models differ in the values of their tensors only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def check_alike(models: Any) -> list[nn.Module]:
-    """``models`` as a list.
+    """Returns ``models`` as a list.
 
     Raises:
         TypeError, ValueError: for what is no sequence of modules, for none, and for one that differs from the first, naming
@@ -58,7 +58,7 @@ def _check_not_shared(models: Sequence[nn.Module]) -> None:
 
 
 def _described(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What has to be the same, each with a name for messages."""
+    """Lists what has to be the same, each with a name for messages."""
     for name, module in model.named_modules():
         of = f"module {name!r}" if name else "the module"
         yield f"the class of {of}", type(module).__name__

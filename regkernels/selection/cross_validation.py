@@ -1,4 +1,4 @@
-"""scikit-learn's interface for choosing the strength by cross-validation: all folds and strengths are solved at once."""
+"""Chooses strengths by cross-validation behind scikit-learn's interface; all folds and strengths are solved at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ELEMENTS_AT_ONCE = 2**25
 
 
 def one_standard_error(scores: Any) -> int:
-    """Which strength the rule of one standard error chooses: the first whose mean is within that of the best.
+    """Returns which strength the rule of one standard error chooses: the first whose mean is within that of the best.
 
     Args:
         scores: (strengths, folds), the lower the better; strengths descend, so that the first is the sparsest.
@@ -114,7 +114,7 @@ class _CrossValidated(Linear):
         raise NotImplementedError
 
     def _given(self) -> Any:
-        """``alphas`` as a descending array, or the number of them."""
+        """Returns ``alphas`` as a descending array, or the number of them."""
         if numpy.ndim(self.alphas) == 0:
             return count("alphas", self.alphas)
         given = numpy.array([nonnegative("alphas", alpha) for alpha in self.alphas])  # type: ignore[union-attr]
@@ -123,7 +123,7 @@ class _CrossValidated(Linear):
         return numpy.sort(given)[::-1]
 
     def _grids(self, x: Tensor, y: Tensor, weights: Tensor, ratios: list[float]) -> list[Any]:
-        """Strengths to try for each ratio, descending, as scikit-learn's ``_alpha_grid``."""
+        """Makes the strengths to try for each ratio, descending, as scikit-learn's ``_alpha_grid``."""
         eps = positive("eps", self.eps)
         given = self._given()
         if isinstance(given, numpy.ndarray):
@@ -144,7 +144,7 @@ class _CrossValidated(Linear):
     def _scores(
         self, x: Tensor, y: Tensor, training: Tensor, tests: Tensor, grids: list[Any], ratios: list[float]
     ) -> Any:
-        """The mean loss of each fold's test part, (ratios, strengths, folds)."""
+        """Returns the mean loss of each fold's test part, (ratios, strengths, folds)."""
         at_once = len(training) if len(training) * len(grids[0]) * y.numel() <= _ELEMENTS_AT_ONCE else 1
         parts: list[list[Tensor]] = [[] for _ in ratios]
         for own, test in zip(training.split(at_once), tests.split(at_once), strict=True):
@@ -159,7 +159,7 @@ class _CrossValidated(Linear):
         return torch.stack([torch.stack(each, 1) for each in parts]).numpy()
 
     def _score(self, folds: Folds, coefficients: Tensor, intercepts: Tensor, fold: int, weights: Tensor) -> Tensor:
-        """The mean loss, (A,), on the rows of a fold's test part."""
+        """Returns the mean loss, (A,), on the rows of a fold's test part."""
         shift = folds.unit[fold] * intercepts - (coefficients * folds.means[fold]).sum(-1)
         rows = weights > 0
         outputs = coefficients @ folds.x[rows].T + shift[..., None]
@@ -168,7 +168,7 @@ class _CrossValidated(Linear):
 
 
 class ElasticNetCV(Regressor, _CrossValidated):
-    """`ElasticNet` with ``alpha`` and ``l1_ratio`` chosen by cross-validation, as ``sklearn.linear_model.ElasticNetCV``.
+    """Fits an `ElasticNet` whose ``alpha`` and ``l1_ratio`` cross-validation chooses, as ``sklearn.linear_model.ElasticNetCV``.
 
     All folds and all strengths are solved at once, by one update for all of them per step.
 
@@ -194,7 +194,7 @@ class ElasticNetCV(Regressor, _CrossValidated):
 
 
 class SparseLogisticRegressionCV(Classifier, _CrossValidated):
-    """`SparseLogisticRegression` with ``alpha`` and ``l1_ratio`` chosen by cross-validation.
+    """Fits a `SparseLogisticRegression` whose ``alpha`` and ``l1_ratio`` cross-validation chooses.
 
     Args:
         cv: folds, as scikit-learn takes them; None and numbers are stratified by class.

@@ -1,4 +1,4 @@
-"""Data as batches: what a loss is a mean over."""
+"""Takes data as batches, which a loss is a mean over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Data = tuple[Tensor, Tensor] | Iterable[tuple[Any, Tensor]]
 
 
 class Batches:
-    """``(inputs, targets, share)`` for each batch, with ``share`` the part of all rows that it has; as often as one likes.
+    """Yields ``(inputs, targets, share)`` for each batch, with ``share`` the part of all rows that it has; as often as one likes.
 
     Args:
         name: what error messages call the data.

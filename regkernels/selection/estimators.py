@@ -1,4 +1,4 @@
-"""scikit-learn's interface for one strength: an elastic net, and a logistic regression that is as sparse."""
+"""Fits models of one strength behind scikit-learn's interface: an elastic net, and a logistic regression that is as sparse."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _OneStrength(Linear):
 
 
 class ElasticNet(Regressor, _OneStrength):
-    """Linear regression with an elastic net penalty, as ``sklearn.linear_model.ElasticNet``, to the exact solution.
+    """Fits a linear regression with an elastic net penalty, as ``sklearn.linear_model.ElasticNet``, to the exact solution.
 
     Minimises, with scikit-learn's conventions,
 
@@ -63,7 +63,7 @@ class ElasticNet(Regressor, _OneStrength):
 
 
 class SparseLogisticRegression(Classifier, _OneStrength):
-    """Logistic regression with an elastic net penalty, for two classes or more, to the exact solution.
+    """Fits a logistic regression with an elastic net penalty, for two classes or more, to the exact solution.
 
     Minimises the mean of the negative log-likelihood plus the penalty of `ElasticNet`. Of more than two classes each has
     coefficients of its own (softmax).

@@ -1,4 +1,4 @@
-"""The smooth part of linear and logistic models, on several weightings of the same rows at once: the folds of a cross-validation.
+"""Computes the smooth part of linear and logistic models, on several weightings of the same rows at once: the folds of a cross-validation.
 
 Shapes: n rows, p features, C outputs (1, or a class each), F weightings of the rows ("folds"), A strengths. Coefficients are
 (F, A, C, p), intercepts (F, A, C): a model for each fold and strength. All is float64.
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class Gradient(NamedTuple):
-    """Of the mean loss, with the shapes of what it is the gradient of."""
+    """Holds the gradient of the mean loss, with the shapes of what it is the gradient of."""
 
     coefficients: Tensor
     intercepts: Tensor
 
 
 class Folds(ABC):
-    """``f(w, b)``, the weighted mean of a loss, for F weightings.
+    """Computes ``f(w, b)``, the weighted mean of a loss, for F weightings.
 
     With an intercept, features are centred by their means in the fold, which makes gradients of coefficients and intercepts
     independent of each other where the loss is quadratic. ``b`` is in units of ``unit``, that of a typical feature, so that one
@@ -64,23 +64,26 @@ class Folds(ABC):
 
     @abstractmethod
     def null(self) -> Tensor:
-        """Intercepts, (F, C), of the models without features."""
+        """Returns the intercepts, (F, C), of the models without features."""
 
     @staticmethod
     @abstractmethod
     def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
-        """Of each row, (..., n), with outputs (..., C, n) and targets (n, C)."""
+        """Returns the loss of each row, (..., n), with outputs (..., C, n) and targets (n, C)."""
 
     @abstractmethod
     def excess(self, outputs: Tensor) -> Tensor:
-        """The derivative of the loss in the outputs, (..., C, n)."""
+        """Returns the derivative of the loss in the outputs, (..., C, n)."""
 
     @abstractmethod
     def shares(self, outputs: Tensor) -> Tensor | None:
-        """p of the second derivative, ``p_c * (1 - p_c)`` and between two outputs ``-p_c * p_d``, of (..., C, n); None: it is 1."""
+        """Returns p of the second derivative, ``p_c * (1 - p_c)`` and between two outputs ``-p_c * p_d``, of (..., C, n); None: it is 1."""
 
     def gradient(self, coefficients: Tensor, intercepts: Tensor, fold: Tensor | None = None) -> Gradient:
-        """Of all models, or with ``fold`` (M,) of M models, coefficients then (M, A, C, p): the A models ``m`` are of ``fold[m]``."""
+        """Returns the gradient of all models, or of some where ``fold`` (M,) is given.
+
+        Coefficients are then (M, A, C, p): the A models at ``m`` are of ``fold[m]``.
+        """
         index = slice(None) if fold is None else fold
         means, unit = self.means[index, None, None], self.unit[index, None, None]
         shift = unit * intercepts - (coefficients * means).sum(-1)
@@ -89,12 +92,12 @@ class Folds(ABC):
         return Gradient(excess @ self.x - total[..., None] * means, unit * total * float(self.has_intercept))
 
     def values(self, coefficients: Tensor, intercepts: Tensor, fold: Tensor) -> Tensor:
-        """f of M models, (M,), with coefficients (M, C, p)."""
+        """Returns f of M models, (M,), with coefficients (M, C, p)."""
         shift = self.unit[fold, None] * intercepts - (coefficients * self.means[fold, None]).sum(-1)
         return (self.loss_of(coefficients @ self.x.T + shift[..., None], self.y) * self.weights[fold]).sum(-1)
 
     def largest_at_null(self) -> Tensor:
-        """max |gradient| of the coefficients where these are 0, (F,): the L1 strength from which on all are 0."""
+        """Returns max |gradient| of the coefficients where these are 0, (F,): the L1 strength from which on all are 0."""
         shape = (len(self.weights), 1, self.y.shape[1])
         nothing = torch.zeros(*shape, self.x.shape[1], dtype=self.x.dtype)
         found = self.gradient(nothing, self.null()[:, None]).coefficients.abs().flatten(1).amax(1)
@@ -103,7 +106,7 @@ class Folds(ABC):
         return torch.where(found > 8 * torch.finfo(found.dtype).eps * sizes, found, 0.0)
 
     def hessians(self, coefficients: Tensor, intercepts: Tensor, fold: Tensor, chosen: Tensor) -> Tensor:
-        """Second derivatives of M models, (M, k, k), in some of their parameters.
+        """Returns second derivatives of M models, (M, k, k), in some of their parameters.
 
         ``coefficients``: (M, C, p); ``intercepts``: (M, C); ``fold``: (M,), which each model belongs to; ``chosen``: (M, k), which
         parameters, coefficient (c, j) being number ``c * p + j`` and intercept c number ``C * p + c``.
@@ -126,12 +129,12 @@ class Folds(ABC):
         return torch.where(same, (shared * weights) @ x.mT, 0.0) - (shared * weights) @ shared.mT
 
     def plain_intercepts(self, coefficients: Tensor, intercepts: Tensor) -> Tensor:
-        """(F, A, C): for features that are not centred."""
+        """Returns the intercepts for features that are not centred, (F, A, C)."""
         return self.unit[:, None, None] * intercepts - (coefficients * self.means[:, None, None]).sum(-1)
 
 
 class LeastSquares(Folds):
-    """The mean of ``(x w + b - y)**2 / 2``."""
+    """Computes the mean of ``(x w + b - y)**2 / 2``."""
 
     second_derivative = 1.0
 
@@ -183,7 +186,7 @@ class LeastSquares(Folds):
 
 
 class Logistic(Folds):
-    """The mean of ``log(1 + exp(z)) - y z`` with ``z = x w + b``, for two classes and one output."""
+    """Computes the mean of ``log(1 + exp(z)) - y z`` with ``z = x w + b``, for two classes and one output."""
 
     second_derivative = 0.25
 
@@ -204,7 +207,7 @@ class Logistic(Folds):
 
 
 class Multinomial(Folds):
-    """The mean cross entropy of ``softmax(x w + b)``, with an output for each of three classes or more."""
+    """Computes the mean cross entropy of ``softmax(x w + b)``, with an output for each of three classes or more."""
 
     second_derivative = 0.5
 

@@ -1,4 +1,4 @@
-"""Groups of weights: their norms and how much each is penalised."""
+"""Cuts weights into groups, and knows their norms and how much each is penalised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regkernels.table import grouping
 
 
 class Groups:
-    """Runs of ``size`` consecutive indices along ``dim``, or whole tensors.
+    """Takes runs of ``size`` consecutive indices along ``dim``, or whole tensors, for groups.
 
     Args:
         dim: 0 for rows (output neurons, filters), 1 for columns, ...; "tensor": each tensor is one group.
@@ -24,7 +24,7 @@ class Groups:
         self._dim, self._size, self._weight = dim, size, weight
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """``tensor`` as a matrix (groups, elements of a group), a view where possible."""
+        """Returns ``tensor`` as a matrix (groups, elements of a group), a view where possible."""
         if self._dim == "tensor":
             return tensor.reshape(1, -1)
         dim = int(self._dim)
@@ -32,11 +32,11 @@ class Groups:
         return tensor.movedim(dim, 0).reshape(tensor.shape[dim] // self._size, -1)
 
     def norms(self, tensor: Tensor) -> Tensor:
-        """The Euclidean norm of each group, shape (groups,)."""
+        """Returns the Euclidean norm of each group, shape (groups,)."""
         return torch.linalg.vector_norm(self.rows(tensor), dim=1)
 
     def spread(self, values: Tensor, like: Tensor) -> Tensor:
-        """One value per group, shape (groups,), as a tensor of the shape of ``like`` with each group's value in all its elements."""
+        """Gives all elements of a group its value: from one per group, shape (groups,), to the shape of ``like``."""
         if self._dim == "tensor":
             return values.expand(like.shape) if like.dim() else values.reshape(())
         dim = int(self._dim)
@@ -45,5 +45,5 @@ class Groups:
         return values.repeat_interleave(self._size).reshape(shape).expand(like.shape)
 
     def weight(self, tensor: Tensor) -> float:
-        """By how much more a group of ``tensor`` is penalised than one of a single element."""
+        """Says by how much more a group of ``tensor`` is penalised than one of a single element."""
         return math.sqrt(self.rows(tensor).shape[1]) if self._weight == "sqrt_size" else 1.0

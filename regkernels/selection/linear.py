@@ -1,4 +1,4 @@
-"""What the estimators have in common: checked arguments, data as tensors, and the warnings that scikit-learn's give."""
+"""Does what the estimators have in common: checks arguments, takes data as tensors, and warns as scikit-learn's do."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _number(name: str, value: Any, allowed: Callable[[float], bool], words: str)
 
 
 class Linear(BaseEstimator):
-    """A model that is linear in its features: how it is fitted, for one strength or on folds for many."""
+    """Fits a model that is linear in its features, for one strength or on folds for many."""
 
     fit_intercept: bool
     tol: float
@@ -66,7 +66,7 @@ class Linear(BaseEstimator):
     verbose: bool | int
 
     def _targets(self, y: Any) -> Tensor:
-        """(n, C), of checked targets; sets what is known of them."""
+        """Returns checked targets as (n, C); sets what is known of them."""
         raise NotImplementedError
 
     def _folds(self, x: Tensor, y: Tensor, weights: Tensor) -> Folds:
@@ -122,7 +122,7 @@ class Linear(BaseEstimator):
 
 
 class Regressor(RegressorMixin, Linear):
-    """Least squares."""
+    """Fits and predicts by least squares."""
 
     def _targets(self, y: Any) -> Tensor:
         return torch.tensor(y, dtype=torch.float64)[:, None]
@@ -134,14 +134,14 @@ class Regressor(RegressorMixin, Linear):
         self.coef_, self.intercept_ = coefficients[0], float(intercepts[0])
 
     def predict(self, X: Any) -> Any:
-        """Targets, (n,), for features ``X``, (n, p)."""
+        """Predicts targets, (n,), for features ``X``, (n, p)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=numpy.float64, reset=False)
         return X @ self.coef_ + self.intercept_
 
 
 class Classifier(ClassifierMixin, Linear):
-    """Logistic regression: two classes share one output, more have one each."""
+    """Fits and predicts by logistic regression: two classes share one output, more have one each."""
 
     def _targets(self, y: Any) -> Tensor:
         check_classification_targets(y)
@@ -174,35 +174,35 @@ class Classifier(ClassifierMixin, Linear):
         self.coef_, self.intercept_ = coefficients, intercepts
 
     def decision_function(self, X: Any) -> Any:
-        """Log-odds, (n,) for two classes; for more, (n, classes), what softmax makes probabilities of."""
+        """Returns log-odds, (n,) for two classes; for more, (n, classes), what softmax makes probabilities of."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=numpy.float64, reset=False)
         outputs = X @ self.coef_.T + self.intercept_
         return outputs[:, 0] if len(self.classes_) == 2 else outputs
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities, (n, classes), in the order of ``classes_``."""
+        """Returns probabilities, (n, classes), in the order of ``classes_``."""
         outputs = torch.from_numpy(self.decision_function(X))
         if outputs.dim() == 1:
             return torch.stack([(-outputs).sigmoid(), outputs.sigmoid()], 1).numpy()
         return outputs.softmax(1).numpy()
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the probabilities, (n, classes)."""
+        """Returns logarithms of the probabilities, (n, classes)."""
         outputs = torch.from_numpy(self.decision_function(X))
         if outputs.dim() == 1:
             outputs = torch.stack([torch.zeros_like(outputs), outputs], 1)
         return outputs.log_softmax(1).numpy()
 
     def predict(self, X: Any) -> Any:
-        """The most probable class of each row of ``X``, (n,)."""
+        """Predicts the most probable class of each row of ``X``, (n,)."""
         outputs = self.decision_function(X)
         return self.classes_[(outputs > 0).astype(int) if outputs.ndim == 1 else outputs.argmax(1)]
 
 
 @contextmanager
 def _progress(wanted: bool) -> Iterator[Callable[[int, int], object]]:
-    """A bar with the number of models that are solved."""
+    """Shows a bar with the number of models that are solved."""
     if not wanted:
         yield lambda done, of: None
         return

@@ -1,4 +1,4 @@
-"""Where a path starts: the smallest strength at which all penalised weights are zero, and a grid below it."""
+"""Finds where a path starts: the smallest strength at which all penalised weights are zero, and a grid below it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATIONARY = 1e-9
 
 
 class Null(NamedTuple):
-    """The model whose penalised weights are zero. ``gradients``: of the penalised weights. ``exact``: it fits all targets."""
+    """Describes the model whose penalised weights are zero. ``gradients``: of the penalised weights. ``exact``: it fits all targets."""
 
     gradients: list[Tensor]
     exact: bool
@@ -40,7 +40,7 @@ def lambda_max(
     weight: str = "sqrt_size",
     regularise: Callable[[str, Tensor], bool] | None = None,
 ) -> float:
-    """The smallest strength at which all penalised weights of a linear model are zero: where a path starts.
+    """Returns the smallest strength at which all penalised weights of a linear model are zero: where a path starts.
 
     With ``l1_ratio = 1`` that is ``l1``, in units of the loss. The parameters that are not penalised (biases) are fitted with all
     others at zero, until their gradient vanishes; with g the gradient of the penalised weights there,
@@ -81,7 +81,7 @@ def lambda_max(
 
 
 def lambda_grid(maximum: float, n_lambdas: int = 100, lambda_min_ratio: float = 1e-3) -> Tensor:
-    """``n_lambdas`` strengths from ``maximum`` down to ``lambda_min_ratio * maximum``, evenly spaced in their logarithm.
+    """Returns ``n_lambdas`` strengths from ``maximum`` down to ``lambda_min_ratio * maximum``, evenly spaced in their logarithm.
 
     Args:
         maximum: the first one, >= 0, as `lambda_max` gives it; 0 gives zeros.
@@ -105,7 +105,7 @@ def lambda_grid(maximum: float, n_lambdas: int = 100, lambda_min_ratio: float = 
 
 
 def checked_ratio(l1_ratio: Any) -> float:
-    """A share in (0, 1]: without L1 no weight is ever exactly zero."""
+    """Checks a share in (0, 1]: without L1 no weight is ever exactly zero."""
     ratio = validation.finite("l1_ratio", l1_ratio)
     if not 0 < ratio <= 1:
         raise ValueError(
@@ -115,7 +115,7 @@ def checked_ratio(l1_ratio: Any) -> float:
 
 
 def largest(gradients: list[Tensor], groups: Groups | None) -> float:
-    """The dual norm of the penalty: the largest element, or the largest weighted norm of a group."""
+    """Returns the dual norm of the penalty: the largest element, or the largest weighted norm of a group."""
     if groups is None:
         sizes = [gradient.abs().flatten() for gradient in gradients]
     else:
@@ -124,7 +124,7 @@ def largest(gradients: list[Tensor], groups: Groups | None) -> float:
 
 
 def undisturbed_random_state() -> Any:
-    """What shuffles or drops out within leaves the generators, when it ends, as it found them."""
+    """Leaves the random number generators, when it ends, as it found them, whatever shuffles or drops out within."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
 
 
@@ -140,7 +140,7 @@ def fit_null(objective: Objective) -> Null:
 
 
 def _fit(objective: Objective, residual: float) -> None:
-    """L-BFGS from wherever the parameters are; then Newton steps, for where the loss itself is too flat to be compared."""
+    """Takes L-BFGS from wherever the parameters are, then Newton steps, for where the loss itself is too flat to be compared."""
     params = objective.unpenalised
     if not math.isfinite(objective.value()):
         raise RuntimeError("the loss is not finite where all penalised weights are zero; check the inputs and the loss")
@@ -165,7 +165,7 @@ def _fit(objective: Objective, residual: float) -> None:
 
 
 def _polish(objective: Objective, tiny: float) -> float:
-    """Newton steps for as long as the gradient of the unpenalised parameters becomes smaller; how large it is in the end."""
+    """Takes Newton steps for as long as the gradient of the unpenalised parameters becomes smaller; returns how large it is in the end."""
     params = objective.unpenalised
     gradients, product = second_order(objective, params)
     left = largest(gradients, None)
@@ -186,7 +186,7 @@ def _polish(objective: Objective, tiny: float) -> float:
 
 
 def _residual(objective: Objective) -> float:
-    """The sum over the rows of |d loss / d output|: 0 where the model fits every target."""
+    """Sums over the rows |d loss / d output|: 0 where the model fits every target."""
     total = 0.0
     for inputs, targets, share in objective.batches:
         with torch.no_grad():
@@ -198,7 +198,7 @@ def _residual(objective: Objective) -> float:
 
 
 def refuse_networks(objective: Objective) -> None:
-    """The output must be affine in the penalised weights: equal steps along a line change it equally."""
+    """Raises where the output is not affine in the penalised weights: equal steps along a line change it equally then."""
     inputs, _, _ = next(iter(objective.batches))
     before = [param.detach().clone() for param in objective.penalised]
     outputs = []

@@ -1,4 +1,4 @@
-"""Second-order steps: conjugate gradients with Hessian-vector products."""
+"""Takes second-order steps: conjugate gradients with Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POWER_ITERATIONS = 20
 
 
 def second_order(objective: Objective, params: list[nn.Parameter]) -> tuple[list[Tensor], Product]:
-    """The gradients of f by ``params`` at the present weights, and its Hessian by them times a flat vector."""
+    """Returns the gradients of f by ``params`` at the present weights, and its Hessian by them times a flat vector."""
     _, gradients = objective.gradient(params, graph=True)
     connected = [(gradient, index) for index, gradient in enumerate(gradients) if gradient.requires_grad]
 
@@ -38,7 +38,7 @@ def second_order(objective: Objective, params: list[nn.Parameter]) -> tuple[list
 
 
 def hessian_norm(objective: Objective) -> float:
-    """The largest curvature of f at the present weights, estimated from below by power iteration; > 0."""
+    """Estimates the largest curvature of f at the present weights, from below by power iteration; > 0."""
     params = objective.params
     _, product = second_order(objective, params)
     # Fixed, so that no random number is drawn, and without a pattern that an eigenvector could be orthogonal to.
@@ -80,11 +80,11 @@ def conjugate_gradients(product: Product, right: Tensor, tolerance: float) -> Te
 
 
 def flat_of(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements, one tensor after the other."""
+    """Returns all elements, one tensor after the other."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of `flat_of`."""
+    """Undoes `flat_of`."""
     sizes = [tensor.numel() for tensor in like]
     return [part.view_as(tensor) for part, tensor in zip(flat.split(sizes), like, strict=True)]

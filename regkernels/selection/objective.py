@@ -1,4 +1,4 @@
-"""The smooth part of the problem: a model's mean loss over data, its gradient, and Hessian-vector products."""
+"""Computes the smooth part of the problem: a model's mean loss over data, and its gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 class Objective:
-    """``f(w)``: the mean of ``loss(model(inputs), targets)`` over all rows, for a copy of the model.
+    """Computes ``f(w)``, the mean of ``loss(model(inputs), targets)`` over all rows, for a copy of the model.
 
     Args:
         model: copied, not changed; converted to ``dtype`` where that is given.
@@ -61,7 +61,7 @@ class Objective:
 
     @property
     def params(self) -> list[nn.Parameter]:
-        """The trainable parameters of the copy: first those that are penalised."""
+        """Returns the trainable parameters of the copy: first those that are penalised."""
         return [*self.penalised, *self.unpenalised]
 
     def zero_penalised(self) -> None:
@@ -72,11 +72,11 @@ class Objective:
 
     @torch.no_grad()
     def value(self) -> float:
-        """``f(w)``."""
+        """Returns ``f(w)``."""
         return float(sum(share * self.loss(self.model(x), y).item() for x, y, share in self.batches))
 
     def gradient(self, params: list[nn.Parameter] | None = None, *, graph: bool = False) -> tuple[float, list[Tensor]]:
-        """``f(w)`` and its gradient by ``params``; with ``graph`` it can be differentiated once more."""
+        """Returns ``f(w)`` and its gradient by ``params``; with ``graph`` it can be differentiated once more."""
         params = self.params if params is None else params
         value, total = 0.0, [torch.zeros_like(param) for param in params]
         for inputs, targets, share in self.batches:
@@ -87,14 +87,14 @@ class Objective:
         return value, total
 
     def score(self, batches: Batches, score: Callable[[Any, Tensor], float | Tensor] | None) -> float:
-        """The mean over other data, with ``model.eval()``; without ``score``: of minus the loss."""
+        """Returns the mean over other data, with ``model.eval()``; without ``score``: of minus the loss."""
         with torch.no_grad(), self.evaluating():
             total = sum(share * _number((score or self.loss)(self.model(x), y)) for x, y, share in batches)
         return total if score is not None else -total
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """``model.eval()``, and afterwards each module's own mode again."""
+        """Sets ``model.eval()``, and afterwards each module's own mode again."""
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:

@@ -1,4 +1,4 @@
-"""The path: solutions for a sequence of strengths, each started from the one before."""
+"""Solves a problem for a sequence of strengths, each started from the one before: the path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def regularization_path(
     progress: bool | None = None,
     **options: Any,
 ) -> RegularizationPath:
-    """Solutions of a problem for many strengths of its penalty, each started from the one before (warm starts).
+    """Solves a problem for many strengths of its penalty, each started from the one before (warm starts).
 
     For each lambda, minimises
 
@@ -189,7 +189,7 @@ def _start_from_zero(
 
 
 def _checked_lambdas(lambdas: Any, direction: str) -> list[float]:
-    """In the order in which they are visited."""
+    """Returns the strengths in the order in which they are visited."""
     if isinstance(lambdas, Tensor):
         lambdas = lambdas.tolist()
     if isinstance(lambdas, (str, bytes, dict)) or not hasattr(lambdas, "__iter__"):
@@ -201,7 +201,7 @@ def _checked_lambdas(lambdas: Any, direction: str) -> list[float]:
 
 
 def _tolerance(tol: Any, strengths: list[float], objective: Objective) -> float:
-    """In units of the loss per weight."""
+    """Returns the tolerance in units of the loss per weight."""
     if tol is None:
         tol = 1e-10 if all(param.dtype == torch.float64 for param in objective.params) else 1e-5
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:

@@ -1,4 +1,4 @@
-"""A progress bar for paths that take long."""
+"""Shows a progress bar for paths that take long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONG = 2.0  # seconds
 
 
 def shown(strengths: list[float], progress: bool | None) -> Iterator[float]:
-    """The strengths, with a bar on standard error, where that is a terminal, which goes away in the end.
+    """Yields the strengths, with a bar on standard error, where that is a terminal, which goes away in the end.
 
     Args:
         strengths: what to go through.

@@ -1,4 +1,4 @@
-"""What a path tells."""
+"""Holds what a path tells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANY_LINES = 300
 
 @dataclass(frozen=True, repr=False)
 class RegularizationPath:
-    """Solutions for a sequence of strengths, in the order in which they were computed; ``n`` of them.
+    """Holds solutions for a sequence of strengths, in the order in which they were computed; ``n`` of them.
 
     - ``lambdas``: the strengths, float64, shape (n,)
     - ``states``: the model's state dict, each entry stacked: shape (n, \\*shape). ``load`` puts one into a model.
@@ -62,12 +62,12 @@ class RegularizationPath:
 
     @property
     def weights(self) -> Tensor:
-        """All penalised weights, flat, shape (n, weights); a copy."""
+        """Returns a copy of all penalised weights, flat, shape (n, weights)."""
         return torch.cat([self.states[name].flatten(1) for name in self.penalised], dim=1)
 
     @property
     def best(self) -> int:
-        """The index of the best score; of equal ones that with the largest strength. NaN is worse than any number.
+        """Returns the index of the best score; of equal ones that with the largest strength. NaN is worse than any number.
 
         Raises:
             ValueError: for a path without validation data.
@@ -79,7 +79,7 @@ class RegularizationPath:
         return max(ties, key=lambda index: self.lambdas[index].item())
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """The model's state dict at one strength; copies."""
+        """Copies the model's state dict at one strength."""
         return {name: stacked[index].clone() for name, stacked in self.states.items()}
 
     def load(self, model: nn.Module, index: int) -> nn.Module:
@@ -142,12 +142,12 @@ class Points:
     rows: list[dict[str, float | int | bool | None]] = field(default_factory=list)
 
     def add(self, model: nn.Module, **row: float | int | bool | None) -> None:
-        """One point: the weights, which are copied, and the numbers."""
+        """Adds one point: the weights, which are copied, and the numbers."""
         self.states.append({name: value.detach().clone() for name, value in model.state_dict().items()})
         self.rows.append(row)
 
     def path(self, lambdas: Sequence[float]) -> RegularizationPath:
-        """All of them."""
+        """Returns all of them."""
 
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([row[name] for row in self.rows], dtype=dtype)

@@ -1,4 +1,4 @@
-"""The path's own solver: proximal gradient steps find which weights are zero, Newton steps the values of the others."""
+"""Solves points of a path: proximal gradient steps find which weights are zero, Newton steps the values of the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST_CURVATURE = 1e30
 
 
 class Solution(NamedTuple):
-    """Where a solver stopped. ``violation``: how far 0 is from the subdifferential, in units of the loss per weight."""
+    """Describes where a solver stopped. ``violation``: how far 0 is from the subdifferential, in units of the loss per weight."""
 
     loss: float
     violation: float
@@ -29,7 +29,7 @@ class Solution(NamedTuple):
 
 
 class Point(NamedTuple):
-    """The smooth part at the present weights, and its gradients."""
+    """Holds the smooth part at the present weights, and its gradients."""
 
     loss: float
     gradients: list[Tensor]
@@ -53,7 +53,7 @@ class ProximalNewton:
         self._curvature = self._lowest_curvature = hessian_norm(objective)
 
     def solve(self, strength: float) -> Solution:
-        """The weights for one strength."""
+        """Finds the weights for one strength."""
         point = Point(*self._objective.gradient())
         violation, steps, since = self._violation(strength, point), 0, 0
         self._scale = strength
@@ -80,7 +80,7 @@ class ProximalNewton:
         return self._penalty.violation(strength, self._objective.penalised, point.gradients)
 
     def _proximal_step(self, optimizer: SGD, strength: float, point: Point) -> tuple[Point, float]:
-        """A step with the largest step size at which a parabola of its curvature stays above f."""
+        """Takes a step with the largest step size at which a parabola of its curvature stays above f."""
         objective, params = self._objective, self._objective.params
         decay = self._penalty.strengths(strength)[1]
         before = [param.detach().clone() for param in params]
@@ -109,7 +109,7 @@ class ProximalNewton:
         return new, curvature * norm_inf(moves)
 
     def _newton_step(self, strength: float, point: Point, violation: float) -> tuple[Point, float]:
-        """Towards the minimum of the second-order model on the weights that are not zero; what would change its sign becomes zero."""
+        """Goes towards the minimum of the second-order model on the weights that are not zero; what would change its sign becomes zero."""
         params = self._objective.params
         before = [param.detach().clone() for param in params]
         own = len(self._objective.penalised)
@@ -134,7 +134,7 @@ class ProximalNewton:
         return point, violation
 
     def _newton_direction(self, strength: float, violation: float) -> list[Tensor]:
-        """To the minimiser of the second-order model on the weights where the penalty has derivatives; 0 at the others.
+        """Points to the minimiser of the second-order model on the weights where the penalty has derivatives; 0 at the others.
 
         The model is made convex by a bit of curvature, which vanishes with the violation (Levenberg and Marquardt): with more
         weights than rows its Hessian is singular.
@@ -175,7 +175,7 @@ def _dot(left: list[Tensor], right: list[Tensor]) -> float:
 
 
 def stationarity(objective: Objective, penalty: Penalty, strength: float, gradients: list[Tensor]) -> float:
-    """How far the present weights are from a solution, for any penalty: how far a proximal gradient step would move them, over its step
+    """Tells how far the present weights are from a solution, for any penalty: how far a proximal gradient step would move them, over its step
     size, where the subdifferential is not known."""
     if penalty.has_subdifferential:
         return penalty.violation(strength, objective.penalised, gradients)

@@ -1,8 +1,8 @@
-"""Many models of one architecture, trained together: one forward, one backward and one update for all."""
+"""Trains many models of one architecture together: one forward, one backward and one update for all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_leaves
 
-from regkernels.flat import own_storage
 from regkernels.param_groups import param_groups
 from regkernels.selection.alike import check_alike
+from regkernels.selection.stack import Stack
 from regkernels.validation import nonnegative, one_of
 
 Criterion = Callable[..., Tensor]
@@ -59,45 +59,25 @@ class StackedModels:
             raise ValueError(f"chunk_size must be a positive number of models or None, got {chunk_size}")
         self.models = check_alike(models)
         self._randomness, self._chunk_size = randomness, chunk_size
-        self._params: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor] = {}
-        self._views: list[tuple[Tensor, Tensor]] = []  # each model's own parameters with their parts of the gradients
-        for name, rows in _by_name(model.named_parameters() for model in self.models):
-            self._params[name] = _moved(rows)
-            if rows[0].requires_grad:
-                self._train(name, rows)
-        self._buffers = {name: _moved(rows) for name, rows in _by_name(model.named_buffers() for model in self.models)}
-        self._slots = [slot for model in self.models for slot in _slots(model)]
-        self._addresses = [tensors[name].data_ptr() for tensors, name in self._slots]
-        self._versions = self._own_versions()
-
-    def _train(self, name: str, rows: Sequence[Tensor]) -> None:
-        """Makes the stack a leaf of autograd, of whose gradient the models' own gradients are parts."""
-        weight = self._params[name].requires_grad_()
-        gradient = weight.grad = torch.zeros_like(weight)
-        weight.register_post_accumulate_grad_hook(self._check_in_place)
-        self._gradients[name] = gradient
-        for param, part in zip(rows, gradient.unbind(), strict=True):
-            if param.grad is not None:
-                part.copy_(param.grad)
-            param.grad = part
-            self._views.append((param, part))
+        self._stack = Stack(self.models)
 
     def __len__(self) -> int:
-        """K, the number of models."""
+        """Returns K, the number of models."""
         return len(self.models)
 
     def __call__(self, *inputs: Any, in_dims: InDims = None) -> Any:
-        """What ``forward`` of each model returns, with a first dimension of K in every tensor.
+        """Returns what ``forward`` of each model returns, with a first dimension of K in every tensor.
 
         Args:
             inputs: positional arguments of ``forward``.
             in_dims: None gives the same inputs to all models; 0 gives each model its own, along the first dimension; a
                 tuple says it for each input.
         """
-        self._prepare()
-        dims = _dims_of(in_dims, len(inputs), "in_dims")
-        return self._watched(self._mapped(self._forward, (0, 0, *dims))(self._params, self._buffers, *inputs))
+        self._stack.prepare()
+        dims = _dims_of(in_dims, len(inputs))
+        return self._watched(
+            self._mapped(self._forward, (0, 0, *dims))(self._stack.params, self._stack.buffers, *inputs)
+        )
 
     def losses(
         self,
@@ -108,7 +88,7 @@ class StackedModels:
         weights: Tensor | None = None,
         in_dims: InDims = None,
     ) -> Tensor:
-        """The loss of each model, (K,): their sum has for each model the gradients of its own loss.
+        """Returns the loss of each model, (K,): their sum has for each model the gradients of its own loss.
 
         Args:
             criterion: called with the outputs and the targets of one model. It returns a number, or a tensor whose first
@@ -125,19 +105,19 @@ class StackedModels:
             raise ValueError(
                 f"weights must have the shape ({len(self)}, batch), a row for each model; got {tuple(weights.shape)}"
             )
-        self._prepare()
-        *dims, of_targets = _dims_of(in_dims, len(inputs) + 1, "in_dims")
+        self._stack.prepare()
+        *dims, of_targets = _dims_of(in_dims, len(inputs) + 1)
 
         def loss(params: Any, buffers: Any, weight: Tensor | None, target: Any, *inputs: Any) -> Tensor:
             values = criterion(self._forward(params, buffers, *inputs), target)
             return _mean(values, weight)
 
         mapped = self._mapped(loss, (0, 0, None if weights is None else 0, of_targets, *dims))
-        return self._watched(mapped(self._params, self._buffers, weights, targets, *inputs))  # type: ignore[no-any-return]
+        return self._watched(mapped(self._stack.params, self._stack.buffers, weights, targets, *inputs))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def predict(self, *inputs: Any, in_dims: InDims = None) -> Any:
-        """As `__call__`, without gradients and in evaluation mode; modes are as before afterwards."""
+        """Does what `__call__` does, without gradients and in evaluation mode; modes are as before afterwards."""
         modes = [(module, module.training) for module in self.models[0].modules()]
         self.models[0].eval()
         try:
@@ -149,7 +129,7 @@ class StackedModels:
     def param_groups(
         self, options: Sequence[Mapping[str, Any]], *, regularise: Callable[[str, Tensor], bool] | None = None
     ) -> list[dict[str, Any]]:
-        """Param groups of all models, from what ``regkernels.param_groups(models[k], **options[k])`` returns.
+        """Makes param groups of all models, from what ``regkernels.param_groups(models[k], **options[k])`` returns.
 
         Group k has the weights of model k that are penalised; the others follow, in one group where their options agree: a
         step's time on the host grows with the number of groups. Groups made by other means do as well.
@@ -193,7 +173,7 @@ class StackedModels:
         As `torch.nn.utils.clip_grad_norm_` does for one model. Returns the norms before, (K,).
         """
         nonnegative("max_norm", max_norm)
-        grads = list(self._gradients.values())
+        grads = list(self._stack.gradients.values())
         norms = torch.stack([grad.flatten(1).double().square().sum(1) for grad in grads]).sum(0).sqrt()
         factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for grad in grads:
@@ -202,10 +182,7 @@ class StackedModels:
 
     def zero_grad(self) -> None:
         """Zeroes all gradients in place, as ``optimizer.zero_grad()`` of a regkernels optimizer does."""
-        for gradient in self._gradients.values():
-            gradient.zero_()
-
-    # --- inside ---
+        self._stack.zero_gradients()
 
     def _forward(self, params: Any, buffers: Any, *inputs: Any) -> Any:
         return functional_call(self.models[0], (params, buffers), inputs)
@@ -213,69 +190,11 @@ class StackedModels:
     def _mapped(self, function: Callable[..., Any], dims: tuple[int | None, ...]) -> Callable[..., Any]:
         return vmap(function, in_dims=dims, randomness=self._randomness, chunk_size=self._chunk_size)
 
-    def _prepare(self) -> None:
-        """Makes sure that the models' tensors and gradients are still where autograd and the optimizer meet."""
-        if [tensors[name].data_ptr() for tensors, name in self._slots] != self._addresses:
-            raise RuntimeError(
-                "tensors of the models have been moved out of the stacked memory, as module.to(...), a deepcopy or "
-                "load_state_dict(assign=True) does; make a new StackedModels"
-            )
-        if not torch.is_grad_enabled():
-            return
-        self._note_changes()
-        # optimizer.zero_grad() has set them to None.
-        lost = [(param, part) for param, part in self._views if param.grad is not part]
-        if len(lost) == len(self._views) and all(param.grad is None for param, _ in lost):
-            self.zero_grad()
-        for param, part in lost:
-            if param.grad is not None:
-                part.copy_(param.grad)
-            elif len(lost) != len(self._views):
-                part.zero_()
-            param.grad = part
-
     def _watched(self, outputs: Any) -> Any:
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(self._note_changes)
+                output.register_hook(self._stack.note_changes)
         return outputs
-
-    def _note_changes(self, _: Tensor | None = None) -> None:
-        """Autograd must see that a step has changed weights which the graph of an earlier forward has saved."""
-        versions = self._own_versions()
-        if versions != self._versions:
-            self._versions = versions
-            torch.autograd.graph.increment_version(self._params.values())
-
-    def _own_versions(self) -> list[int]:
-        return [param._version for param, _ in self._views]
-
-    def _check_in_place(self, weight: Tensor) -> None:
-        if not any(weight.grad is gradient for gradient in self._gradients.values()):
-            raise RuntimeError(
-                "backward has put a gradient of StackedModels beside the models' own, which the optimizer would not see; "
-                "call it without create_graph=True"
-            )
-
-
-def _slots(model: nn.Module) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Where a model keeps its tensors: the dictionaries of its modules, with the names in them."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            yield from ((tensors, name) for name, tensor in tensors.items() if tensor is not None)
-
-
-def _by_name(named: Iterable[Iterable[tuple[str, Tensor]]]) -> list[tuple[str, list[Tensor]]]:
-    dictionaries = [dict(pairs) for pairs in named]
-    return [(name, [each[name] for each in dictionaries]) for name in dictionaries[0]]
-
-
-def _moved(rows: Sequence[Tensor]) -> Tensor:
-    """Tensors that are not trained, stacked; they become views of the stack."""
-    stacked = torch.stack([row.detach() for row in rows])
-    for row, part in zip(rows, stacked.unbind(), strict=True):
-        row.data = own_storage(part.flatten()).view(part.shape)
-    return stacked
 
 
 def _same_options(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -285,11 +204,11 @@ def _same_options(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a.keys() - {"params"})
 
 
-def _dims_of(in_dims: InDims, count: int, name: str) -> tuple[int | None, ...]:
+def _dims_of(in_dims: InDims, count: int) -> tuple[int | None, ...]:
     if not isinstance(in_dims, tuple):
         return (in_dims,) * count
     if len(in_dims) != count:
-        raise ValueError(f"{name} must be None, a number or a tuple of {count}, got {in_dims!r}")
+        raise ValueError(f"in_dims must be None, a number or a tuple of {count}, got {in_dims!r}")
     return in_dims
 
 

@@ -1,4 +1,4 @@
-"""A path with an optimizer of the user's own: what networks need, and mini-batches."""
+"""Solves points of a path with an optimizer of the user's own, as networks and mini-batches need it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Training:
         self._tolerance, self._max_steps = tolerance, max_steps
 
     def solve(self, strength: float) -> Solution:
-        """The weights for one strength."""
+        """Trains the weights for one strength."""
         objective = self._objective
         optimizer = self._optimizer(strength)
         steps = 0

@@ -1,4 +1,7 @@
-"""Zero rows, filters and columns of a model: counting them, and removing them."""
+"""Zero rows, filters and columns of any torch model are counted here, and removed.
+
+What makes weights zero is not here: the penalties are `regkernels.optim`'s, and how strong they should be `regkernels.selection` finds.
+"""
 
 from regkernels.structure.compaction import compact
 from regkernels.structure.report import ParameterSparsity, SparsityReport, sparsity_report

@@ -1,4 +1,4 @@
-"""Keeping accounts of a compaction: original numbers of channels, and why zeros are still there."""
+"""Keeps accounts of a compaction: original numbers of channels, and why zeros are still there."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from regkernels.structure import layers
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
 from regkernels.structure.removal import Decision
 from regkernels.structure.report import zero_slices
 from regkernels.structure.results import Kept, Shrunk
-from regkernels.structure.walk import Walk
 
 Side = Literal["outputs", "inputs"]
 
 
 class Numbers:
-    """Which channels of the original are left in each layer."""
+    """Remembers which channels of the original are left in each layer."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = {name: _own_parameters(module) for name, module in model.named_modules()}
@@ -62,41 +62,40 @@ def _own_parameters(module: nn.Module) -> int:
 
 def kept(
     model: nn.Module,
-    walks: Sequence[Walk],
+    facts: Facts,
     units: Units,
     decision: Decision,
     closed: Mapping[str, str],
     numbers: Numbers,
 ) -> tuple[Kept, ...]:
-    """Reasons for the zeros that are left; ``closed`` has those of modules that were not looked into."""
-    walk = walks[0]
-    unread = _unread(walk, units)
+    """Gives reasons for the zeros that are left; ``closed`` has those of modules that were not looked into."""
+    unread = _unread(facts, units)
     found: list[Kept] = []
     for name, module in model.named_modules():
         kind = layers.kind_of(module)
         if kind is None:
             continue
         reasons: dict[tuple[Side, str], list[int]] = {}
-        if name in walk.outputs:
+        if name in facts.outputs:
             zero = zero_slices(module.weight, kind.outputs if isinstance(kind, layers.Kind) else 0).tolist()
-            for index, root in enumerate(units.roots(walk.outputs[name])):
+            for index, root in enumerate(units.roots(facts.outputs[name])):
                 blocked = decision.blocked.get(root)
                 if zero[index] or unread.get(root, False) or (blocked is not None and blocked.constant):
                     reasons.setdefault(("outputs", _reason(root, units, decision)), []).append(index)
         else:
-            _add(reasons, "outputs", module, 0, _outside(name, walk, closed))
-        if name in walk.fixed_inputs and not isinstance(module, nn.Embedding):
+            _add(reasons, "outputs", module, 0, _outside(name, facts, closed))
+        if name in facts.fixed_inputs and not isinstance(module, nn.Embedding):
             dim = kind.inputs if isinstance(kind, layers.Kind) and kind.inputs is not None else 1
-            _add(reasons, "inputs", module, dim, walk.fixed_inputs[name])
+            _add(reasons, "inputs", module, dim, facts.fixed_inputs[name])
         for (side, reason), channels in reasons.items():
             found.append(Kept(name, side, numbers.original(name, side, channels), reason))
     return tuple(found)
 
 
-def _unread(walk: Walk, units: Units) -> dict[int, bool]:
-    """By root, whether all that read it have zero weights for it."""
+def _unread(facts: Facts, units: Units) -> dict[int, bool]:
+    """Tells by root whether all that read it have zero weights for it."""
     unread: dict[int, bool] = {}
-    for reading in walk.readings.values():
+    for reading in facts.readings.values():
         for root, zero in zip(units.roots(reading.units), reading.unread.tolist(), strict=True):
             unread[root] = unread.get(root, True) and zero
     return unread
@@ -116,10 +115,10 @@ def _add(reasons: dict[tuple[Side, str], list[int]], side: Side, module: Any, di
         reasons[side, reason] = zero
 
 
-def _outside(name: str, walk: Walk, closed: Mapping[str, str]) -> str:
-    """Why a layer's outputs were not followed."""
-    if name in walk.fixed_outputs:
-        return walk.fixed_outputs[name]
+def _outside(name: str, facts: Facts, closed: Mapping[str, str]) -> str:
+    """Says why a layer's outputs were not followed."""
+    if name in facts.fixed_outputs:
+        return facts.fixed_outputs[name]
     for parent in (name.rsplit(".", cut)[0] for cut in range(1, name.count(".") + 1)):
         if parent in closed:
             return f"{parent} {closed[parent]}"

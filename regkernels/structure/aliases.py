@@ -1,4 +1,4 @@
-"""Which tensors of a graph are changed by operations in place on others."""
+"""Finds the tensors of a graph that operations in place on others change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Aliases:
         self._groups: dict[fx.Node, set[fx.Node]] = {}
 
     def also_changed(self, node: fx.Node) -> list[fx.Node]:
-        """Earlier nodes that ``node`` changes, as it works in place, and that are read later.
+        """Returns earlier nodes that ``node`` changes, as it works in place, and that are read later.
 
         To be asked for each node in the order of the graph.
         """
@@ -35,7 +35,7 @@ class Aliases:
         return changed
 
     def sharing(self, node: fx.Node) -> set[fx.Node]:
-        """``node``, and nodes before the one asked for last that may lie in its memory."""
+        """Returns ``node``, and nodes before the one asked for last that may lie in its memory."""
         return self._groups[node]
 
     def _in_place(self, node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""`compact`: a network without its zero neurons and filters."""
+"""Makes a network smaller by its zero neurons and filters: `compact`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch.utils._pytree import tree_flatten
 
 from regkernels.distributed import sharded
 from regkernels.structure import accounts, layers, locks, modules, removal
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
 from regkernels.structure.report import with_values
 from regkernels.structure.results import Compacted
 from regkernels.structure.tracing import Trace, one_line
-from regkernels.structure.walk import Walk
+from regkernels.structure.walk import follow
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = False) -> Compacted:
-    """A smaller model that computes the same: without zero neurons and filters, and those that nobody reads.
+    """Returns a smaller model that computes the same: without zero neurons and filters, and those that nobody reads.
 
     Removed is every channel that all its readers can do without: because their weights for it are zero, or because it is the same
     constant at every place of every sample, such as activation(bias) of a zero row, which then becomes part of the reader's
@@ -66,21 +67,23 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     traces = {mode: _trace(smaller, examples, mode) for mode in modes}
     signatures = {mode: trace.signature() for mode, trace in traces.items()}
     locked = locks.why_locked(smaller, traces.values())
-    known: dict[str, layers.Weights] = {}
+    weights: dict[str, layers.Weights] = {}
     numbers = accounts.Numbers(smaller)
     while True:
         units = Units()
-        walks = [Walk(smaller, trace, units, _training(mode), locked.get, known) for mode, trace in traces.items()]
-        decision = removal.decide(walks, units)
+        found = [
+            follow(trace, Facts(smaller, units, _training(mode), locked.get, weights)) for mode, trace in traces.items()
+        ]
+        decision = removal.decide(found, units)
         if not decision.removed:
             break
-        numbers.keep(removal.apply(smaller, walks, units, decision))
+        numbers.keep(removal.apply(smaller, found, units, decision))
     for mode, signature in signatures.items():
         _same_forward(signature, _trace(smaller, examples, mode).signature())
     if examples is not None:
         _same_outputs(model, smaller, examples)
     closed = {name: reason for trace in traces.values() for name, reason in trace.closed.items()}
-    kept = accounts.kept(smaller, walks, units, decision, locked | closed, numbers)
+    kept = accounts.kept(smaller, found[0], units, decision, locked | closed, numbers)
     before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
     return Compacted(smaller, numbers.shrunk(smaller), kept, before, after)
 
@@ -118,7 +121,7 @@ def _training(mode: str) -> Callable[[nn.Module], bool]:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    """Besides what torch.fx takes for one: what must not run on proxies, and what is a layer of torch.nn by another name."""
+    """Adds to torch.fx's leaves what must not run on proxies, and what is a layer of torch.nn by another name."""
     known = modules.rule_for(module) is not None or layers.kind_of(module) is not None
     return locks.has_hooks(module) or "forward" in vars(module) or (known and modules.torch_forward(module))
 
@@ -157,7 +160,7 @@ def _same_outputs(model: nn.Module, smaller: nn.Module, examples: tuple[Any, ...
 
 
 def _close(old: Tensor, new: Tensor) -> bool:
-    """Half of the digits: what is silently wrong is wrong by more, and rounding through many layers by less."""
+    """Compares half of the digits: what is silently wrong is wrong by more, and rounding through many layers by less."""
     if old.shape != new.shape or not (old.is_floating_point() or old.is_complex()):
         return torch.equal(old, new)
     size = old.abs()[old.isfinite()]

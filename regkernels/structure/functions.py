@@ -1,20 +1,18 @@
-"""What functions and methods of tensors do to channels."""
+"""Knows what functions and methods of tensors do to channels."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
 from regkernels.structure import shapes
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Layout, Number, Pieces, Sizes, Value
-
-if TYPE_CHECKING:
-    from regkernels.structure.walk import Walk
 
 _ELEMENTWISE_NAMES = (
     *("relu", "tanh", "sigmoid", "abs", "exp", "neg", "square", "clamp", "clamp_min", "clamp_max", "pow", "sin", "cos"),
@@ -45,53 +43,53 @@ _AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _ASKING = ("dim", "ndimension", "device", "dtype", "ndim", "requires_grad", "is_cuda", "training")
 
 
-def call(walk: Walk, node: fx.Node) -> Value | None:
-    """What ``node``, a call of a function or method, makes of its tensors; None if it is not known."""
-    x = walk.value(node.args[0]) if node.args else None
+def call(facts: Facts, node: fx.Node) -> Value | None:
+    """Returns what ``node``, a call of a function or method, makes of its tensors; None if it is not known."""
+    x = facts.value(node.args[0]) if node.args else None
     target: Any = node.target
     if target in _SUMS or target in _PRODUCTS:
-        return _binary(walk, node)
+        return _binary(facts, node)
     if target in (torch.cat, torch.concat, torch.concatenate):
-        return _concatenated(walk, node)
+        return _concatenated(facts, node)
     if target in (operator.getitem, getattr) and isinstance(x, (Layout, Sizes, Pieces)):
-        return _taken(walk, node, x)
+        return _taken(facts, node, x)
     if not isinstance(x, Layout):
         return None
     if target in _elementwise:
-        return _mapped(walk, node, x)
+        return _mapped(facts, node, x)
     if target in _DROPOUT:
         p, training = _argument(node, 1, "p", 0.5), _argument(node, 2, "training", True)
         return x if p == 0 or training is False else x.constant_if_zero()
     if target in _POOLS:
-        return _pooled(walk, node, x, _POOLS[target])
+        return _pooled(facts, node, x, _POOLS[target])
     if target in _REDUCTIONS:
         dims, keepdim = _argument(node, 1, "dim", None), _argument(node, 2, "keepdim", False)
         known = set(node.kwargs) <= {"dim", "keepdim", "dtype"} and isinstance(keepdim, bool)
-        return shapes.reduced(walk, x, dims if known else None, bool(keepdim), _REDUCTIONS[target])
-    return _reshaped(walk, node, x)
+        return shapes.reduced(facts, x, dims if known else None, bool(keepdim), _REDUCTIONS[target])
+    return _reshaped(facts, node, x)
 
 
-def _reshaped(walk: Walk, node: fx.Node, x: Layout) -> Value | None:
+def _reshaped(facts: Facts, node: fx.Node, x: Layout) -> Value | None:
     target, rest = node.target, node.args[1:]
     if target in (torch.flatten, "flatten"):
         start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
-        return shapes.flattened(walk, x, start, end) if isinstance(start, int) and isinstance(end, int) else None
+        return shapes.flattened(facts, x, start, end) if isinstance(start, int) and isinstance(end, int) else None
     if target in ("view", "reshape", torch.reshape) and not node.kwargs:
-        return shapes.viewed(walk, x, node.args[0], _unpacked(rest))
+        return shapes.viewed(facts, x, node.args[0], _unpacked(rest))
     if target in ("permute", torch.permute) and not node.kwargs:
         order = _unpacked(rest)
-        return shapes.permuted(walk, x, order) if all(isinstance(dim, int) for dim in order) else None
+        return shapes.permuted(facts, x, order) if all(isinstance(dim, int) for dim in order) else None
     if target in ("transpose", torch.transpose):
         a, b = _argument(node, 1, "dim0", None), _argument(node, 2, "dim1", None)
-        return shapes.transposed(walk, x, a, b) if isinstance(a, int) and isinstance(b, int) else None
+        return shapes.transposed(facts, x, a, b) if isinstance(a, int) and isinstance(b, int) else None
     if target in ("chunk", torch.chunk):
-        return shapes.chunked(walk, x, _argument(node, 1, "chunks", None), _argument(node, 2, "dim", 0))
+        return shapes.chunked(facts, x, _argument(node, 1, "chunks", None), _argument(node, 2, "dim", 0))
     if target is F.glu:
         dim = _argument(node, 1, "dim", -1)
-        return shapes.gated(walk, x, dim) if isinstance(dim, int) else None
+        return shapes.gated(facts, x, dim) if isinstance(dim, int) else None
     if target == "size":
         dim = _argument(node, 1, "dim", None)
-        return Sizes(x, node.args[0]) if dim is None else shapes.sizes(x, node.args[0], dim, walk)
+        return Sizes(x, node.args[0]) if dim is None else shapes.sizes(x, node.args[0], dim, facts)
     return Number() if target in _ASKING else None
 
 
@@ -103,16 +101,16 @@ def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
 
 
-def _taken(walk: Walk, node: fx.Node, x: Layout | Sizes | Pieces) -> Value | None:
+def _taken(facts: Facts, node: fx.Node, x: Layout | Sizes | Pieces) -> Value | None:
     if node.target is operator.getitem:
         of = x.of if isinstance(x, Sizes) else node.args[0]
-        return shapes.indexed(walk, x, of, node.args[1])
+        return shapes.indexed(facts, x, of, node.args[1])
     if isinstance(x, Layout) and node.args[1] == "shape":
         return Sizes(x, node.args[0])
     return Number() if isinstance(x, Layout) and node.args[1] in _ASKING else None
 
 
-def _mapped(walk: Walk, node: fx.Node, x: Layout) -> Value | None:
+def _mapped(facts: Facts, node: fx.Node, x: Layout) -> Value | None:
     rest, options = node.args[1:], {key: value for key, value in node.kwargs.items() if key != "inplace"}
     if any(isinstance(argument, fx.Node) for argument in (*rest, *options.values())):
         return None
@@ -120,22 +118,22 @@ def _mapped(walk: Walk, node: fx.Node, x: Layout) -> Value | None:
     return x.mapped(lambda value: target(value, *rest, **options))
 
 
-def _pooled(walk: Walk, node: fx.Node, x: Layout, spatial: int) -> Value:
+def _pooled(facts: Facts, node: fx.Node, x: Layout, spatial: int) -> Value:
     plain = not _argument(node, 6, "return_indices", False) and x.spread is None
     if not plain or -x.dim <= spatial:
-        return walk.stop(x, f"{node.name} goes over them")
+        return facts.stop(x, f"{node.name} goes over them")
     average = node.target in _AVERAGES
     return x.constant_if_zero() if average and (len(node.args) > 3 or "padding" in node.kwargs) else x
 
 
-def _binary(walk: Walk, node: fx.Node) -> Value | None:
+def _binary(facts: Facts, node: fx.Node) -> Value | None:
     if len(node.args) != 2 or node.kwargs:
         return None
-    a, b = (walk.value(argument) for argument in node.args)
+    a, b = (facts.value(argument) for argument in node.args)
     if isinstance(a, Number) and isinstance(b, Number):
         return Number()
     if isinstance(a, Layout) and isinstance(b, Layout):
-        return _of_two(walk, node, a, b)
+        return _of_two(facts, node, a, b)
     x, number = (a, b) if isinstance(a, Layout) else (b, a)
     if not isinstance(x, Layout) or not isinstance(number, Number):
         return None
@@ -145,23 +143,23 @@ def _binary(walk: Walk, node: fx.Node) -> Value | None:
     return x.mapped(lambda value: function(value, scalar) if x is a else function(scalar, value))
 
 
-def _of_two(walk: Walk, node: fx.Node, a: Layout, b: Layout) -> Value:
+def _of_two(facts: Facts, node: fx.Node, a: Layout, b: Layout) -> Value:
     if (len(a), a.dim, a.spread) != (len(b), b.dim, b.spread):
-        return walk.stop_all((a, b), f"{node.name} meets them with other channels")
-    walk.units.tie(a.units, b.units)
+        return facts.stop_all((a, b), f"{node.name} meets them with other channels")
+    facts.units.tie(a.units, b.units)
     if node.target in _PRODUCTS:
         return shapes.product(a, b)
     rank = None if a.rank is None or b.rank is None else max(a.rank, b.rank)
     return a.placed(rank=rank).constant(a.known & b.known, _SUMS[node.target](a.value, b.value))
 
 
-def _concatenated(walk: Walk, node: fx.Node) -> Value | None:
+def _concatenated(facts: Facts, node: fx.Node) -> Value | None:
     parts, dim = node.args[0], _argument(node, 1, "dim", 0)
     if not isinstance(parts, (list, tuple)) or not parts:
         return None
-    values = [walk.value(part) for part in parts]
+    values = [facts.value(part) for part in parts]
     layouts = [value for value in values if isinstance(value, Layout)]
-    return shapes.joined(walk, layouts, dim) if len(layouts) == len(values) else None
+    return shapes.joined(facts, layouts, dim) if len(layouts) == len(values) else None
 
 
 _elementwise: set[Any] = {
@@ -174,7 +172,7 @@ _elementwise: set[Any] = {
 
 
 def makes_new_memory(node: fx.Node) -> bool:
-    """Whether the result is certainly not a view of an argument, if the function does not work in place."""
+    """Tells whether the result is certainly not a view of an argument, if the function does not work in place."""
     target: Any = node.target
     if target in _elementwise:
         return getattr(target, "__name__", target) not in _MAY_RETURN_THEIR_ARGUMENT
@@ -186,7 +184,7 @@ def is_elementwise(function: object) -> bool:
 
 
 def asked_in_place(node: fx.Node) -> bool:
-    """Whether ``inplace`` is True, given by position."""
+    """Tells whether ``inplace`` is True, given by position."""
     if node.target in _DROPOUT:
         return len(node.args) > 3 and node.args[3] is True
     return node.target in _flagged and any(argument is True for argument in node.args)

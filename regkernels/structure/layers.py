@@ -1,4 +1,4 @@
-"""Layers with weights: where their inputs and outputs lie, and what they make of constant inputs."""
+"""Knows of layers with weights where their inputs and outputs lie, and what they make of constant inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TRANSPOSED: dict[type, int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Dimensions of a layer's weight, and the sizes it has as attributes."""
+    """Names the dimensions of a layer's weight, and the sizes it has as attributes."""
 
     outputs: int
     inputs: int | None
@@ -25,7 +25,7 @@ class Kind:
 
 
 def kind_of(module: nn.Module) -> Kind | str | None:
-    """The kind of a layer with a weight, a reason why that cannot be told, or None for other modules."""
+    """Returns the kind of a layer with a weight, a reason why that cannot be told, or None for other modules."""
     if isinstance(module, nn.Linear):
         return Kind(0, 1, 0, "out_features", "in_features")
     if isinstance(module, nn.Embedding):
@@ -45,7 +45,7 @@ def kind_of(module: nn.Module) -> Kind | str | None:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """On the CPU, in float64 or complex128."""
+    """Takes a tensor to the CPU, in float64 or complex128."""
     return tensor.detach().to("cpu").to(wide_dtype(tensor))
 
 
@@ -54,7 +54,7 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def pads_with_zeros(module: Any) -> bool:
-    """Whether places at the border read zeros instead of their neighbours."""
+    """Tells whether places at the border read zeros instead of their neighbours."""
     if isinstance(module, tuple(_TRANSPOSED)):
         return True
     if not isinstance(module, nn.modules.conv._ConvNd) or module.padding_mode != "zeros":
@@ -63,7 +63,7 @@ def pads_with_zeros(module: Any) -> bool:
 
 
 class Weights:
-    """The weight ``of`` a layer as a matrix of outputs by inputs, each entry a kernel."""
+    """Shows the weight ``of`` a layer as a matrix of outputs by inputs, each entry a kernel."""
 
     def __init__(self, module: Any, kind: Kind) -> None:
         self.of = module.weight
@@ -74,7 +74,7 @@ class Weights:
         """(outputs, inputs): which kernels are not all zeros."""
 
     def sums(self, inputs: Tensor, outputs: Tensor | None = None) -> Tensor:
-        """(chosen outputs, chosen inputs): the sums of kernels."""
+        """Sums each kernel: (chosen outputs, chosen inputs)."""
         device = self._weight.device
         rows = self._weight if outputs is None else self._weight[outputs.to(device)]
         return wide(rows[:, inputs.to(device)]).unsqueeze(-1).flatten(2).sum(2)
@@ -90,7 +90,7 @@ def bias_of(module: Any, outputs: int) -> Tensor:
 def constant_outputs(
     module: Any, weights: Weights, known: Tensor, value: Tensor, foldable: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which outputs are constant, given which inputs are, and their values."""
+    """Tells which outputs are constant, given which inputs are, and their values."""
     known_outputs = ~(weights.nonzero & ~(known & foldable)).any(1)
     result = bias_of(module, len(known_outputs))
     chosen = (known & foldable & (value != 0)).nonzero().flatten()
@@ -102,7 +102,7 @@ def constant_outputs(
 
 
 def constant_outputs_of_depthwise(module: Any, known: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for one kernel per output; ``known`` and ``value`` have been repeated for each output."""
+    """Does the same for one kernel per output; ``known`` and ``value`` have been repeated for each output."""
     weight = module.weight.detach()
     zero = ~(weight != 0).flatten(1).any(1).to("cpu")
     sums = wide(weight).flatten(1).sum(1)
@@ -111,7 +111,7 @@ def constant_outputs_of_depthwise(module: Any, known: Tensor, value: Tensor) -> 
 
 
 def normalised(module: Any, known: Tensor, value: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-    """What a batch or instance normalisation makes of constant channels.
+    """Returns what a batch or instance normalisation makes of constant channels.
 
     With the statistics of the batch a constant channel is its own mean, which leaves the shift. So it is with running statistics that
     have settled; a running mean settles to some units in the last place, which the division by sqrt(eps) would make visible.

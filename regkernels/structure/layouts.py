@@ -1,4 +1,4 @@
-"""What is known of the tensors in a network: along which dimension their channels lie, and which channels are constant."""
+"""Describes what is known of the tensors in a network: along which dimension their channels lie, and which channels are constant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Spread = Literal["repeat", "tile"]
 
 
 class Units:
-    """Numbers for channels, those that can only be removed together, and those that cannot be removed."""
+    """Numbers channels, and knows which can only be removed together and which cannot be removed."""
 
     def __init__(self) -> None:
         self._parents: list[int] = []
@@ -21,7 +21,7 @@ class Units:
         self._pinned: dict[int, str] = {}
 
     def of(self, name: str, count: int) -> Tensor:
-        """The units that the layer ``name`` makes: the same ones each time it is asked for."""
+        """Returns the units that the layer ``name`` makes: the same ones each time it is asked for."""
         if name not in self._made:
             first = len(self._parents)
             self._parents.extend(range(first, first + count))
@@ -55,7 +55,7 @@ class Units:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A tensor with channels.
+    """Describes a tensor with channels.
 
     ``dim`` is negative: counted from the last dimension, which leaves it right for every number of batch dimensions. After flattening,
     each unit stands for several indices, how many is not known yet: ``spread`` "repeat" says that they are neighbours (0 0 1 1 2 2),
@@ -82,7 +82,7 @@ class Layout:
         return dataclasses.replace(self, known=known, value=torch.where(known, value, 0))
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Layout:
-        """Each element taken through ``function``."""
+        """Takes each element through ``function``."""
         try:
             value = function(self.value.clone()).to("cpu", self.value.dtype)
         except Exception:  # of whatever sort: it is not known what a function does with float64 on the CPU
@@ -90,7 +90,7 @@ class Layout:
         return self.constant(self.known, value)
 
     def constant_if_zero(self) -> Layout:
-        """What keeps zeros, and makes something not constant of the other constants."""
+        """Keeps zeros, and takes the other constants for not constant."""
         return self.constant(self.known & (self.value == 0), self.value)
 
     def nowhere_constant(self) -> Layout:
@@ -100,7 +100,7 @@ class Layout:
         return dataclasses.replace(self, units=self.units[index], known=self.known[index], value=self.value[index])
 
     def sized(self, size: int) -> Layout | None:
-        """With one unit per index, where ``size`` is the number of indices; None if they do not fit."""
+        """Gives each index its unit, where ``size`` is the number of indices; None if they do not fit."""
         if self.spread is None or len(self) == 0:
             return self if len(self) == size else None
         if size % len(self) != 0:
@@ -111,7 +111,7 @@ class Layout:
         return self.taken(index).placed(spread=None)
 
     def position(self, dim: int) -> int | None:
-        """The negative form of ``dim``; None where that takes a rank that is not known."""
+        """Returns the negative form of ``dim``; None where that takes a rank that is not known."""
         if dim < 0:
             return dim
         return None if self.rank is None else dim - self.rank
@@ -119,14 +119,14 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """A tensor, or something else, without removable channels, and why."""
+    """Stands for a tensor, or something else, without removable channels, and says why."""
 
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A number that does not depend on how many channels there are; ``value`` where it is known, ``batch_of`` for ``x.size(0)``."""
+    """Stands for a number that does not depend on how many channels there are; ``value`` where it is known, ``batch_of`` for ``x.size(0)``."""
 
     value: float | complex | None = None
     batch_of: object = None
@@ -134,7 +134,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """``x.shape``."""
+    """Stands for ``x.shape``."""
 
     layout: Layout
     of: object
@@ -142,7 +142,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """What ``chunk`` returns."""
+    """Stands for what ``chunk`` returns."""
 
     layouts: tuple[Layout, ...]
 

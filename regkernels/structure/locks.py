@@ -1,4 +1,4 @@
-"""Which modules have to be left as they are, whatever the graph says."""
+"""Finds the modules that have to be left as they are, whatever the graph says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def why_locked(model: nn.Module, traces: Iterable[Trace]) -> dict[str, str]:
-    """Reasons by name of the module, as ends of sentences about it."""
+    """Gives reasons by name of the module, as ends of sentences about it."""
     locked: dict[str, str] = {}
     shared = _sharing(model)
     by_name = dict(model.named_modules())
@@ -59,7 +59,7 @@ def _reason(name: str, module: nn.Module, shared: dict[tuple[str, str], str]) ->
 
 
 def _sharing(model: nn.Module) -> dict[tuple[str, str], str]:
-    """By module and name, the parameters that several modules have, and those that lie in one storage with others."""
+    """Finds, by module and name, the parameters that several modules have, and those that lie in one storage with others."""
     owners: dict[object, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():
         for key, param in module._parameters.items():

@@ -1,19 +1,17 @@
-"""What modules do to channels: one function per family."""
+"""Knows what modules do to channels: one function per family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import batchnorm, instancenorm, padding, pooling
 
-from regkernels.structure import shapes
+from regkernels.structure import layers, shapes
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Layout, Value
-
-if TYPE_CHECKING:
-    from regkernels.structure.walk import Walk
 
 _ELEMENTWISE = (
     nn.ReLU,
@@ -48,81 +46,82 @@ _KEEPING_CONSTANTS = (
     padding._CircularPadNd,
 )
 _MIXING = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax, nn.LogSoftmax)
-Rule = Callable[["Walk", str, Any, Layout], Value]
+Rule = Callable[[Facts, str, Any, Layout], Value]
 
 
-def _elementwise(walk: Walk, name: str, module: nn.Module, x: Layout) -> Value:
+def _elementwise(facts: Facts, name: str, module: nn.Module, x: Layout) -> Value:
     return x.mapped(module)
 
 
-def _identity(walk: Walk, name: str, module: nn.Module, x: Layout) -> Value:
+def _identity(facts: Facts, name: str, module: nn.Module, x: Layout) -> Value:
     return x
 
 
-def _dropout(walk: Walk, name: str, module: nn.Dropout, x: Layout) -> Value:
-    return x.constant_if_zero() if walk.training(module) and module.p > 0 else x
+def _dropout(facts: Facts, name: str, module: nn.Dropout, x: Layout) -> Value:
+    return x.constant_if_zero() if facts.training(module) and module.p > 0 else x
 
 
 def _spatial(module: nn.Module) -> int:
-    """Over how many dimensions a pooling or padding module goes, as its name says."""
+    """Counts the dimensions that a pooling or padding module goes over, as its name says."""
     base = next(base.__name__ for base in type(module).__mro__ if base.__module__.startswith("torch.nn"))
     return int(base[-2])
 
 
-def _keeping_constants(walk: Walk, name: str, module: Any, x: Layout) -> Value:
+def _keeping_constants(facts: Facts, name: str, module: Any, x: Layout) -> Value:
     if getattr(module, "return_indices", False) or x.spread is not None or -x.dim <= _spatial(module):
-        return walk.stop(x, f"{name} ({type(module).__name__}) goes over them")
+        return facts.stop(x, f"{name} ({type(module).__name__}) goes over them")
     return x
 
 
-def _average(walk: Walk, name: str, module: Any, x: Layout) -> Value:
-    result = _keeping_constants(walk, name, module, x)
+def _average(facts: Facts, name: str, module: Any, x: Layout) -> Value:
+    result = _keeping_constants(facts, name, module, x)
     padded = module.padding if isinstance(module.padding, tuple) else (module.padding,)
     exact = getattr(module, "divisor_override", None) is None and (not module.count_include_pad or not any(padded))
     return result.constant_if_zero() if isinstance(result, Layout) and not exact else result
 
 
-def _constant_padding(walk: Walk, name: str, module: Any, x: Layout) -> Value:
-    result = _keeping_constants(walk, name, module, x)
+def _constant_padding(facts: Facts, name: str, module: Any, x: Layout) -> Value:
+    result = _keeping_constants(facts, name, module, x)
     if not isinstance(result, Layout):
         return result
     return result.constant(result.known & (result.value == module.value), result.value)
 
 
-def _upsampling(walk: Walk, name: str, module: nn.Upsample, x: Layout) -> Value:
+def _upsampling(facts: Facts, name: str, module: nn.Upsample, x: Layout) -> Value:
     if x.rank is None or x.rank + x.dim != 1 or x.spread is not None:
-        return walk.stop(x, f"{name} (Upsample) may go over them")
+        return facts.stop(x, f"{name} (Upsample) may go over them")
     return x
 
 
-def _norm(walk: Walk, name: str, module: batchnorm._NormBase, x: Layout) -> Value:
+def _norm(facts: Facts, name: str, module: batchnorm._NormBase, x: Layout) -> Value:
     sized = x.sized(module.num_features)
     # Of two dimensions, a batch normalisation takes the last one for channels, and an instance normalisation the first.
     sure = sized is not None and (sized.rank is not None or isinstance(module, batchnorm._BatchNorm))
     if sized is None or not sure or (sized.rank is not None and sized.rank + sized.dim != 1):
-        return walk.stop(x, f"{name} ({type(module).__name__}) normalises along another dimension")
-    return walk.norm(name, module, sized)
+        return facts.stop(x, f"{name} ({type(module).__name__}) normalises along another dimension")
+    facts.channels[name] = sized.units
+    return sized.constant(*layers.normalised(module, sized.known, sized.value, facts.training(module)))
 
 
-def _prelu(walk: Walk, name: str, module: nn.PReLU, x: Layout) -> Value:
-    if module.num_parameters == 1:
-        slope = module.weight.detach().to("cpu")
-        return x.mapped(lambda value: torch.where(value >= 0, value, value * slope.to(value.dtype)))
-    if x.spread is not None or len(x) != module.num_parameters or x.rank is None or x.rank + x.dim != 1:
-        return walk.stop(x, f"{name} (PReLU) may have its slopes along another dimension")
-    return walk.prelu(name, module, x)
+def _prelu(facts: Facts, name: str, module: nn.PReLU, x: Layout) -> Value:
+    if module.num_parameters != 1:
+        if x.spread is not None or len(x) != module.num_parameters or x.rank is None or x.rank + x.dim != 1:
+            return facts.stop(x, f"{name} (PReLU) may have its slopes along another dimension")
+        facts.channels[name] = x.units
+    slope = layers.wide(module.weight)
+    return x.mapped(lambda value: torch.where(value >= 0, value, value * slope.to(value.dtype)))
 
 
-def _mixing(walk: Walk, name: str, module: nn.Module, x: Layout) -> Value:
-    return walk.stop(x, f"{name} ({type(module).__name__}) mixes them: without the zeros its outputs would differ")
+def _mixing(facts: Facts, name: str, module: nn.Module, x: Layout) -> Value:
+    return facts.stop(x, f"{name} ({type(module).__name__}) mixes them: without the zeros its outputs would differ")
 
 
-def _flatten(walk: Walk, name: str, module: nn.Flatten, x: Layout) -> Value:
-    return shapes.flattened(walk, x, module.start_dim, module.end_dim)
+def _flatten(facts: Facts, name: str, module: nn.Flatten, x: Layout) -> Value:
+    return shapes.flattened(facts, x, module.start_dim, module.end_dim)
 
 
-def _glu(walk: Walk, name: str, module: nn.GLU, x: Layout) -> Value:
-    return shapes.gated(walk, x, module.dim)
+def _glu(facts: Facts, name: str, module: nn.GLU, x: Layout) -> Value:
+    return shapes.gated(facts, x, module.dim)
 
 
 def _rules() -> Iterator[tuple[type, Rule]]:
@@ -151,7 +150,7 @@ def rule_for(module: nn.Module) -> Rule | None:
 
 
 def torch_forward(module: nn.Module) -> bool:
-    """Whether the module does what the class of torch.nn does that it is or is derived from."""
+    """Tells whether the module does what the class of torch.nn does that it is or is derived from."""
     if "forward" in vars(module):
         return False
     defining = {key: base for base in reversed(type(module).__mro__) for key in _DECISIVE if key in vars(base)}

@@ -1,4 +1,4 @@
-"""Which channels can be removed, and removing them."""
+"""Decides which channels can be removed, and removes them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from regkernels.structure import layers
+from regkernels.structure.facts import Facts, Reading
 from regkernels.structure.layouts import Units
-from regkernels.structure.walk import Reading, Walk
 
 
 class Objection(NamedTuple):
-    """Why a layer cannot do without a channel, and whether this is although the channel is constant."""
+    """Says why a layer cannot do without a channel, and whether this is although the channel is constant."""
 
     reason: str
     constant: bool = True
@@ -23,22 +23,22 @@ class Objection(NamedTuple):
 
 @dataclasses.dataclass
 class Decision:
-    """Roots of units."""
+    """Names units by their roots: those that are removed, and those that a layer cannot do without."""
 
     removed: set[int]
     blocked: dict[int, Objection]
 
 
-def decide(walks: Sequence[Walk], units: Units) -> Decision:
-    """Channels whose every reader can do without them.
+def decide(found: Sequence[Facts], units: Units) -> Decision:
+    """Finds the channels whose every reader can do without them.
 
     A reader can where its weights for the channel are zero, or where the channel is a constant that its bias can take over: the same one
-    in all ``walks``, and not padded with zeros, except if it is zero itself.
+    in all modes, of which ``found`` has the facts, and not padded with zeros, except if it is zero itself.
     """
-    slots = _joined(walks, units)
+    slots = _joined(found, units)
     blocked: dict[int, Objection] = {}
-    for name in {name: None for walk in walks for name in walk.readings}:
-        readings = [walk.readings[name] for walk in walks if name in walk.readings]
+    for name in {name: None for facts in found for name in facts.readings}:
+        readings = [facts.readings[name] for facts in found if name in facts.readings]
         for index, root in enumerate(units.roots(readings[0].units)):
             objection = None if bool(readings[0].unread[index]) else _objection(name, readings, index)
             if objection is not None:
@@ -52,14 +52,14 @@ def decide(walks: Sequence[Walk], units: Units) -> Decision:
     return Decision(removed, blocked)
 
 
-def _joined(walks: Sequence[Walk], units: Units) -> dict[tuple[str, str], Tensor]:
-    """The units of each layer by name and side. What a layer has in several walks goes together."""
+def _joined(found: Sequence[Facts], units: Units) -> dict[tuple[str, str], Tensor]:
+    """Returns the units of each layer by name and side, those that it has in several modes tied together."""
     slots: dict[tuple[str, str], Tensor] = {}
-    for walk in walks:
-        for key, slot in walk.slots().items():
+    for facts in found:
+        for key, slot in facts.slots().items():
             units.tie(slots.setdefault(key, slot), slot)
-    for walk in walks:
-        for name, reason in walk.fixed_inputs.items():
+    for facts in found:
+        for name, reason in facts.fixed_inputs.items():
             for side in ("inputs", "channels"):
                 if (name, side) in slots:
                     units.pin(slots[name, side], reason)
@@ -84,19 +84,19 @@ def _objection(name: str, readings: Sequence[Reading], index: int) -> Objection 
     return None
 
 
-def apply(model: nn.Module, walks: Sequence[Walk], units: Units, decision: Decision) -> dict[tuple[str, str], Tensor]:
+def apply(model: nn.Module, found: Sequence[Facts], units: Units, decision: Decision) -> dict[tuple[str, str], Tensor]:
     """Removes the channels from all layers; returns by layer and side ("outputs", "inputs") which ones are kept."""
     keeping: dict[tuple[str, str], Tensor] = {}
 
     def kept(slot: Tensor) -> Tensor:
         return torch.tensor([root not in decision.removed for root in units.roots(slot)], dtype=torch.bool)
 
-    readings = {name: reading for walk in reversed(walks) for name, reading in walk.readings.items()}
+    readings = {name: reading for facts in reversed(found) for name, reading in facts.readings.items()}
     for name, reading in readings.items():
         keep = kept(reading.units)
         _fold(model.get_submodule(name), reading, ~keep & ~reading.unread & (reading.value != 0))
-    for walk in walks:
-        keeping |= {key: kept(slot) for key, slot in walk.slots().items()}
+    for facts in found:
+        keeping |= {key: kept(slot) for key, slot in facts.slots().items()}
     changed = {key: keep for key, keep in keeping.items() if not bool(keep.all())}
     for (name, side), keep in changed.items():
         _shrink(model.get_submodule(name), side, keep)

@@ -1,4 +1,4 @@
-"""How sparse a model is, parameter by parameter."""
+"""Reports how sparse a model is, parameter by parameter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER = ("parameter", "shape", "zeros", "share", "zero rows", "zero columns", 
 
 
 class ParameterSparsity(NamedTuple):
-    """One parameter in a `SparsityReport`, or their total.
+    """Describes one parameter in a `SparsityReport`, or their total.
 
     A row is a slice along dimension 0 (an output neuron, a filter), a column one along dimension 1 (an input, an input channel); both
     counts are None for parameters with fewer than two dimensions.
@@ -39,12 +39,12 @@ class ParameterSparsity(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Zeros per element, from 0 to 1; 0 without elements."""
+        """Returns zeros per element, from 0 to 1; 0 without elements."""
         return self.zeros / self.elements if self.elements else 0.0
 
 
 class SparsityReport(NamedTuple):
-    """What `regkernels.sparsity_report` returns; printed, a table."""
+    """Holds what `regkernels.sparsity_report` has counted; prints as a table."""
 
     rows: tuple[ParameterSparsity, ...]
     """One per parameter, in the model's order."""
@@ -52,7 +52,7 @@ class SparsityReport(NamedTuple):
     """Sums over ``rows``, with ``l2_norm`` the norm of all elements together; ``shape`` is empty."""
 
     def __getitem__(self, key: Any) -> Any:
-        """``report["fc1.weight"]``; with a number or slice, what a tuple would give."""
+        """Looks up ``report["fc1.weight"]``; with a number or slice, what a tuple would give."""
         if not isinstance(key, str):
             return tuple.__getitem__(self, key)
         for row in self.rows:
@@ -61,7 +61,7 @@ class SparsityReport(NamedTuple):
         raise KeyError(f"no parameter {key!r}; there are {', '.join(row.name for row in self.rows) or 'none'}")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Numbers by name and field, the totals under ``"total"``; plain Python, for JSON or a data frame."""
+        """Returns numbers by name and field, the totals under ``"total"``; plain Python, for JSON or a data frame."""
         return {row.name: row._asdict() | {"share": row.share} for row in (*self.rows, self.totals)}
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ def _measured(param: Any, name: str, *also_named: str) -> ParameterSparsity:
 
 
 def zero_slices(tensor: Tensor, dim: int) -> Tensor:
-    """Which slices along ``dim`` have elements, all of them zero."""
+    """Tells which slices along ``dim`` have elements, all of them zero."""
     if tensor.numel() == 0:
         return torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
     return ~(tensor.detach() != 0).transpose(0, dim).flatten(1).any(1)

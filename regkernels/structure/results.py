@@ -1,4 +1,4 @@
-"""What compaction did, and what it left and why."""
+"""Says what compaction did, and what it left and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from regkernels.structure import table
 
 
 class Shrunk(NamedTuple):
-    """A layer that has become smaller. Numbers of channels are those in the original model."""
+    """Describes a layer that has become smaller. Numbers of channels are those in the original model."""
 
     name: str
     removed_outputs: tuple[int, ...]
@@ -26,7 +26,7 @@ class Shrunk(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Zeros that could not be removed. Numbers of channels are those in the original model."""
+    """Describes zeros that could not be removed. Numbers of channels are those in the original model."""
 
     name: str
     side: Literal["outputs", "inputs"]
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
 
 
 class Compacted(NamedTuple):
-    """What `regkernels.compact` returns; printed, a table of the layers that became smaller and a list of what was kept."""
+    """Holds what `regkernels.compact` returns; prints as a table of the layers that became smaller and a list of what was kept."""
 
     model: nn.Module
     """The smaller model, of the same class."""

@@ -1,24 +1,22 @@
-"""Where channels lie after flattening, permuting, slicing and joining."""
+"""Follows where channels lie after flattening, permuting, slicing and joining."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Layout, Number, Pieces, Sizes, Value
 
-if TYPE_CHECKING:
-    from regkernels.structure.walk import Walk
 
-
-def flattened(walk: Walk, x: Layout, start: int, end: int) -> Value:
-    """``flatten(start, end)``. Where the rank is not known, there is at least one dimension of samples."""
+def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
+    """Follows ``flatten(start, end)``. Where the rank is not known, there is at least one dimension of samples."""
     if x.spread is None and x.rank is None and x.dim == -1 and start == 1 and end == -1:
         return x.placed(spread="tile")
     if x.rank is None or x.spread is not None:
-        return walk.stop(x, "flattened, with a number of dimensions that is not known")
+        return facts.stop(x, "flattened, with a number of dimensions that is not known")
     start, end, channel = start % x.rank, end % x.rank, x.rank + x.dim
     rank = x.rank - (end - start)
     if channel < start:
@@ -31,41 +29,41 @@ def flattened(walk: Walk, x: Layout, start: int, end: int) -> Value:
         return x.placed(dim=start - rank, rank=rank, spread="repeat")
     if channel == end:
         return x.placed(dim=start - rank, rank=rank, spread="tile")
-    return walk.stop(x, "flattened together with dimensions on both sides")
+    return facts.stop(x, "flattened together with dimensions on both sides")
 
 
-def viewed(walk: Walk, x: Layout, of: object, sizes: Sequence[Any]) -> Value:
-    """``x.view(x.size(0), -1)`` is ``x.flatten(1)``; other sizes are written down for the channels there are now."""
-    first = walk.value(sizes[0]) if sizes else None
+def viewed(facts: Facts, x: Layout, of: object, sizes: Sequence[Any]) -> Value:
+    """Takes ``x.view(x.size(0), -1)`` for ``x.flatten(1)``; other sizes are written down for the channels there are now."""
+    first = facts.value(sizes[0]) if sizes else None
     if len(sizes) == 2 and sizes[1] == -1 and isinstance(first, Number) and first.batch_of is of:
-        return flattened(walk, x, 1, -1)
+        return flattened(facts, x, 1, -1)
     shown = ", ".join(str(size) for size in sizes)
-    return walk.stop(x, f"reshaped to ({shown}), which may not follow their number; flatten(1) or Flatten would")
+    return facts.stop(x, f"reshaped to ({shown}), which may not follow their number; flatten(1) or Flatten would")
 
 
-def permuted(walk: Walk, x: Layout, order: Sequence[int]) -> Value:
+def permuted(facts: Facts, x: Layout, order: Sequence[int]) -> Value:
     rank = len(order)
     if x.spread is not None or (x.rank is not None and x.rank != rank):
-        return walk.stop(x, "permuted after flattening")
+        return facts.stop(x, "permuted after flattening")
     channel = [dim % rank for dim in order].index(rank + x.dim)
     return x.placed(dim=channel - rank, rank=rank)
 
 
-def transposed(walk: Walk, x: Layout, a: int, b: int) -> Value:
+def transposed(facts: Facts, x: Layout, a: int, b: int) -> Value:
     one, other = x.position(a), x.position(b)
     if one is None or other is None or x.spread is not None:
-        return walk.stop(x, f"transposed ({a}, {b}), with a number of dimensions that is not known")
+        return facts.stop(x, f"transposed ({a}, {b}), with a number of dimensions that is not known")
     return x.placed(dim={one: other, other: one}.get(x.dim, x.dim))
 
 
-def reduced(walk: Walk, x: Layout, dims: Any, keepdim: bool, name: str) -> Value:
-    """mean, amax, amin or sum over dimensions without channels."""
+def reduced(facts: Facts, x: Layout, dims: Any, keepdim: bool, name: str) -> Value:
+    """Follows mean, amax, amin or sum over dimensions without channels."""
     chosen = [dims] if isinstance(dims, int) else dims
     if not isinstance(chosen, (list, tuple)) or not all(isinstance(dim, int) for dim in chosen) or not chosen:
-        return walk.stop(x, f"{name} goes over them")
+        return facts.stop(x, f"{name} goes over them")
     places = [x.position(dim) for dim in chosen]
     if None in places or x.dim in places or x.spread is not None:
-        return walk.stop(x, f"{name} over dimensions {tuple(chosen)} may go over them")
+        return facts.stop(x, f"{name} over dimensions {tuple(chosen)} may go over them")
     if name == "sum":
         x = x.constant_if_zero()
     if keepdim:
@@ -74,24 +72,24 @@ def reduced(walk: Walk, x: Layout, dims: Any, keepdim: bool, name: str) -> Value
     return x.placed(dim=x.dim + behind, rank=None if x.rank is None else x.rank - len(places))
 
 
-def gated(walk: Walk, x: Layout, dim: int) -> Value:
-    """A gated linear unit: the first half of the channels times the sigmoid of the second."""
-    pieces = chunked(walk, x, 2, dim)
+def gated(facts: Facts, x: Layout, dim: int) -> Value:
+    """Follows a gated linear unit: the first half of the channels times the sigmoid of the second."""
+    pieces = chunked(facts, x, 2, dim)
     if not isinstance(pieces, Pieces):
         return pieces
     values, gates = pieces.layouts
     return product(values, gates.mapped(torch.sigmoid))
 
 
-def chunked(walk: Walk, x: Layout, count: Any, dim: Any) -> Value:
-    """Cut into equal pieces along the channels; a channel is removed from all of them or from none."""
+def chunked(facts: Facts, x: Layout, count: Any, dim: Any) -> Value:
+    """Cuts into equal pieces along the channels; a channel is removed from all of them or from none."""
     if not isinstance(count, int) or not isinstance(dim, int) or x.spread is not None or x.position(dim) != x.dim:
-        return walk.stop(x, "cut along another dimension")
+        return facts.stop(x, "cut along another dimension")
     if len(x) % count != 0:
-        return walk.stop(x, f"cut into {count} pieces that are not equal")
+        return facts.stop(x, f"cut into {count} pieces that are not equal")
     index = torch.arange(len(x)).reshape(count, -1)
     for row in index[1:]:
-        walk.units.tie(x.units[index[0]], x.units[row])
+        facts.units.tie(x.units[index[0]], x.units[row])
     return Pieces(tuple(x.taken(row) for row in index))
 
 
@@ -101,27 +99,27 @@ def product(a: Layout, b: Layout) -> Layout:
     return a.placed(rank=rank).constant(zero | (a.known & b.known), torch.where(zero, 0, a.value * b.value))
 
 
-def joined(walk: Walk, parts: Sequence[Layout], dim: Any) -> Value:
-    """``torch.cat``, along the channels or along another dimension."""
+def joined(facts: Facts, parts: Sequence[Layout], dim: Any) -> Value:
+    """Follows ``torch.cat``, along the channels or along another dimension."""
     first = parts[0]
     places = {part.position(dim) if isinstance(dim, int) else None for part in parts}
     alike = all(part.dim == first.dim and part.spread is None for part in parts)
     if not alike or len(places) != 1 or None in places:
-        return walk.stop_all(parts, "concatenated along a dimension that is not known")
+        return facts.stop_all(parts, "concatenated along a dimension that is not known")
     if places == {first.dim}:
         units, known, value = (torch.cat([getattr(part, key) for part in parts]) for key in ("units", "known", "value"))
         return first.placed(units=units, known=known, value=value)
     if any(len(part) != len(first) for part in parts):
-        return walk.stop_all(parts, "concatenated with tensors that have other channels")
+        return facts.stop_all(parts, "concatenated with tensors that have other channels")
     known = first.known
     for part in parts[1:]:
-        walk.units.tie(first.units, part.units)
+        facts.units.tie(first.units, part.units)
         known = known & part.known & (part.value == first.value)
     return first.constant(known, first.value)
 
 
-def sizes(x: Layout, of: object, dim: Any, walk: Walk) -> Value:
-    """``x.size(dim)`` or ``x.shape[dim]``, ``dim`` an index or a slice."""
+def sizes(x: Layout, of: object, dim: Any, facts: Facts) -> Value:
+    """Follows ``x.size(dim)`` or ``x.shape[dim]``, ``dim`` an index or a slice."""
     if isinstance(dim, int):
         place = x.position(dim)
         if dim == 0 and (place is None or place != x.dim):
@@ -130,13 +128,13 @@ def sizes(x: Layout, of: object, dim: Any, walk: Walk) -> Value:
             return Number()
     elif isinstance(dim, slice) and x.rank is not None and x.rank + x.dim not in range(x.rank)[dim]:
         return Number()
-    return walk.stop(x, "forward asks for their number")
+    return facts.stop(x, "forward asks for their number")
 
 
-def indexed(walk: Walk, x: Value, of: object, index: Any) -> Value:
-    """``x[index]``."""
+def indexed(facts: Facts, x: Value, of: object, index: Any) -> Value:
+    """Follows ``x[index]``."""
     if isinstance(x, Sizes):
-        return sizes(x.layout, x.of, index, walk)
+        return sizes(x.layout, x.of, index, facts)
     if isinstance(x, Pieces) and isinstance(index, int):
         return x.layouts[index]
     assert isinstance(x, (Layout, Pieces))
@@ -144,4 +142,4 @@ def indexed(walk: Walk, x: Value, of: object, index: Any) -> Value:
         channel, plain = x.rank + x.dim, all(isinstance(part, slice) for part in index)
         if plain and (channel >= len(index) or index[channel] == slice(None)):
             return x
-    return walk.stop_all(x.layouts if isinstance(x, Pieces) else (x,), "indexed")
+    return facts.stop_all(x.layouts if isinstance(x, Pieces) else (x,), "indexed")

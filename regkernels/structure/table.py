@@ -1,4 +1,4 @@
-"""Tables of text, plain and as HTML."""
+"""Writes tables, as plain text and as HTML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, last: bool = False) -> str:
-    """Columns as wide as their widest cell, the first ``left`` ones aligned left; ``last``: a line above the last row."""
+    """Makes columns as wide as their widest cell, the first ``left`` ones aligned left; ``last`` draws a line above the last row."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The graph of a model's forward, with what cannot be traced as one node."""
+"""Traces a model's forward into a graph, with what cannot be traced as one node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 
 class Trace:
-    """``graph`` of ``model.forward``, and the modules in it that were not looked into, with reasons.
+    """Holds the ``graph`` of ``model.forward``, and the modules in it that were not looked into, with reasons.
 
     Args:
         model: not run, and nothing is written to it: torch.fx gets modules of its own, with the same tensors.
@@ -43,8 +43,15 @@ class Trace:
             if constant and getattr(self.root, node.target).requires_grad:
                 raise fx.proxy.TraceError("it computes with parameters outside of the graph")
 
+    def attribute(self, target: str) -> Any:
+        """Looks up what a node reads that gets an attribute."""
+        found: Any = self.root
+        for part in target.split("."):
+            found = getattr(found, part)
+        return found
+
     def signature(self) -> list[tuple[Any, ...]]:
-        """What is to be the same in the smaller model: operations, and the numbers among their arguments."""
+        """Returns what is to be the same in the smaller model: operations, and the numbers among their arguments."""
 
         def plain(argument: Any) -> Any:
             return str(argument) if isinstance(argument, (fx.Node, Tensor)) else argument
@@ -53,7 +60,7 @@ class Trace:
             return repr(fx.node.map_aggregate((node.args, node.kwargs), plain))
 
         constant = [node for node in self.graph.nodes if node.op == "get_attr"]
-        shapes = [(node.target, tuple(_attribute(self.root, node.target).shape)) for node in constant]
+        shapes = [(node.target, tuple(self.attribute(node.target).shape)) for node in constant]
         return [(node.op, str(node.target), arguments(node)) for node in self.graph.nodes] + shapes
 
 
@@ -63,17 +70,11 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 
 def _one_call(examples: tuple[Any, ...] | None) -> fx.Graph:
-    """The graph of a model that is a layer itself, under the name of the root, which is empty."""
+    """Makes the graph of a model that is a layer itself, under the name of the root, which is empty."""
     graph = fx.Graph()
     inputs = tuple(graph.placeholder(f"x{index}") for index in range(1 if examples is None else len(examples)))
     graph.output(graph.create_node("call_module", "", inputs))
     return graph
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    for part in target.split("."):
-        root = getattr(root, part)
-    return root
 
 
 class _Tracer(fx.Tracer):
@@ -90,7 +91,7 @@ class _Tracer(fx.Tracer):
         return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """As the base class has it, a Proxy for each argument, but not for those that ``examples`` or defaults give.
+        """Makes a Proxy for each argument, as the base class does, but not for those that ``examples`` or defaults give.
 
         A Proxy is never None and never False: forward would be followed where it does not go.
         """

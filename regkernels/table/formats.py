@@ -7,11 +7,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Weight types, in the order of csrc/lists.h."""
+
 ROUNDINGS = ("nearest", "stochastic", "remainder", "master")
-"""How half-precision weights are rounded, in the order of csrc/table.h."""
+"""How half-precision weights are rounded, in the order of csrc/lists.h."""
 
 KEPT_DTYPES = {"remainder": torch.int16, "master": torch.float32}
 """The state that a rounding adds to those of the rule, under its own name."""
+
+
+FORMATS = len(DTYPES) * 2 * len(ROUNDINGS)
+"""How many pairs of a format and a weight type there are."""
+
+
+def format_number(dtype: torch.dtype, narrow: bool, rounding: str) -> int:
+    """The number that kernels know a weight type, states in fewer bits, and a rounding by."""
+    return (DTYPES.index(dtype) * 2 + narrow) * len(ROUNDINGS) + ROUNDINGS.index(rounding)
+
+
+def format_of(number: int) -> tuple[torch.dtype, bool, str]:
+    """The inverse of `format_number`."""
+    formats, rounding = divmod(number, len(ROUNDINGS))
+    return DTYPES[formats // 2], bool(formats % 2), ROUNDINGS[rounding]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Tables of pointers, sizes and rows: the one thing both backends consume.
+"""Tables of pointers, sizes and rows: what kernels work on.
 
 The unit of work is a *segment*: a contiguous run of elements with the addresses of its weight, gradient and states, and
 the row of its hyper-parameters. A segment starts as one parameter; neighbours that are adjacent in all their buffers and
@@ -13,33 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.table.formats import KEPT_DTYPES, ROUNDINGS, compute_dtype
-
-INTERFACE = 6
-"""Of the extension's functions; kInterface in csrc/table.h."""
-
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Weight types, in the order of csrc/table.h."""
-
-RULES = (
-    "sgd",
-    "momentum",
-    "adam",
-    "amsgrad",
-    "rmsprop",
-    "rmsprop_momentum",
-    "rmsprop_centered",
-    "rmsprop_centered_momentum",
-    "adagrad",
-    "lion",
-    "still",
-)
-"""Optimizer rules, in the order of csrc/table.h; what they do is in `regkernels.reference.RULES`."""
-
-PENALTIES = ("plain", "l1", "weighted_l1", "l0", "l_half", "mcp", "scad", "log_sum", "huber", "group")
-"""What follows the rule, in the order of csrc/table.h. "plain" is all that a row of numbers can say: soft-threshold and decay.
-"l1" adds bounds and cautious decay, "weighted_l1" a strength per element; the next ones are in
-`regkernels.reference.OPERATORS`; "group" acts on groups of elements."""
+from regkernels.table.formats import DTYPES, FORMATS, KEPT_DTYPES, compute_dtype, format_of
 
 FIELDS = (
     "weight",
@@ -59,7 +33,8 @@ FIELDS = (
     "inner",
     "kind",
 )
-"""Columns of a table of segments (int64), in the order of csrc/table.h."""
+"""Columns of a table of segments (int64), in the order of csrc/lists.h. ``kind`` is what selects a kernel, see
+`regkernels.reference.kinds`; here only the format in it counts, ``kind % FORMATS``."""
 
 SUMS = ("absolute", "square", "nonzeros", "gradient", "zero_groups")
 """Columns of a table of sums (float64), in the order of csrc/table.h."""
@@ -72,40 +47,25 @@ EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
 
-class Kind(NamedTuple):
-    """What selects a kernel."""
-
-    rule: str
-    dtype: torch.dtype
-    rounding: str = "nearest"
-    narrow: bool = False  # states in bfloat16
-    penalty: str = "plain"
-
-    @property
-    def number(self) -> int:
-        formats = DTYPES.index(self.dtype) * 2 + self.narrow
-        rounded = (RULES.index(self.rule) * len(DTYPES) * 2 + formats) * len(ROUNDINGS) + ROUNDINGS.index(self.rounding)
-        return rounded * len(PENALTIES) + PENALTIES.index(self.penalty)
-
-    @classmethod
-    def of(cls, number: int) -> Kind:
-        """The inverse of `number`."""
-        rounded, penalty = divmod(number, len(PENALTIES))
-        rest, rounding = divmod(rounded, len(ROUNDINGS))
-        rule, formats = divmod(rest, len(DTYPES) * 2)
-        return cls(RULES[rule], DTYPES[formats // 2], ROUNDINGS[rounding], bool(formats % 2), PENALTIES[penalty])
-
-    @property
-    def widths(self) -> list[int]:
-        """Bytes of an element in each column from ``weight`` to ``l1_weight``."""
-        compute = compute_dtype(self.dtype).itemsize
-        state = 2 if self.narrow else compute
-        kept = KEPT_DTYPES[self.rounding].itemsize if self.rounding in KEPT_DTYPES else 0
-        return [self.dtype.itemsize] * 2 + [state] * (KEPT - STATE0) + [kept, compute]
+def table(rows: Sequence[Sequence[int]]) -> Tensor:
+    """A table of segments, int64 (segments, len(FIELDS)), of rows with a number for each of FIELDS."""
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(FIELDS))
 
 
-_FORMATS = len(DTYPES) * 2 * len(ROUNDINGS)
-_WIDTHS = torch.tensor([Kind.of(number * len(PENALTIES)).widths for number in range(_FORMATS)], device="cpu")
+def row(**columns: int) -> list[int]:
+    """One row of a table: the columns named, zeros elsewhere."""
+    return [columns.get(name, 0) for name in FIELDS]
+
+
+def _widths_of(dtype: torch.dtype, narrow: bool, rounding: str) -> list[int]:
+    """Bytes of an element in each column from ``weight`` to ``l1_weight``."""
+    compute = compute_dtype(dtype).itemsize
+    state = 2 if narrow else compute
+    kept = KEPT_DTYPES[rounding].itemsize if rounding in KEPT_DTYPES else 0
+    return [dtype.itemsize] * 2 + [state] * (KEPT - STATE0) + [kept, compute]
+
+
+_WIDTHS = torch.tensor([_widths_of(*format_of(number)) for number in range(FORMATS)], device="cpu")
 
 
 class Runs(NamedTuple):
@@ -164,12 +124,12 @@ class Pieces(NamedTuple):
 
 def _widths(table: Tensor) -> Tensor:
     """Bytes of an element in each column from ``weight`` to ``l1_weight``; int64, (segments, columns)."""
-    return _WIDTHS[table[:, KIND] // len(PENALTIES) % _FORMATS]
+    return _WIDTHS[table[:, KIND] % FORMATS]
 
 
 def dtype_numbers(kinds: Tensor) -> Tensor:
-    """The index in `DTYPES` of each of some kinds."""
-    return kinds // (2 * len(ROUNDINGS) * len(PENALTIES)) % len(DTYPES)
+    """The index in `regkernels.table.formats.DTYPES` of each of some kinds."""
+    return kinds % FORMATS // (FORMATS // len(DTYPES))
 
 
 def merge(table: Tensor, may_follow: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference
-from regkernels.attach.plan import Item, MetricKind, Plan
+from regkernels.attach.shrinkage import Item, Shrinkage
+from regkernels.reference import MetricKind
 from regkernels.table.hyper import Hyper
 from tests.support import cases, engine
 
@@ -41,12 +42,13 @@ def shrink(
     setting: engine.Setting, metric: str, rows: list[Hyper], work: list[tuple[Tensor, list[Tensor], int]]
 ) -> None:
     """In place."""
-    plan = Plan(torch.device(setting.device))
+    device = torch.device(setting.device)
+    shrinkage = Shrinkage(device)
     items = [Item(weight, {}, (0, i), metric, tuple(operands), row) for i, (weight, operands, row) in enumerate(work)]
     with engine.active(setting):
-        plan.load(items)
-        backends.backend_for(plan.device).proximal(plan, rows)
-        plan.save()
+        shrinkage.load(items)
+        backends.backend_for(device).proximal(shrinkage.batch(rows))
+        shrinkage.save()
 
 
 def assert_kernels_agree(metric: str, rows: list[Hyper], work: list[tuple[Tensor, list[Tensor], int]]) -> list[Tensor]:
@@ -131,14 +133,14 @@ def test_a_plan_follows_memory_that_moves() -> None:
     ]
     for setting in engine.kernels(threads=(1,)):
         buffer, metric = torch.randn(24), torch.rand(24)
-        plan = Plan(torch.device("cpu"))
+        shrinkage = Shrinkage(torch.device("cpu"))
         for view, row in views:
             expected = buffer.clone()
             reference.proximal_("root", view(expected), [view(metric)], rows[row])
             with engine.active(setting):
-                plan.load([Item(view(buffer), {}, (0, 0), "root", (view(metric),), row)])
-                backends.backend_for(plan.device).proximal(plan, rows)
-                plan.save()
+                shrinkage.load([Item(view(buffer), {}, (0, 0), "root", (view(metric),), row)])
+                backends.backend_for(torch.device("cpu")).proximal(shrinkage.batch(rows))
+                shrinkage.save()
             engine.assert_same_bits(buffer, expected, str(setting))
 
 
@@ -170,8 +172,8 @@ def test_the_reference_is_the_mathematics(metric: str) -> None:
 
 def test_complex_and_shared_weights_are_refused() -> None:
     shared = torch.randn(8)
-    plan = Plan(torch.device("cpu"))
+    shrinkage = Shrinkage(torch.device("cpu"))
     with pytest.raises(ValueError, match="parameter 1 of param group 0 is complex"):
-        plan.load([Item(torch.zeros(2, dtype=torch.complex64), {}, (0, 1), "constant", (), 0)])
+        shrinkage.load([Item(torch.zeros(2, dtype=torch.complex64), {}, (0, 1), "constant", (), 0)])
     with pytest.raises(ValueError, match="share memory"):
-        plan.load([Item(view, {}, (0, i), "constant", (), 0) for i, view in enumerate((shared[:5], shared[4:]))])
+        shrinkage.load([Item(view, {}, (0, i), "constant", (), 0) for i, view in enumerate((shared[:5], shared[4:]))])

@@ -15,7 +15,7 @@ from regkernels import prox
 from regkernels.backends import extension
 from regkernels.memory import has_layout, is_dense
 from regkernels.table import segments
-from regkernels.table.formats import ROUNDINGS
+from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 from tests.support import cases, engine
 
@@ -206,21 +206,20 @@ def test_tables_are_those_of_the_extension() -> None:
         "segment": list(segments.FIELDS),
         "hyper": list(Hyper._fields),
         "sums": list(segments.SUMS),
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in segments.DTYPES],
-        "rules": list(segments.RULES),
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
+        "rules": list(regkernels.reference.RULES),
         "metrics": list(regkernels.reference.METRICS),
         "roundings": list(ROUNDINGS),
-        "penalties": list(segments.PENALTIES),
+        "penalties": list(regkernels.reference.PENALTIES),
         "formulas": list(regkernels.reference.VALUES),
         "chunk": cases.CHUNK,
-        "interface": segments.INTERFACE,
+        "interface": extension.INTERFACE,
     }
-    assert segments.DTYPES == cases.DTYPES
-    assert list(segments.RULES) == list(regkernels.reference.RULES)
+    assert DTYPES == cases.DTYPES
 
 
 def test_pieces_of_segments() -> None:
-    wide, narrow = segments.Kind("adam", torch.float32), segments.Kind("sgd", torch.bfloat16)
+    wide, narrow = regkernels.reference.Kind("adam", torch.float32), regkernels.reference.Kind("sgd", torch.bfloat16)
     rows = []
     for kind, numel, addresses in (
         (wide, 10, [1000, 2000, 3000, 4000]),
@@ -252,12 +251,12 @@ def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
     number = st.integers(0, 2)
     likely = st.integers(0, 9).map(bool)
     kinds = st.builds(
-        segments.Kind,
-        st.sampled_from(segments.RULES),
+        regkernels.reference.Kind,
+        st.sampled_from(list(regkernels.reference.RULES)),
         st.sampled_from(cases.DTYPES),
         st.sampled_from(ROUNDINGS),
         st.booleans(),
-        st.sampled_from(segments.PENALTIES),
+        st.sampled_from(regkernels.reference.PENALTIES),
     )
     table: list[list[int]] = []
     for _ in range(draw(st.integers(0, 6))):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import regkernels as rk
 from regkernels import backends, reference
-from regkernels.attach.plan import Item, Plan
+from regkernels.attach.shrinkage import Item, Shrinkage
 from regkernels.table.hyper import Hyper
 from tests.gpu.test_graphs import captured, warm_up
 from tests.support import cases, engine
@@ -55,11 +55,11 @@ def test_the_kernels_give_the_references_bits(metric: str, dtype: torch.dtype, s
             operands = [torch.rand(size).to(kind) for _ in range(reference.METRICS[metric].operands)]
             expected, got = weight.clone(), weight.to(device, copy=True)
             reference.proximal_(metric, expected, operands, row)
-            plan = Plan(device)
+            shrinkage = Shrinkage(device)
             with engine.active(setting):
-                plan.load([Item(got, {}, (0, 0), metric, tuple(operand.to(device) for operand in operands), 0)])
-                backends.backend_for(device).proximal(plan, [row])
-                plan.save()
+                shrinkage.load([Item(got, {}, (0, 0), metric, tuple(operand.to(device) for operand in operands), 0)])
+                backends.backend_for(device).proximal(shrinkage.batch([row]))
+                shrinkage.save()
             engine.assert_same_bits(got.cpu(), expected, f"{size} elements, operands {kind}")
 
 

@@ -21,10 +21,10 @@ from triton import knobs
 from triton.compiler import CompiledKernel
 
 import regkernels as rk
-import regkernels.backends.triton as backend
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
+from regkernels.backends.triton.launch import TYPES
 from regkernels.table.formats import ROUNDINGS
 from tests.support import cases, engine
 from tests.support.random_numbers import placed
@@ -92,7 +92,7 @@ BY_GROUPS = [
 ]
 """With sums, each for rows and for columns."""
 
-_TORCH_DTYPES = {type: dtype for dtype, type in backend.TYPES.items()}
+_TORCH_DTYPES = {type: dtype for dtype, type in TYPES.items()}
 _COLUMNS = {columns.WEIGHT.value: "weight", columns.GRADIENT.value: "gradient"}
 
 

@@ -20,6 +20,7 @@ from triton.runtime import JITFunction, driver
 
 import regkernels.backends.triton as backend
 from regkernels import backends
+from regkernels.backends.triton import architectures
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import elementwise, group_values, groups, proximal, step, sums, values
 
@@ -79,7 +80,7 @@ def present(architecture: str) -> Iterator[AbsentDevice]:
     with (
         tempfile.TemporaryDirectory() as cache,  # a compilation of the past would hide one that fails today
         knobs.cache.scope(),
-        patch.object(backend, "of_device", lambda _: ARCHITECTURES[architecture]),
+        patch.object(architectures, "of_device", lambda _: ARCHITECTURES[architecture]),
         patch.object(backend, "INTERPRETED", True),  # only then are CPU tensors let through
         backends.use("triton"),
     ):

@@ -19,8 +19,8 @@ from torch import Tensor
 from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
 from regkernels.table import segments
+from regkernels.table.formats import FORMATS, format_number
 from regkernels.table.hyper import Hyper
-from regkernels.table.segments import Kind
 from regkernels.table.upload import stream, upload
 
 _ALIGNMENT = 16
@@ -133,13 +133,13 @@ def in_groups(table: Integers) -> bool:
 def by_elements(table: Integers) -> Integers:
     """The same segments in chunks of elements, for what knows nothing of groups."""
     plain = table.copy()
-    plain[:, segments.KIND] -= plain[:, segments.KIND] % len(segments.PENALTIES)  # those of a dtype in one launch
+    plain[:, segments.KIND] %= FORMATS  # those of a format in one launch
     plain[:, [segments.GROUPS, segments.PLACE]] = 0
     return plain
 
 
-class PlanMemory:
-    """What a plan keeps in device memory from one step to the next. Uploaded when it has changed, not before.
+class BatchMemory:
+    """Holds in device memory what the batches of one producer have in common. Uploaded when it has changed, not before.
 
     Nothing is kept that was uploaded while a graph was captured: the graph brings its own tables along.
     """
@@ -153,14 +153,14 @@ class PlanMemory:
         self._sizes: Integers = numpy.empty(0, dtype=numpy.int64)
         self._known: list[Hyper] = []
         self._rows: Tensor | None = None
-        self._of_elements: PlanMemory | None = None
+        self._of_elements: BatchMemory | None = None
 
     def work_of_elements(self, table: Integers, generation: int) -> Work:
         """Of all segments, in chunks of elements, before the `work` of the same step."""
         if not in_groups(table):
             return self.work(table, generation, step_follows=True)
         if self._of_elements is None:
-            self._of_elements = PlanMemory(self._device, self._groups)
+            self._of_elements = BatchMemory(self._device, self._groups)
         return self._of_elements.work(by_elements(table), generation)
 
     def work(self, table: Integers, generation: int, *, step_follows: bool = False) -> Work:
@@ -232,7 +232,7 @@ def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor], operands: Sequence
         table = numpy.zeros((len(buffers), len(segments.FIELDS)), dtype=numpy.int64)
         for row, (w, o, operand, numel, dtype) in zip(table, buffers, strict=True):
             row[[segments.WEIGHT, segments.GRADIENT, segments.STATE0, segments.NUMEL]] = w, o, operand, numel
-            row[segments.KIND] = Kind("sgd", dtype).number
+            row[segments.KIND] = format_number(dtype, False, "nearest")
         work = Work.of(Layout.of(table, 1), table, device)
     if on is not None:
         _recent.pop(key, None)  # as another thread may remove it at any time

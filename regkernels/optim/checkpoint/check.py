@@ -10,7 +10,7 @@ import math
 import numbers
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,9 @@ from regkernels.distributed import shards
 from regkernels.distributed.shards import is_dtensor
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
+from regkernels.optim.step.rules import Rules
 from regkernels.reference import RULES
 from regkernels.table.formats import KEPT_DTYPES
-
-if TYPE_CHECKING:
-    from regkernels.optim.optimizer import Optimizer
 
 _BY_OPTION = {"momentum_buffer", "max_exp_avg_sq", "grad_avg", *KEPT_DTYPES}
 """States that come and go with an option of one optimizer (momentum, amsgrad, centered, param_rounding). That a rule has
@@ -44,15 +42,14 @@ def dictionary(state_dict: Any) -> dict[str, Any]:
     return state_dict  # type: ignore[return-value]
 
 
-def check_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
-    """Raises where ``state_dict`` does not fit, naming what and the remedy. Changes nothing.
+def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> None:
+    """Raises where ``state_dict`` does not fit an optimizer with the param groups ``own``. Changes nothing.
 
     Raises:
         TypeError: where it is not built like a state dict, or a state is no tensor of a fitting kind.
         ValueError: for other numbers of groups or parameters, another order of parameters, options that are not allowed,
             states of another shape or another optimizer, step counts that are no counts.
     """
-    own = optimizer.param_groups
     saved, states = _parts(state_dict)
     _check_sizes(saved, own)
     _check_order(saved, own)
@@ -60,7 +57,7 @@ def check_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Non
     rules = []
     for index, group in enumerate(groups):
         where = f" (param group {index} of the state dict)"
-        optimizer._check_options(group, where, wait=True)
+        optimizer.check_options(group, where, wait=True)
         rules.append(optimizer._rule(group))
     slots = list(_slots(groups, own))
     _check_ids([key for _, key, _, _ in slots], states)
@@ -167,7 +164,7 @@ def _check_ids(keys: Sequence[Any], states: Mapping[Any, Any]) -> None:
 
 
 def _check_that_states_were_saved(
-    optimizer: Optimizer, rules: Sequence[str], slots: Iterable[Slot], states: Mapping[Any, Any]
+    optimizer: Rules, rules: Sequence[str], slots: Iterable[Slot], states: Mapping[Any, Any]
 ) -> None:
     """torch.distributed.checkpoint asks an optimizer without states to make some, but not where there are gradients: it
     then saves and loads nothing, without a word. Ids that are names come from there."""

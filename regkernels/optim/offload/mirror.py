@@ -1,4 +1,4 @@
-"""A parameter on a device and its twin on the CPU, which an optimizer updates in its place."""
+"""A parameter on a device and its mirror on the CPU, which an optimizer updates in its place."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from regkernels.flat import FlatParameters
 from regkernels.optim.offload.pinned import Lane, allocate
 
 _takers: Any = WeakIdKeyDictionary()
-"""Which twin takes a parameter's gradients during backward: that of the latest optimizer."""
+"""Which mirror takes a parameter's gradients during backward: that of the latest optimizer."""
 
 
-class Twin:
-    """What the CPU has of a parameter: a weight, a gradient, and what is known about where they come from.
+class Mirror:
+    """Holds what the CPU has of a parameter: a weight, a gradient, and what is known about where they come from.
 
     Attributes:
         param: the parameter.
@@ -65,6 +65,7 @@ class Twin:
             _takers[self.param] = weakref.ref(self)
 
     def ignore(self) -> None:
+        """Leaves gradients to the backward pass again."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -91,6 +92,7 @@ class Twin:
         self.param.grad = None
 
     def fetch_gradient(self) -> None:
+        """Starts to copy the gradient to the CPU."""
         self.lane.fetch(self._gradient_on_device(), self._room())
 
     def add_later(self) -> None:
@@ -125,13 +127,15 @@ class Twin:
     # --- weights ---
 
     def fetch_weight(self) -> None:
-        """Where it is not the one that was sent last: the first time, and when somebody has set it."""
+        """Starts to copy the weight to the CPU, where it is not the one that was sent last: the first time, and when somebody has
+        set it."""
         if self._seen != _trace(self.param):
             assert self._weight is not None
             self.lane.fetch(held(self.param).detach(), self._weight)
             self._seen = _trace(self.param)
 
     def send_weight(self) -> None:
+        """Starts to copy the weight to the device."""
         assert self._weight is not None
         self.lane.send(self._weight, held(self.param).detach())
         if is_dtensor(self.param):  # its own count, beside that of its local tensor
@@ -139,30 +143,31 @@ class Twin:
         self._seen = _trace(self.param)
 
     def forget_weight(self) -> None:
+        """Lets the next step fetch the weight, whether or not it looks changed."""
         self._seen = None
 
 
-def twins_of(params: Sequence[tuple[Tensor, str]], lanes: dict[torch.device, Lane]) -> list[Twin]:
-    """Makes twins for parameters, with their names for messages; raises before anything is allocated."""
+def mirrors_of(params: Sequence[tuple[Tensor, str]], lanes: dict[torch.device, Lane]) -> list[Mirror]:
+    """Makes mirrors for parameters, with their names for messages; raises before anything is allocated."""
     for param, name in params:
         check(param, name)
     validation.no_shared_memory(
         (held(param).detach(), name) for param, name in params if not isinstance(param, nn.UninitializedParameter)
     )
     lanes.update({device: Lane(device) for device in {param.device for param, _ in params} - lanes.keys()})
-    found: dict[int, Twin] = {}
+    found: dict[int, Mirror] = {}
     for device in dict.fromkeys(param.device for param, _ in params):
         own = [param for param, _ in params if param.device == device and param.requires_grad]
         own = [param for param in own if not isinstance(param, nn.UninitializedParameter)]
         local = [held(param) for param in own]
         pinned = lanes[device].pins
         pairs = zip(allocate(local, pinned=pinned), allocate(local, pinned=pinned), strict=True)
-        found.update({id(param): Twin(param, lanes[device], pair) for param, pair in zip(own, pairs, strict=True)})
-    return [found.get(id(param)) or Twin(param, lanes[param.device], None) for param, _ in params]
+        found.update({id(param): Mirror(param, lanes[device], pair) for param, pair in zip(own, pairs, strict=True)})
+    return [found.get(id(param)) or Mirror(param, lanes[param.device], None) for param, _ in params]
 
 
 def check(param: Tensor, name: str) -> None:
-    """What can be updated, and can be moved to the CPU."""
+    """Raises for what cannot be updated, or cannot be moved to the CPU."""
     validation.parameter(param, name)
     if FlatParameters.owner(param) is not None:
         raise ValueError(

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from regkernels import validation
-from regkernels.dynamo import keep_step_outside_of_graphs, outside_of_graphs
+from regkernels.distributed.agreement import Described
+from regkernels.dynamo import outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checkpoint.check import dictionary
-from regkernels.optim.offload.mirror import Twin, twins_of
-from regkernels.optim.offload.param_groups import Handover, listed, named, on_cpu, refuse_capturable
-from regkernels.optim.offload.pinned import Lane
+from regkernels.optim.contract import Contract
+from regkernels.optim.offload.mirror import Mirror
+from regkernels.optim.offload.mirrors import Mirrors, publish, send
+from regkernels.optim.offload.param_groups import Handover, listed, on_cpu, refuse_capturable
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.stats import Stats
-from regkernels.optim.step.entry import parameter_name
+from regkernels.optim.step.stepper import Stepper
 
 
-class CPUOffload(torch.optim.Optimizer):
+class CPUOffload(Contract):
     """Keeps an optimizer of `regkernels.optim` on the CPU, for parameters on an accelerator.
 
     Of the optimizer nothing is left on the device: states, copies in higher precision and the kernels are on the CPU. A
@@ -67,26 +69,16 @@ class CPUOffload(torch.optim.Optimizer):
         free_gradients: bool = False,
         **options: Any,
     ) -> None:
-        if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
-            raise TypeError(
-                f"optimizer_class must be a class of regkernels.optim, such as regkernels.optim.AdamW, got {optimizer_class!r}"
-            )
-        if not isinstance(free_gradients, bool):
-            raise TypeError(f"free_gradients must be True or False, got {free_gradients!r}")
-        if free_gradients and options.get("amp_scaling"):
-            raise ValueError(
-                "amp_scaling=True cannot be had with free_gradients=True: torch.amp.GradScaler looks for Inf in gradients on "
-                "the device, and there are none. Use bfloat16, which needs no scaler, or free_gradients=False"
-            )
+        _check_arguments(optimizer_class, free_gradients, options)
         validation.parameters_argument(params)
         self._free = free_gradients
         self._begin()
         groups = listed(params)
         refuse_capturable({**options, **group} for group in groups)
-        twins = self._twins_of(groups)
-        inner = optimizer_class([on_cpu(group, twins) for group in groups], **{"param_rounding": "master", **options})
+        mirrors = self._mirrors.of(groups)
+        inner = optimizer_class([on_cpu(group, mirrors) for group in groups], **{"param_rounding": "master", **options})
         super().__init__(groups, dict(inner.defaults))
-        self._take_on(inner, twins)
+        self._take_on(inner, mirrors)
 
     # --- torch's contract ---
 
@@ -108,27 +100,26 @@ class CPUOffload(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._align()
-        updated = self._gather()
-        if self._inner._options.amp_scaling:
+        updated = self._mirrors.gather(self.param_groups, free=self._free)
+        if self.stepper.options.amp_scaling:
             for name in ("grad_scale", "found_inf"):
                 value = self.__dict__.get(name)
                 setattr(self._inner, name, value.cpu() if isinstance(value, Tensor) else value)
-        before = [twin.host._version for twin in updated]
+        before = [mirror.host._version for mirror in updated]
         self._inner.step()
-        sent = [twin for twin, version in zip(updated, before, strict=True) if twin.host._version != version]
-        for twin in sent:
-            twin.send_weight()
-        for lane in {twin.lane for twin in sent}:
-            lane.sent()
+        send([mirror for mirror, version in zip(updated, before, strict=True) if mirror.host._version != version])
         if self._free:
-            for twin in updated:
-                twin.drop()
-        self._publish(updated)
+            for mirror in updated:
+                mirror.drop()
+        publish(updated, self.__dict__["state"], vars(self._inner)["state"])
         return loss
 
     @property
-    def _options(self) -> Any:  # what ranks compare
-        return self._inner._options
+    def stepper(self) -> Stepper:
+        return self._inner.stepper
+
+    def described(self) -> Described:
+        return self._inner.described()._replace(name=type(self).__name__, groups=self.param_groups)
 
     @property
     @outside_of_graphs
@@ -140,14 +131,14 @@ class CPUOffload(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients, on the device as torch does, and drops those that wait on the CPU."""
         super().zero_grad(set_to_none=set_to_none)
-        for twin in self._twins.values():
-            twin.drop()
+        for mirror in self._mirrors:
+            mirror.drop()
 
     @torch.no_grad()
     def read_weights(self) -> None:
         """The next step takes all weights from the device, instead of those that it knows to have been changed."""
-        for twin in self._twins.values():
-            twin.forget_weight()
+        for mirror in self._mirrors:
+            mirror.forget_weight()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
@@ -160,35 +151,17 @@ class CPUOffload(torch.optim.Optimizer):
         self._align()
         (group,) = listed([param_group])
         refuse_capturable([group])
-        twins = self._twins_of([group], len(self.param_groups))
-        inner.add_param_group(on_cpu(group, twins))
+        mirrors = self._mirrors.of([group], len(self.param_groups))
+        inner.add_param_group(on_cpu(group, mirrors))
         super().add_param_group(group)  # should it raise, `_align` takes the inner group away again
-        self._twins.update(twins)
+        self._mirrors.add(mirrors)
         self._settle()
 
     # --- state ---
 
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
-        """torch's state dictionary, by parameter on the device; tensors are on the CPU."""
-        if "state" not in self.__dict__:  # a wrapper that passes attributes on
-            raise AttributeError("state")
-        if "_inner" in self.__dict__:
-            self._inner._trust["state"] = False  # whoever has it may exchange tensors in it
-        return self.__dict__["state"]  # type: ignore[no-any-return]
-
-    @state.setter
-    def state(self, state: defaultdict[Tensor, Any]) -> None:
-        self.__dict__["state"] = state
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of ``optimizer_class``. Tensors are shared with the optimizer, the dictionaries are not."""
-        trusted = self._inner._trust["state"]
-        packed = super().state_dict()
-        if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
-            packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
-            self._inner._trust["state"] = trusted
-        return packed
+    def _trust_state(self, trusted: bool) -> None:
+        if "_inner" in self.__dict__:  # not yet, where torch's constructor sets the state
+            super()._trust_state(trusted)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of ``optimizer_class``, of another `CPUOffload` or of the torch.optim optimizer of that name.
@@ -200,11 +173,11 @@ class CPUOffload(torch.optim.Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             made = before(self, state_dict)
             state_dict = state_dict if made is None else made
-        for twin in self._twins.values():
-            if twin.param.grad is None and not twin.holds:
-                twin.host.grad = None
+        for mirror in self._mirrors:
+            if mirror.param.grad is None and not mirror.holds:
+                mirror.host.grad = None
         self._inner.load_state_dict(state_dict)
-        params = {id(twin.host): twin.param for twin in self._twins.values()}
+        params = {id(mirror.host): mirror.param for mirror in self._mirrors}
         loaded = vars(self._inner)["state"]
         self.state = defaultdict(dict, {params.get(id(key), key): value for key, value in loaded.items()})
         self.param_groups = [
@@ -224,121 +197,55 @@ class CPUOffload(torch.optim.Optimizer):
         inner_class, inner_state = own.pop("_inner_class"), own.pop("_inner_state")
         self._begin()
         super().__setstate__(own)
-        twins = self._twins_of(self.param_groups)
+        mirrors = self._mirrors.of(self.param_groups)
         inner = inner_class.__new__(inner_class)
-        groups = [on_cpu(group, twins) for group in self.param_groups]
+        groups = [on_cpu(group, mirrors) for group in self.param_groups]
         inner.__setstate__({**inner_state, "state": defaultdict(dict), "param_groups": groups})
-        self._take_on(inner, twins)
-
-    def _patch_step_function(self) -> None:
-        super()._patch_step_function()
-        keep_step_outside_of_graphs(type(self))
+        self._take_on(inner, mirrors)
 
     # --- the optimizer on the CPU ---
 
     def _begin(self) -> None:
-        self._twins: dict[int, Twin] = {}  # by the parameter's id
-        self._lanes: dict[torch.device, Lane] = {}
+        self._mirrors = Mirrors()
         self._handover = Handover()
-        weakref.finalize(self, _ignore, self._twins).atexit = False
+        weakref.finalize(self, self._mirrors.ignore).atexit = False
 
-    def _take_on(self, inner: Optimizer, twins: Mapping[int, Twin]) -> None:
+    def _take_on(self, inner: Optimizer, mirrors: Mapping[int, Mirror]) -> None:
         self._inner = inner
-        self._twins.update(twins)
-        if inner._options.amp_scaling:
+        self._mirrors.add(mirrors)
+        if inner.stepper.options.amp_scaling:
             self._step_supports_amp_scaling = True  # GradScaler looks for it
         self._settle()
 
-    def _twins_of(self, groups: Iterable[Mapping[str, Any]], first: int = 0) -> dict[int, Twin]:
-        """Of all parameters in ``groups``; new ones where there are none that fit."""
-        found: dict[int, Twin] = {}
-        new: dict[int, tuple[Tensor, str]] = {}
-        for param, name in named(groups, first):
-            known = self._twins.get(id(param))
-            if known is not None and known.fits():
-                found[id(param)] = known
-            else:
-                new.setdefault(id(param), (param, name))
-        return {**found, **dict(zip(new, twins_of(list(new.values()), self._lanes), strict=True))}
-
     def _align(self) -> None:
         """Brings what the optimizer on the CPU knows up to date. Raises before anything is changed."""
-        groups, known = self.param_groups, self._twins
+        groups = self.param_groups
         refuse_capturable(groups)
-        theirs = self._inner.param_groups
-        if len(groups) != len(theirs) or not all(map(self._is_known, groups, theirs)):
-            twins = self._twins_of(groups)
-            for key in [key for key, twin in known.items() if twins.get(key) is not twin]:
-                known.pop(key).ignore()
-            known.update(twins)
-            self._inner.param_groups = [on_cpu(group, twins) for group in groups]
+        if not self._mirrors.are_known(groups, self._inner.param_groups):
+            mirrors = self._mirrors.of(groups)
+            self._mirrors.replace(mirrors)
+            self._inner.param_groups = [on_cpu(group, mirrors) for group in groups]
         self._settle()
-
-    def _is_known(self, group: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-        params, hosts = group["params"], theirs["params"]
-        twins = [self._twins.get(id(param)) for param in params]
-        return len(params) == len(hosts) and all(
-            twin is not None and twin.host is host and twin.fits() for twin, host in zip(twins, hosts, strict=True)
-        )
 
     def _settle(self) -> None:
         """Hands over the options of the param groups, and states that somebody has exchanged."""
         self._handover.options(self.param_groups, self._inner.param_groups)
-        states, theirs = self.__dict__["state"], vars(self._inner)["state"]
-        hosts = set()
-        for twin in self._twins.values():
-            hosts.add(twin.host)
-            state = states.get(twin.param)
-            if state is not theirs.get(twin.host):
-                self._inner._trust["state"] = False
-                if state is None:
-                    del theirs[twin.host]
-                else:
-                    theirs[twin.host] = state
-            if self._free:
-                twin.watch()
-        for host in [key for key in theirs if isinstance(key, Tensor) and key not in hosts]:
-            del theirs[host]
-
-    # --- within a step ---
-
-    def _gather(self) -> list[Twin]:
-        """Brings gradients, and weights that were set, to the CPU. Returns what is to be updated."""
-        updated, on_device = [], []
-        for index, group in enumerate(self.param_groups):
-            for position, param in enumerate(group["params"]):
-                twin = self._twins[id(param)]
-                if param.grad is not None:
-                    validation.gradient(param, param.grad, parameter_name(group, index, position))
-                    on_device.append(twin)
-                elif not twin.holds:
-                    twin.host.grad = None
-                    continue
-                updated.append(twin)
-        for lane in self._lanes.values():
-            lane.wait_for_sent()
-        for twin in on_device:
-            if self._free:
-                twin.take()
-            else:
-                twin.fetch_gradient()
-        for twin in updated:
-            twin.fetch_weight()
-        for lane in self._lanes.values():
-            lane.wait_for_fetched()
-        for twin in updated:
-            twin.hand_over()
-        return updated
-
-    def _publish(self, updated: Iterable[Twin]) -> None:
-        """What the step has made is in the dictionaries that it was given, except where there was none."""
-        states, theirs = self.__dict__["state"], vars(self._inner)["state"]
-        for twin in updated:
-            state = theirs.get(twin.host)
-            if state is not None:
-                states[twin.param] = state
+        if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
+            self.stepper.trust.state = False
+        if self._free:
+            for mirror in self._mirrors:
+                mirror.watch()
 
 
-def _ignore(twins: dict[int, Twin]) -> None:
-    for twin in twins.values():
-        twin.ignore()
+def _check_arguments(optimizer_class: object, free_gradients: object, options: Mapping[str, Any]) -> None:
+    if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
+        raise TypeError(
+            f"optimizer_class must be a class of regkernels.optim, such as regkernels.optim.AdamW, got {optimizer_class!r}"
+        )
+    if not isinstance(free_gradients, bool):
+        raise TypeError(f"free_gradients must be True or False, got {free_gradients!r}")
+    if free_gradients and options.get("amp_scaling"):
+        raise ValueError(
+            "amp_scaling=True cannot be had with free_gradients=True: torch.amp.GradScaler looks for Inf in gradients on "
+            "the device, and there are none. Use bfloat16, which needs no scaler, or free_gradients=False"
+        )

@@ -1,4 +1,4 @@
-"""Param groups with parameters' twins in the place of parameters.
+"""Param groups with parameters' mirrors in the place of parameters.
 
 What is no param group, or no parameter, passes through: the optimizer that is given it says what is wrong.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regkernels.optim.offload.mirror import Twin
+from regkernels.optim.offload.mirror import Mirror
 
 
 def listed(params: Any) -> list[Any]:
@@ -46,15 +46,15 @@ def named(groups: Iterable[Any], first: int = 0) -> list[tuple[Tensor, str]]:
     return found
 
 
-def on_cpu(group: Any, twins: Mapping[int, Twin]) -> Any:
-    """A copy of ``group`` for the optimizer on the CPU; ``twins``: by the parameter's id."""
+def on_cpu(group: Any, mirrors: Mapping[int, Mirror]) -> Any:
+    """A copy of ``group`` for the optimizer on the CPU; ``mirrors``: by the parameter's id."""
     if not _is_group(group):
         return group
 
     def other(item: Any) -> Any:
         if _is_pair(item):
             return item[0], other(item[1])
-        return twins[id(item)].host if id(item) in twins else item
+        return mirrors[id(item)].host if id(item) in mirrors else item
 
     own = {**group, "params": [other(item) for item in group["params"]]}
     return {**own, "l1_weights": _moved(own["l1_weights"])} if "l1_weights" in own else own

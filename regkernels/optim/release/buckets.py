@@ -1,8 +1,7 @@
-"""What is stepped together in a backward pass: some parameters of an optimizer, by an optimizer of their own."""
+"""What is stepped together in a backward pass: some parameters of an optimizer, by a stepper of their own."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.stats import Stats
+from regkernels.optim.step.scaling import Scaling
+from regkernels.optim.step.stepper import Stepper
 
 
 @dataclass(eq=False)
@@ -33,63 +34,60 @@ class Member:
 
 @dataclass(eq=False)
 class Bucket:
-    """Parameters that are updated together, by an optimizer of their own on the options and states of the whole one."""
+    """Parameters that are updated together, with the options and states of the whole optimizer."""
 
     members: list[Member] = field(default_factory=list)
     closed: bool = False  # no longer growing
     arrived: int = 0  # gradients, in the running backward
     streams: set[Any] = field(default_factory=set)  # on which they were written
-    groups: list[int] = field(default_factory=list)  # of the whole optimizer, for each group of `_part`
-    _part: Optimizer | None = None
+    groups: list[int] = field(default_factory=list)  # of the whole optimizer, for each of the bucket's own
+    _own_groups: list[dict[str, Any]] = field(default_factory=list)
+    _stepper: Stepper | None = None
 
     @property
     def stats(self) -> Stats | None:
-        return None if self._part is None else self._part.stats
+        """The sums of the last step."""
+        return None if self._stepper is None else self._stepper.stats(len(self._own_groups))
 
+    @torch.no_grad()
     def step(self, whole: Optimizer) -> None:
+        """Updates the parameters and frees their gradients. ``whole``: the optimizer that they belong to."""
         self.arrived, self.closed = 0, True
-        part = self._current_part(whole)
+        if self._stepper is None:
+            self._begin(whole)
+        assert self._stepper is not None
+        self._take_options(whole)
         own = [torch.cuda.current_stream(self.members[0].param.device)] if self.streams else []
         others = self.streams.difference(own)
         for other in others:
             own[0].wait_stream(other)
-        part.step()
+        self._stepper.step(whole, self._own_groups, vars(whole)["state"], Scaling())
         for member in self.members:
             member.param.grad = None
         for other in others:  # the memory of a gradient is given out again on the stream where it was allocated
             other.wait_stream(own[0])
         self.streams.clear()
 
-    def _current_part(self, whole: Optimizer) -> Optimizer:
-        if self._part is None or vars(self._part)["state"] is not vars(whole)["state"]:
-            self.groups = sorted({member.group for member in self.members})
-            self._part = _part_of(whole, [[m for m in self.members if m.group == index] for index in self.groups])
-        for index, group in zip(self.groups, self._part.param_groups, strict=True):
+    def _begin(self, whole: Optimizer) -> None:
+        self._stepper = Stepper(whole.stepper.options, whole.stepper.trust, is_part=True)
+        self.groups = sorted({member.group for member in self.members})
+        by_group = [[member for member in self.members if member.group == index] for index in self.groups]
+        self._own_groups = [
+            {
+                "params": [member.param for member in group],
+                "param_names": tuple(member.name for member in group),
+                "param_numbers": tuple(member.number for member in group),
+            }
+            for group in by_group
+        ]
+
+    def _take_options(self, whole: Optimizer) -> None:
+        for index, group in zip(self.groups, self._own_groups, strict=True):
             own = whole.param_groups[index]
             group.update((k, v) for k, v in own.items() if k not in ("params", "param_names"))
             if own.get("l1_weights") is not None:
                 by_param = dict(zip(map(id, own["params"]), own["l1_weights"], strict=True))
                 group["l1_weights"] = [by_param[id(param)] for param in group["params"]]
-        return self._part
-
-
-def _part_of(whole: Optimizer, groups: Sequence[Sequence[Member]]) -> Optimizer:
-    """An optimizer for some parameters of ``whole``, on the same state dictionary."""
-    trusted = whole._trust["state"]
-    part = copy.copy(whole)
-    whole._trust["state"] = trusted  # copying reads the state, but hands it to nobody else
-    part._trust = whole._trust
-    part._agreed = True  # a bucket is of this rank alone
-    part._move_states = False  # into one buffer per bucket: the old one would stay until all buckets have left it
-    part.param_groups = [
-        {
-            "params": [member.param for member in group],
-            "param_names": tuple(member.name for member in group),
-            "param_numbers": tuple(member.number for member in group),
-        }
-        for group in groups
-    ]
-    return part
 
 
 def merged(parts: Sequence[tuple[Sequence[int], Stats]], groups: int) -> Stats:

@@ -55,10 +55,10 @@ def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) 
         raise TypeError(f"optimizer must be one of regkernels.optim, got {type(optimizer).__name__}")
     if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, int) or bucket_bytes < 0:
         raise ValueError(f"bucket_bytes must be an integer >= 0, got {bucket_bytes!r}")
-    if optimizer._release is not None:
+    if optimizer.substitute is not None:
         raise ValueError("optimizer steps in backward already: call remove() of the handle first")
     for option, needs in _NEEDS_ALL.items():
-        value = getattr(optimizer._options, option)
+        value = getattr(optimizer.stepper.options, option)
         if value is not None and value is not False:
             raise ValueError(
                 f"{option}={value} cannot be had with steps in the backward pass: {needs} is known only when the backward "
@@ -90,8 +90,8 @@ class GradientRelease:
         self._lock = threading.Lock()
         _refuse_processes()
         self._look_at_groups()
-        optimizer._forget_plan()
-        optimizer._release = self
+        optimizer.stepper.forget()
+        optimizer.substitute = self
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -111,8 +111,8 @@ class GradientRelease:
         for member in self._members.values():
             member.ignore()
         self._members, self._buckets, self._open, self._updated = {}, [], {}, []
-        if self._optimizer._release is self:
-            self._optimizer._release = None
+        if self._optimizer.substitute is self:
+            self._optimizer.substitute = None
 
     # --- what the optimizer calls ---
 
@@ -157,7 +157,7 @@ class GradientRelease:
                 return
             _refuse_processes()
             _refuse_nested_backward()
-            self._optimizer._check_groups()
+            self._optimizer.stepper.check_groups(self._optimizer, self._optimizer.param_groups)
             if self._layout != _layout(self._optimizer):
                 self._look_at_groups()
             for bucket in self._buckets:  # the last backward may have ended in an error
@@ -206,7 +206,7 @@ class GradientRelease:
     def _step(self, bucket: Bucket) -> None:
         bucket.step(self._optimizer)
         self._updated.append(bucket)
-        vars(self._optimizer)["_opt_called"] = True  # schedulers of torch warn where they do not see a step
+        self._optimizer.step_was_made()
 
     # --- param groups ---
 

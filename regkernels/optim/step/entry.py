@@ -12,12 +12,14 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.distributed import index, shards
 from regkernels.distributed.shards import held
-from regkernels.memory import has_layout, is_dense
+from regkernels.memory import empty_dense, has_layout, is_dense
 from regkernels.optim.penalty_keys import Method
+from regkernels.reference import Kind
 from regkernels.table import segments
+from regkernels.table.batch import Operands
 from regkernels.table.formats import Format
 from regkernels.table.grouping import GroupLayout, group_layout
-from regkernels.table.segments import Kind, Runs
+from regkernels.table.segments import Runs
 
 
 @dataclass
@@ -56,11 +58,10 @@ class Entry:
         own = self.own
         self.shape, self.dtype = own.shape, own.dtype
         if self.staged:
-            keep = torch.preserve_format if is_dense(own) else torch.contiguous_format
             if before is not None and not before.changed() and before._strides == own.stride():
                 self._weight, self._gradient = before._weight, before._gradient
             else:
-                self._weight = torch.empty_like(own, memory_format=keep)
+                self._weight = empty_dense(own)
                 self._gradient = torch.empty_like(self._weight)
             self._strides = own.stride()
             self.weight, self.gradient = real(self._weight), real(self._gradient)
@@ -132,11 +133,29 @@ class Entry:
         """Of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
         return self.place if self.runs is None or len(self.runs.places) == 1 else self.runs.of_elements()
 
+    def operands(self, row: int) -> Operands:
+        """What eager torch works on, with hyper-parameters from a row of a batch."""
+        return Operands(
+            self.rule,
+            self.weight,
+            self.gradient_to_read(),
+            self.tensors,
+            row,
+            self.total,
+            self.format.rounding,
+            self.kept,
+            self.stream,
+            self.places,
+            self.method.penalty,
+            self.l1_weight,
+            self.layout if self.by_groups else None,
+        )
+
     def use_l1_weight(self, given: Tensor) -> None:
         """Takes it where it lies, or a copy of it in the weight's layout."""
         own = held(given).detach()
         if not has_layout(own, self.weight):
-            own = torch.empty_like(self.weight, dtype=given.dtype).copy_(own)
+            own = empty_dense(self.weight, given.dtype).copy_(own)
         self.l1_weight = own
 
     def gradient_to_read(self) -> Tensor:
@@ -188,14 +207,24 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
         gradient = 0
         if entry.param.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
-        addresses = [tensor.data_ptr() for tensor in entry.tensors]
-        addresses += [0] * (segments.KEPT - segments.STATE0 - len(addresses))
-        addresses += [0 if tensor is None else tensor.data_ptr() for tensor in (entry.kept, entry.l1_weight)]
-        _, groups, inner = entry.layout
-        numbers = (entry.stream, entry.place, entry.gap)
-        last = (entry.weight.numel(), 0, entry.total, *numbers, groups, inner, entry.kind.number)
-        rows.append([entry.weight.data_ptr(), gradient, *addresses, *last])
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(segments.FIELDS))
+        rows.append(
+            segments.row(
+                weight=entry.weight.data_ptr(),
+                gradient=gradient,
+                **{f"state{number}": state.data_ptr() for number, state in enumerate(entry.tensors)},
+                kept=0 if entry.kept is None else entry.kept.data_ptr(),
+                l1_weight=0 if entry.l1_weight is None else entry.l1_weight.data_ptr(),
+                numel=entry.weight.numel(),
+                total=entry.total,
+                stream=entry.stream,
+                place=entry.place,
+                gap=entry.gap,
+                groups=entry.layout.groups,
+                inner=entry.layout.inner,
+                kind=entry.kind.number,
+            )
+        )
+    return segments.table(rows)
 
 
 def real(tensor: Tensor) -> Tensor:

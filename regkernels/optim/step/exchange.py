@@ -7,23 +7,22 @@ asks for it, one for `stats`, whether or not the step is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from regkernels import backends
 from regkernels.distributed import agreement
+from regkernels.distributed.agreement import Described
 from regkernels.distributed.sums import Pending, Sums
+from regkernels.optim.options import Options
 from regkernels.optim.step import norms
 from regkernels.optim.step.plan import Plan
 from regkernels.optim.step.scaling import Scaling
 from regkernels.table.hyper import Number
 from regkernels.table.segments import SUMS
 from regkernels.table.upload import capturing
-
-if TYPE_CHECKING:
-    from regkernels.optim.optimizer import Optimizer
 
 MARKS = 3
 """Numbers behind the sums of a message, from which ranks see whether their hyper-parameters are the same."""
@@ -48,7 +47,7 @@ class Exchange:
     def communicates(self) -> bool:
         return self.sums.communicates
 
-    def norm(self, optimizer: Optimizer, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:
+    def norm(self, described: Described, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:
         """The sum of the squares of all gradients of all ranks, and whether any of them leaves the step out.
 
         ``sums``: for each device, that of each class; none where this rank has no gradients. One message. Numbers are tensors
@@ -63,34 +62,34 @@ class Exchange:
         for of_device in sums:
             for index, value in enumerate(of_device):
                 table[index] += value
-        sent = self.sums.add(table, [skip, *_marks(optimizer)])
+        sent = self.sums.add(table, [skip, *_marks(described)])
         total = sent.get()
         if device.type == "cpu":
             square_sum, skip, *marks = total.tolist()
             if agreement.differ(*marks):
-                agreement.raise_difference(optimizer, self.sums)
+                agreement.raise_difference(described, self.sums)
             return square_sum, skip
         self._keep(sent)
         return total[0], total[1]
 
-    def totals(self, optimizer: Optimizer, tables: Sequence[Any]) -> Pending:
+    def totals(self, options: Options, described: Described, tables: Sequence[Any]) -> Pending:
         """The sums of `stats` over all ranks: (groups * sums,), and what `look_back` reads. One message, which nobody waits
         for yet.
 
         ``tables``: one of (classes * groups, sums) per device.
         """
-        groups = len(optimizer.param_groups)
+        groups = len(described.groups)
         tensors = [table for table in tables if isinstance(table, Tensor)]
         device = tensors[0].device if tensors else torch.device("cpu")
         total = torch.zeros(self.sums.classes, groups * len(SUMS), dtype=torch.float64, device=device)
         for table in tables:
             total += torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
-        sent = self.sums.add(total, _marks(optimizer), wait=False)
-        if not asks_for_norm(optimizer):  # which says the same, and earlier
+        sent = self.sums.add(total, _marks(described), wait=False)
+        if not options.asks_for_norm:  # which says the same, and earlier
             self._keep(sent)
         return sent
 
-    def look_back(self, optimizer: Optimizer) -> None:
+    def look_back(self, described: Described) -> None:
         """At the fingerprints of an earlier step. All ranks look at those of the same step, as they raise together or not at
         all: on an accelerator, two steps back, which costs no waiting.
 
@@ -103,11 +102,11 @@ class Exchange:
         sent, self._sent = self._sent, None
         if copied is not None:
             copied[1].synchronize()
-            self._compare(optimizer, copied[0])
+            self._compare(described, copied[0])
         if sent is not None:
             marks = sent.get()[-MARKS:]
             if marks.is_cpu:
-                self._compare(optimizer, marks)
+                self._compare(described, marks)
             elif marks.is_cuda:
                 self._copied = _on_its_way(marks)
 
@@ -115,29 +114,27 @@ class Exchange:
         if not capturing():  # else it would be looked at once, and added up in every replay
             self._sent = sent
 
-    def _compare(self, optimizer: Optimizer, marks: Tensor) -> None:
+    def _compare(self, described: Described, marks: Tensor) -> None:
         if agreement.differ(*marks.tolist()):
-            agreement.raise_difference(optimizer, self.sums)
+            agreement.raise_difference(described, self.sums)
 
 
-def asks_for_norm(optimizer: Optimizer) -> bool:
-    return optimizer._options.max_grad_norm is not None or optimizer._options.may_skip
-
-
-def with_norm(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> Scaling:
+def with_norm(
+    scaling: Scaling, options: Options, own: Exchange, described: Described, plans: Sequence[Plan]
+) -> Scaling:
     """With what is asked for by the norm of all gradients: those of ``plans``, and of other ranks."""
-    options, own = optimizer._options, optimizer._exchange
     if not own.communicates:
         return scaling.with_norm(options, plans)
-    if not asks_for_norm(optimizer):
+    if not options.asks_for_norm:
         return scaling
-    square_sum, skip = own.norm(optimizer, square_sums(plans, own.sums.classes), scaling.skip)
+    square_sum, skip = own.norm(described, square_sums(plans, own.sums.classes), scaling.skip)
     return scaling._replace(skip=skip).by(options, square_sum)
 
 
-def before_building(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan]) -> Scaling:
+def before_building(
+    scaling: Scaling, options: Options, own: Exchange, described: Described, plans: Sequence[Plan]
+) -> Scaling:
     """With ``skip`` as far as the host knows it: plans of a step that is left out are not built, as that creates states."""
-    options, own = optimizer._options, optimizer._exchange
     if not options.may_skip or (scaling.skips and not own.communicates):
         return scaling
     if not own.communicates:
@@ -145,7 +142,7 @@ def before_building(scaling: Scaling, optimizer: Optimizer, plans: Sequence[Plan
         return scaling._replace(skip=1.0) if left_out else scaling
     if any(backends.is_asynchronous(plan.device) for plan in plans):
         return scaling
-    square_sum, skip = own.norm(optimizer, norms.square_sums(plans, own.sums.classes), scaling.skip)
+    square_sum, skip = own.norm(described, norms.square_sums(plans, own.sums.classes), scaling.skip)
     return scaling._replace(skip=skip).by(options, square_sum)
 
 
@@ -154,14 +151,15 @@ def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
     found: list[Sequence[Number]] = []
     for plan in plans:
         backend = backends.backend_for(plan.device)
+        batch = plan.batch()
         single = classes == 1
-        found.append([backend.gradient_square_sum(plan)] if single else backend.gradient_square_sums(plan, classes))
+        found.append([backend.gradient_square_sum(batch)] if single else backend.gradient_square_sums(batch, classes))
     return found
 
 
-def _marks(optimizer: Optimizer) -> list[float]:
+def _marks(described: Described) -> list[float]:
     """What `agreement.differ` is asked with, once it is added up: MARKS numbers."""
-    mark = float(agreement.fingerprint(optimizer.param_groups))
+    mark = float(agreement.fingerprint(described.groups))
     return [1.0, mark, mark * mark]
 
 

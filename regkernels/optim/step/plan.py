@@ -10,7 +10,6 @@ address, type, shape and strides that the kernels are going to use.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,32 +17,25 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.backends import extension, gpu
+from regkernels.backends import extension
 from regkernels.distributed import shards
 from regkernels.distributed.sums import Sums
 from regkernels.flat import FlatParameters
-from regkernels.memory import has_layout, is_dense
+from regkernels.memory import has_layout, is_usable
 from regkernels.optim import penalty_keys
 from regkernels.optim.options import Options
 from regkernels.optim.penalty_keys import Method
 from regkernels.optim.step import counts, graphs, states
 from regkernels.optim.step.entry import Entry, parameter_name, parameter_numbers, table_of
 from regkernels.optim.step.l1_weights import L1Weights
+from regkernels.optim.step.rules import Row
 from regkernels.optim.step.split_groups import is_split
 from regkernels.table import segments
+from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.hyper import Hyper, Number
 from regkernels.table.segments import Pieces
 
 State = MutableMapping[Any, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the hyper-parameters of a segment depend on, beyond its group."""
-
-    group: int
-    step: int | Tensor  # of the step to come, from 1; 0 for rules that do not count; float64 where it lives on a device
-    first: bool
 
 
 class Plan:
@@ -54,11 +46,8 @@ class Plan:
         segments: int64 table (see `regkernels.table.segments`) of what the next step updates.
         draws: whether a step needs random numbers.
         may_skip: whether only the device knows that a step is left out.
-        leaves_out: whether a row may say that a kernel is to write nothing.
-        generation: another number whenever ``segments`` has changed.
         totals: number of rows of a table of sums: of all classes (see `regkernels.distributed.sums`) one per param group of the
             optimizer, those on other devices included.
-        device_memory: what the backend keeps between steps; nothing here looks at it.
     """
 
     def __init__(
@@ -80,8 +69,8 @@ class Plan:
         staged = [] if before is None else before._staged
         self._staging = {id(entry.param): entry for entry in staged}
         sums = sums or Sums()
-        self.device, self.totals, self.generation = device, len(groups) * sums.classes, 0
-        self.device_memory: Any = None
+        self.device, self.totals, self._generation = device, len(groups) * sums.classes, 0
+        self._memory = Memory()
         self._members = list(members)
         self._methods = list(methods)
         self._options = options
@@ -142,7 +131,7 @@ class Plan:
         self._first = torch.tensor([entry.first for entry in self.entries], dtype=torch.bool, device="cpu")
         self._split = torch.tensor([entry.split for entry in self.entries], dtype=torch.int64, device="cpu")
         self._splits = bool(self._split.any())
-        self.leaves_out = self.may_skip or self._splits
+        self._may_leave_out = self.may_skip or self._splits
         self._row_keys: list[tuple[int, int, bool]] = []  # group, an entry with the row's step count, first
         self._active = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all_active, self._updated = True, list[Tensor]()
@@ -212,7 +201,23 @@ class Plan:
             self._first[self._active] = False
             self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]
 
-    def active_entries(self) -> Iterator[tuple[Entry, int]]:
+    def batch(self, rows: list[Hyper] | None = None) -> Batch:
+        """What the next step updates, for a backend. ``rows``: of hyper-parameters, one for each of `rows`."""
+        return Batch(
+            self.device,
+            self.segments,
+            self._operands,
+            rows or [],
+            self._memory,
+            self._generation,
+            self.totals,
+            self._may_leave_out,
+        )
+
+    def _operands(self) -> list[Operands]:
+        return [entry.operands(row) for entry, row in self._active_entries()]
+
+    def _active_entries(self) -> Iterator[tuple[Entry, int]]:
         """Entries of the next step, each with the index of its row."""
         for index in self._active.nonzero().flatten().tolist():
             yield self.entries[index], int(self._table[index, segments.ROW])
@@ -220,7 +225,7 @@ class Plan:
     def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
         """Those of them that `regkernels.optim.step.split_groups` updates, with their rows."""
         if self._splits:
-            yield from ((entry, rows[row]) for entry, row in self.active_entries() if entry.split)
+            yield from ((entry, rows[row]) for entry, row in self._active_entries() if entry.split)
 
     def rows_of_kernels(self, rows: list[Hyper]) -> list[Hyper]:
         """The same but for these entries: a kernel only forms their sums."""
@@ -255,11 +260,10 @@ class Plan:
         validation.complex_parameter(param, options["l1"], method.rule, name)
         penalty_keys.check_parameter(options, position, param, name)
         validation.precision(self._options.precision, param, name)
-        backends.backend_for(param.device)
+        backends.check(param.device, param.dtype, name)
         graphs.capturable(param, options, name, interpreted=backends.name() == "triton")
-        gpu.check_dtype(param.device, param.dtype, name)
         held = shards.held(param)
-        staged = not shards.is_plain(param) or held.is_complex() or held.is_neg() or not is_dense(held)
+        staged = not shards.is_plain(param) or not is_usable(held)
         if param.grad is not None:
             validation.gradient(param, param.grad, name)
             grad = shards.held(param.grad)
@@ -292,7 +296,7 @@ class Plan:
 
     def _activate(self) -> None:
         """Finds which entries take part, the rows they need, and the segments they make."""
-        self.generation += 1
+        self._generation += 1
         active = self._table[:, segments.GRADIENT] != 0
         if not torch.equal(active, self._active):
             self._active, self._all_active = active, bool(active.all())

@@ -48,7 +48,9 @@ class Scaling(NamedTuple):
         """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of all gradients."""
         if self.skips or not plans or (options.max_grad_norm is None and not options.skip_nonfinite):
             return self
-        return self.by(options, _total(backends.backend_for(plan.device).gradient_square_sum(plan) for plan in plans))
+        return self.by(
+            options, _total(backends.backend_for(plan.device).gradient_square_sum(plan.batch()) for plan in plans)
+        )
 
     def by(self, options: Options, square_sum: Number) -> Scaling:
         """The same by the sum of the squares of all gradients."""

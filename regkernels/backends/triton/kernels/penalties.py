@@ -152,5 +152,3 @@ FORMULAS = {
     "log_sum": Formulas(log_sum_value, log_sum_slope),
     "huber": Formulas(huber_value, huber_slope),
 }
-VALUES = {name: formulas.value for name, formulas in FORMULAS.items()}
-SLOPES = {name: formulas.slope for name, formulas in FORMULAS.items() if formulas.slope is not None}

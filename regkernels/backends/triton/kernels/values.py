@@ -9,8 +9,6 @@ import triton.language as tl
 from regkernels.backends.triton.kernels import chunks
 from regkernels.backends.triton.kernels.columns import GRADIENT, STATE0, WEIGHT
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.penalties import SLOPES as SLOPES
-from regkernels.backends.triton.kernels.penalties import VALUES as VALUES
 from regkernels.backends.triton.kernels.shrink import sign
 from regkernels.backends.triton.kernels.sums import add_partials, add_vectors
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of the penalties beyond L1 and L2: one launch per dtype, and one or two that add partial sums."""
+"""Penalties in the loss: one launch per dtype, and one or two that add partial sums."""
 
 from __future__ import annotations
 
@@ -11,30 +11,61 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.backends import triton as backend
 from regkernels.backends.gpu import check_dtype
+from regkernels.backends.triton import architectures
+from regkernels.backends.triton.kernels import columns, elementwise, sums, values
 from regkernels.backends.triton.kernels import group_values as groups
-from regkernels.backends.triton.kernels import values
+from regkernels.backends.triton.kernels.penalties import FORMULAS
+from regkernels.backends.triton.launch import TYPES, empty, guard, launch, over_chunks, reduced, second_stage
 from regkernels.backends.triton.tables import work_of
-from regkernels.reference.values import Penalty
-from regkernels.table import segments
+from regkernels.reference import Penalty
+from regkernels.table.formats import DTYPES
 from regkernels.table.grouping import GroupLayout
 from regkernels.table.upload import upload
 
 
+def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
+    _map(elementwise.shrink, [x], [out], None, threshold, 0.0)
+
+
+def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    device = tensors[0].device
+    with guard(device):
+        work = work_of(tensors, tensors)
+        out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=device)
+        second_stage(sums.penalty, (1,), work, reduced(work, columns.WEIGHT, device), out, l1, l2)
+        return out
+
+
+def penalty_gradient(
+    tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
+) -> None:
+    _map(elementwise.penalty_gradient, tensors, out, upstream, absolute, square)
+
+
+def _map(
+    function: Any, tensors: Sequence[Tensor], out: Sequence[Tensor], scale: Tensor | None, first: float, second: float
+) -> None:
+    device = tensors[0].device
+    with guard(device):
+        work = work_of(tensors, out)
+        pointer = work.segments if scale is None else scale
+        constants = {"FUNCTION": function, "SCALED": scale is not None}
+        shape = architectures.of_device(device).elementwise
+        over_chunks(elementwise.elementwise, shape, work, [pointer], [float(first), float(second)], lambda _: constants)
+
+
 def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of all terms of dense tensors, times the penalty's scale: 0-dim, on their device."""
-    constants = {"FUNCTION": values.VALUES[penalty.formulas]}
+    constants = {"FUNCTION": FORMULAS[penalty.formulas].value}
     return _reduced(values.reduce_value, tensors, None, penalty.value, constants, penalty.scale)
 
 
 def value_gradient(penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor) -> None:
-    """``upstream`` times the penalty's gradient, into ``out``: dense tensors of equal layout."""
     device = tensors[0].device
-    with backend._guard(device):
-        shape, constants = backend.of_device(device).elementwise, {"FUNCTION": values.SLOPES[penalty.formulas]}
+    with guard(device):
+        shape, constants = architectures.of_device(device).elementwise, {"FUNCTION": FORMULAS[penalty.formulas].slope}
         work = work_of(tensors, out)
-        backend._over_chunks(values.slope, shape, work, [upstream], penalty.slope, lambda _: constants)
+        over_chunks(values.slope, shape, work, [upstream], penalty.slope, lambda _: constants)
 
 
 def weighted(tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: float) -> Tensor:
@@ -46,11 +77,10 @@ def weighted(tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: flo
 def weighted_gradient(
     tensors: Sequence[Tensor], factors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, strength: float
 ) -> None:
-    """``out = upstream * strength * factor * sign(w)``."""
     device = tensors[0].device
-    with backend._guard(device):
-        shape, work = backend.of_device(device).elementwise, work_of(tensors, out, factors)
-        backend._over_chunks(values.slope_weighted, shape, work, [upstream], [strength], lambda _: {})
+    with guard(device):
+        shape, work = architectures.of_device(device).elementwise, work_of(tensors, out, factors)
+        over_chunks(values.slope_weighted, shape, work, [upstream], [strength], lambda _: {})
 
 
 def _reduced(
@@ -62,41 +92,38 @@ def _reduced(
     scale: float,
 ) -> Tensor:
     device = tensors[0].device
-    with backend._guard(device):
+    with guard(device):
         work = work_of(tensors, tensors, operands)
-        partials = backend._empty(device, work.layout.chunks)
-        shape = backend.of_device(
+        partials = empty(device, work.layout.chunks)
+        shape = architectures.of_device(
             device
         ).elementwise  # of `reduce` the logarithm's numbers would not fit into registers
-        backend._over_chunks(kernel, shape, work, [partials], numbers, lambda _: constants)
+        over_chunks(kernel, shape, work, [partials], numbers, lambda _: constants)
         return _total(partials, scale, tensors)
 
 
 def _total(partials: Tensor, scale: float, tensors: Sequence[Tensor]) -> Tensor:
     out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=partials.device)
-    shape = backend.of_device(out.device).second_stage
-    backend._launch(values.total, (1,), shape, torch.float64, partials, out, len(partials), scale)
+    shape = architectures.of_device(out.device).second_stage
+    launch(values.total, (1,), shape, torch.float64, partials, out, len(partials), scale)
     return out
 
 
 def group_norms(
     tensors: Sequence[Tensor], layouts: Sequence[GroupLayout], scales: Sequence[float], norms: Sequence[Tensor]
 ) -> Tensor:
-    """``sum scale * ||w_g||`` over all groups, 0-dim; the norms themselves go into ``norms``, float64 (groups,) per tensor."""
     device = tensors[0].device
-    with backend._guard(device):
+    with guard(device):
         table = _Table(tensors, layouts, scales, norms, tensors)
-        partials = backend._empty(device, table.partials)
+        partials = empty(device, table.partials)
         table.launch(groups.group_squares, "tiles", [partials])
-        totals = backend._empty(device, int(table.programs["blocks"].sum()))
-        shape = backend.of_device(device).elementwise
+        totals = empty(device, int(table.programs["blocks"].sum()))
+        shape = architectures.of_device(device).elementwise
         if len(totals):
             owners = table.owners("blocks")
-            backend._launch(
-                groups.group_norms, (len(totals),), shape, torch.float64, table.rows, owners, partials, totals
-            )
-        for empty in (of for of, w in zip(norms, tensors, strict=True) if w.numel() == 0):
-            empty.zero_()
+            launch(groups.group_norms, (len(totals),), shape, torch.float64, table.rows, owners, partials, totals)
+        for unused in (of for of, w in zip(norms, tensors, strict=True) if w.numel() == 0):
+            unused.zero_()
         return _total(totals, 1.0, tensors)
 
 
@@ -108,9 +135,8 @@ def group_gradient(
     out: Sequence[Tensor],
     upstream: Tensor,
 ) -> None:
-    """``out = upstream * scale / ||w_g|| * w``, 0 for a group that is zero."""
     device = tensors[0].device
-    with backend._guard(device):
+    with guard(device):
         _Table(tensors, layouts, scales, norms, out).launch(groups.group_gradient, "chunks", [upstream])
 
 
@@ -129,7 +155,7 @@ class _Table:
         listed = [row for row in zip(tensors, layouts, scales, norms, out, strict=True) if row[0].numel()]
         for dtype in {w.dtype for w, *_ in listed}:
             check_dtype(self._device, dtype, "a tensor")
-        listed.sort(key=lambda row: (segments.DTYPES.index(row[0].dtype), _across(row[1])))
+        listed.sort(key=lambda row: (DTYPES.index(row[0].dtype), _across(row[1])))
         self._kinds = [(w.dtype, _across(layout)) for w, layout, *_ in listed]
         of = numpy.array([layout for _, layout, *_ in listed], dtype=numpy.int64).reshape(-1, 3)
         across = numpy.array([across for _, across in self._kinds], dtype=numpy.int64)
@@ -163,14 +189,14 @@ class _Table:
         if not self._kinds:
             return
         owners = self.owners(programs)
-        shape = backend.of_device(self._device).elementwise
+        shape = architectures.of_device(self._device).elementwise
         first = 0
         for kind, rows in groupby(
             range(len(self._kinds)), lambda row: self._kinds[row][: 2 if programs == "tiles" else 1]
         ):
             count = int(self.programs[programs][list(rows)].sum())
             constants = {"ACROSS": kind[1]} if programs == "tiles" else {}
-            backend._launch(
+            launch(
                 kernel,
                 (count,),
                 shape,
@@ -180,8 +206,8 @@ class _Table:
                 *pointers,
                 first,
                 **constants,
-                STORAGE=backend.TYPES[kind[0]],
-                COMPUTE=backend.TYPES[reference.compute_dtype(kind[0])],
+                STORAGE=TYPES[kind[0]],
+                COMPUTE=TYPES[reference.compute_dtype(kind[0])],
             )
             first += count
 

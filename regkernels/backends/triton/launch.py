@@ -1,0 +1,101 @@
+"""Launches: which kernel, on which chunks, with which constants. The host never waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from regkernels import reference
+from regkernels.backends.triton import architectures
+from regkernels.backends.triton.architectures import Shape
+from regkernels.backends.triton.kernels import sums
+from regkernels.backends.triton.tables import Launch, Work
+
+TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def over_chunks(
+    kernel: Any,
+    shape: Shape,
+    work: Work,
+    pointers: Sequence[Tensor],
+    numbers: Sequence[float],
+    constants: Callable[[Any], dict[str, Any]],
+    kind_of: Callable[[int], Any] = reference.Kind.of,
+    by_groups: Any = None,
+) -> None:
+    """Launches once per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added. ``kind_of``: what
+    the number of a kind stands for. ``by_groups``: of a step, the kernel for segments that fall into groups."""
+    for each in work.layout.launches:
+        kind = kind_of(each.kind)
+        more: dict[str, Any] = {}
+        if each.strip:
+            more = {"STRIP": each.strip, **architectures.of_device(work.segments.device).options_of_groups}
+        elif by_groups is not None:
+            more = {"SHIFTED": each.shifted}
+        launch(
+            by_groups if each.strip else kernel,
+            (each.chunks,),
+            shape,
+            block_dtype(kind, each, work.segments.device),
+            work.segments,
+            work.owners,
+            *pointers,
+            each.first_chunk,
+            *numbers,
+            **constants(kind),
+            **more,
+            STORAGE=TYPES[kind.dtype],
+            COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
+        )
+
+
+def block_dtype(kind: Any, each: Launch, device: torch.device) -> torch.dtype:
+    """The type by whose size a block is chosen: one of fewer elements where groups' sums for each element take registers, or a
+    random counter for each. Both take more than AMD has."""
+    if not each.strip:
+        return reference.compute_dtype(kind.dtype) if each.shifted else kind.dtype
+    draws = kind.narrow or kind.rounding == "stochastic"
+    return (
+        torch.float64
+        if draws and architectures.of_device(device).warp_size == 64
+        else reference.compute_dtype(kind.dtype)
+    )
+
+
+def second_stage(kernel: Any, grid: Sequence[int], work: Work, partials: Tensor, out: Tensor, *more: Any) -> None:
+    """Launches what adds the partial sums of chunks, in a fixed order, into ``out``."""
+    shape = architectures.of_device(out.device).second_stage
+    launch(kernel, tuple(grid), shape, torch.float64, partials, out, work.layout.chunks, *more)
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], shape: Shape, dtype: torch.dtype, *arguments: Any, **constants: Any
+) -> None:
+    """Launches ``grid`` programs of a kernel; ``dtype``: by whose size the block is chosen."""
+    # Fused multiply-adds round once where the specification rounds twice.
+    block = architectures.of_device(arguments[0].device).block(shape, dtype)
+    kernel[grid](*arguments, **constants, BLOCK=block, num_warps=shape.warps, enable_fp_fusion=False)
+
+
+def empty(device: torch.device, *shape: int) -> Tensor:
+    """Memory for float64 numbers."""
+    return torch.empty(shape, dtype=torch.float64, device=device)
+
+
+def reduced(work: Work, column: Any, device: torch.device) -> Tensor:
+    """Partial sums of |x| and x^2 per chunk, (2, chunks), of a column of the table."""
+    partials = empty(device, 2, work.layout.chunks)
+    shape = architectures.of_device(device).reduce
+    over_chunks(sums.reduce, shape, work, [partials], [work.layout.chunks], lambda _: {"COLUMN": column})
+    return partials
+
+
+def guard(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a device the current one, which launches go to."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,57 @@
+"""The part of torch's contract that does not depend on who makes the steps: states handed out, steps kept out of graphs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regkernels.distributed.agreement import Described
+from regkernels.dynamo import keep_step_outside_of_graphs
+from regkernels.optim.step.stepper import Stepper
+
+
+class Contract(torch.optim.Optimizer):
+    """An optimizer whose step is made by a `Stepper`, its own or that of another optimizer."""
+
+    @property
+    def stepper(self) -> Stepper:
+        """What makes the steps."""
+        raise NotImplementedError
+
+    def described(self) -> Described:
+        """What ranks compare of this optimizer; see `regkernels.distributed.check_agreement`."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+        """torch's state dictionary, by parameter.
+
+        Whoever reads it may exchange tensors in it, now or later; from then on every step checks that it did not happen.
+        """
+        if "state" not in self.__dict__:  # a wrapper that passes attributes on
+            raise AttributeError("state")
+        self._trust_state(False)
+        return self.__dict__["state"]  # type: ignore[no-any-return]
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"] = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
+        trusted = self.stepper.trust.state
+        packed = super().state_dict()
+        if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
+            packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
+            self.stepper.trust.state = trusted
+        return packed
+
+    def _trust_state(self, trusted: bool) -> None:
+        self.stepper.trust.state = trusted
+
+    def _patch_step_function(self) -> None:
+        super()._patch_step_function()
+        keep_step_outside_of_graphs(type(self))

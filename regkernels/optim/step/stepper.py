@@ -1,0 +1,194 @@
+"""One step over all parameters of an optimizer: what it updates, what gradients are multiplied by, who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from regkernels import backends, validation
+from regkernels.distributed import agreement
+from regkernels.distributed.agreement import Described
+from regkernels.optim import penalty_keys
+from regkernels.optim.options import Checked, Options
+from regkernels.optim.penalty_keys import Method
+from regkernels.optim.stats import Stats
+from regkernels.optim.step import exchange, graphs, norms
+from regkernels.optim.step.exchange import Exchange
+from regkernels.optim.step.plan import Plan
+from regkernels.optim.step.rules import Row, Rules
+from regkernels.optim.step.scaling import Scaling
+from regkernels.optim.step.split_groups import SplitGroups
+from regkernels.table.hyper import Hyper, Number
+
+Groups = Sequence[Mapping[str, Any]]
+State = MutableMapping[Any, Any]
+
+
+class Trust:
+    """Whether nobody else can have exchanged tensors in a state dictionary; shared by all who step with that dictionary."""
+
+    def __init__(self, state: bool = True) -> None:
+        self.state = state
+
+
+class Stepper:
+    """Makes the steps of an optimizer, or of a part of its parameters.
+
+    Keeps what can be used again from one step to the next: a plan per device, the options that were looked at. What is
+    stepped, param groups and the dictionary of states, is handed in with each step.
+
+    Attributes:
+        options: arguments of the optimizer that belong to no param group.
+        trust: of the dictionary of states.
+    """
+
+    def __init__(self, options: Options, trust: Trust | None = None, *, is_part: bool = False) -> None:
+        """``is_part``: of another optimizer. Its states stay where they are, and other ranks know nothing of it."""
+        self.options = options
+        self._arguments = options._replace(process_group=None)
+        self.trust = Trust() if trust is None else trust
+        self._is_part = is_part
+        self._agreed = is_part  # whether ranks that share parameters have compared their optimizers
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew, as after loading: states move into flat buffers with the next step."""
+        self.plans: list[Plan] = []
+        self._replaced: dict[torch.device, Plan] = {}
+        self._move_states = not self._is_part
+        self._exchange, self._split = Exchange(), SplitGroups()
+        self._checked = Checked()
+        self._methods: list[Method] = []
+        # Of the last step: sums per device, and what its gradients are scaled by.
+        self._totals: tuple[list[Any], Number] | None = None
+
+    def groups_changed(self) -> None:
+        """To be called when param groups are added: ranks compare their optimizers anew."""
+        self._agreed = self._is_part
+
+    def stats(self, groups: int) -> Stats | None:
+        """The sums of the last step; None before the first one and where nobody asked for them."""
+        if self._totals is None:
+            return None
+        device = next((plan.device for plan in self.plans), torch.device("cpu"))
+        return Stats.of(*self._totals, groups, device)
+
+    def described(self, rules: Rules, groups: Groups) -> Described:
+        """What ranks compare."""
+        return Described(type(rules).__name__, self._arguments, groups)
+
+    def step(self, rules: Rules, groups: Groups, state: State, scaling: Scaling) -> None:
+        """Updates every parameter that has a gradient. Raises before anything is changed.
+
+        ``scaling``: what gradients are multiplied by so far.
+        """
+        self.check_groups(rules, groups)
+        described = self.described(rules, groups)
+        self._exchange.look_back(described)
+        found = self._current_plans(rules, groups, state, scaling, described)
+        if found is None:
+            return
+        plans, scaling = found
+        plans = [plan for plan in plans if plan.has_rows]
+        rows = [plan.rows for plan in plans]
+        fields = [[self._fields(rules, groups, row) for row in plan_rows] for plan_rows in rows]
+        for plan in plans:
+            plan.load_staged()
+        if not scaling.has_norm:
+            scaling = exchange.with_norm(scaling, self.options, self._exchange, described, plans)
+        if scaling.skips and not self.options.stats:
+            return
+        work = []
+        for plan, plan_rows, plan_fields in zip(plans, rows, fields, strict=True):
+            own = scaling if backends.is_asynchronous(plan.device) else scaling.on_host()
+            scaled = [
+                Hyper(
+                    **own_fields,
+                    scale=-own.factor if groups[row.group]["maximize"] else own.factor,
+                    skip=own.skip,
+                    seed=float(self.options.precision.seed),
+                    step=row.step if plan.draws else 0.0,
+                )
+                for own_fields, row in zip(plan_fields, plan_rows, strict=True)
+            ]
+            work.append((plan, own, scaled))
+        if self._split and not scaling.skips:
+            self._split.step(item for plan, _, scaled in work for item in plan.split_entries(scaled))
+        totals: list[Any] = []
+        for plan, own, scaled in work:
+            batch = plan.batch(plan.rows_of_kernels(scaled))
+            totals.append(backends.backend_for(plan.device).update(batch, with_sums=self.options.stats))
+            if not own.skips:
+                plan.advance(own.skip)
+        self._keep_totals(totals, scaling, len(groups), described)
+
+    def check_groups(self, rules: Rules, groups: Groups) -> None:
+        """Raises where an option is not allowed, and finds which methods the options ask for."""
+        self._methods = self._methods[: len(groups)]
+        for index, group in enumerate(groups):
+            if not self._checked.has(index, group):
+                rules.check_options(group, f" (param group {index})", wait=False)
+                for plan in self.plans:
+                    plan.check_options(index, group)
+                self._checked.add(index, group)
+                self._methods[index : index + 1] = [penalty_keys.method_of(group, rules._rule(group))]
+
+    def _fields(self, rules: Rules, groups: Groups, row: Row) -> dict[str, Number]:
+        group, method = groups[row.group], self._methods[row.group]
+        fields = rules._hyper(group, row)
+        return fields if method.penalty == "plain" else {**fields, **penalty_keys.fields(group, method)}
+
+    def _keep_totals(self, totals: list[Any], scaling: Scaling, groups: int, described: Described) -> None:
+        if not self.options.stats:
+            self._totals = None
+            return
+        if self._split:
+            totals = [*totals, self._split.zero_groups(self._exchange.sums, groups)]
+        if self._exchange.communicates:
+            totals = [self._exchange.totals(self.options, described, totals)]
+        self._totals = (totals, scaling.inverse_scale)
+
+    def _current_plans(
+        self, rules: Rules, groups: Groups, state: State, scaling: Scaling, described: Described
+    ) -> tuple[list[Plan], Scaling] | None:
+        """One per device, and the scaling with what had to be known before they could be built.
+
+        None where the step is left out and would have to create states first.
+        """
+        check = not self.trust.state
+        if not self.plans or not all(
+            plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
+        ):
+            plans = self._new_plans(groups, state, described)
+            scaling = exchange.before_building(scaling, self.options, self._exchange, described, plans)
+            if scaling.skips:
+                sums = [*map(norms.sums, plans)] if self.options.stats else []
+                self._keep_totals(sums, scaling, len(groups), described)
+                return None
+            for plan in plans:
+                plan.build(counts_steps=rules._counts_steps, move_states=self._move_states)
+            self.plans, self._replaced, self._move_states = plans, {}, False
+        graphs.capture([plan.device for plan in self.plans], groups if rules._counts_steps else [])
+        return self.plans, scaling
+
+    def _new_plans(self, groups: Groups, state: State, described: Described) -> list[Plan]:
+        """Not yet built; what they replace is remembered until they are."""
+        devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
+        graphs.not_capturing()
+        self._exchange = Exchange(groups, self.options.process_group, self._exchange)
+        if not self._agreed:
+            agreement.check_first_step(described, self._exchange.sums, self.options.process_group)
+            self._agreed = True
+        before = {plan.device: plan for plan in self.plans} or self._replaced
+        self.plans, self._replaced = [], before  # not yet valid, should the following fail
+        distinct = list(dict.fromkeys(device for device in devices if device is not None))
+        # A group that is empty now belongs to the first plan, which notices when it no longer is.
+        members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
+        plans = [
+            Plan(groups, self._methods, self.options, state, device, own, before.get(device), self._exchange.sums)
+            for device, own in zip(distinct, members, strict=True)
+        ]
+        self._split = SplitGroups(groups, self._methods)
+        return plans
