@@ -31,28 +31,27 @@ std::vector<Hyper> hyper_table(const py::list& rows) {
     return table;
 }
 
+// In the order of the list, which is the order of the numbers that stand for them.
+py::list names(std::initializer_list<const char*> list) {
+    py::list result;
+    for (const char* name : list) result.append(name);
+    return result;
+}
+
 py::dict layout() {
+#define REGKERNELS_NAME(NAME, ...) #NAME,
+#define REGKERNELS_NAMES(NAME, COUNT) REGKERNELS_NAMES_##COUNT(NAME)
+#define REGKERNELS_NAMES_3(NAME) #NAME "0", #NAME "1", #NAME "2",
     py::dict layout;
-    layout["segment"] = py::cast(std::vector<std::string>(std::begin(kSegmentFields), std::end(kSegmentFields)));
-    layout["hyper"] = py::cast(std::vector<std::string>(std::begin(kHyperFields), std::end(kHyperFields)));
-    layout["sums"] = std::vector<std::string>{"absolute", "square", "nonzeros", "gradient", "zero_groups"};
-    layout["dtypes"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16"};
-    layout["rules"] = std::vector<std::string>{"sgd",
-                                               "momentum",
-                                               "adam",
-                                               "amsgrad",
-                                               "rmsprop",
-                                               "rmsprop_momentum",
-                                               "rmsprop_centered",
-                                               "rmsprop_centered_momentum",
-                                               "adagrad",
-                                               "lion",
-                                               "still"};
-    layout["metrics"] = std::vector<std::string>{"constant", "root", "centered", "reciprocal", "direct"};
-    layout["roundings"] = std::vector<std::string>{"nearest", "stochastic", "remainder", "master"};
-    layout["penalties"] = std::vector<std::string>{"plain", "l1",   "weighted_l1", "l0",    "l_half",
-                                                   "mcp",   "scad", "log_sum",     "huber", "group"};
-    layout["formulas"] = std::vector<std::string>{"l0", "l_half", "folded_concave", "log_sum", "huber"};
+    layout["segment"] = names({REGKERNELS_SEGMENT(REGKERNELS_NAME, REGKERNELS_NAMES)});
+    layout["hyper"] = names({REGKERNELS_HYPER(REGKERNELS_NAME, REGKERNELS_NAME, REGKERNELS_NAME)});
+    layout["sums"] = names({REGKERNELS_SUMS(REGKERNELS_NAME)});
+    layout["dtypes"] = names({REGKERNELS_DTYPES(REGKERNELS_NAME)});
+    layout["rules"] = names({REGKERNELS_RULES(REGKERNELS_NAME)});
+    layout["metrics"] = names({REGKERNELS_METRICS(REGKERNELS_NAME)});
+    layout["roundings"] = names({REGKERNELS_ROUNDINGS(REGKERNELS_NAME)});
+    layout["penalties"] = names({REGKERNELS_PENALTIES(REGKERNELS_NAME)});
+    layout["formulas"] = names({REGKERNELS_FORMULAS(REGKERNELS_NAME)});
     layout["chunk"] = kChunk;
     layout["interface"] = kInterface;
     return layout;

@@ -80,26 +80,41 @@ struct WeightBlock<T, false> {
     }
 };
 
-template <class C>
-struct StateBlock {
-    C* values;
-    C wide[kBlock];
+// States in bfloat16 pass through an array. Not inlined: what few need would cost the others, of which a small tensor's
+// step is a large part, their registers.
+__attribute__((noinline)) void load_narrow(const Segment& segment, int k, float* wide, int64_t first, int64_t numel) {
+    widen<BFloat16>(at<const uint16_t>(segment.state[k], first), wide, numel);
+}
 
-    void load(const Segment& segment, int k, bool narrow, int64_t first, int64_t numel) {
-        values = at<C>(segment.state[k], first);
+__attribute__((noinline)) void store_narrow(const Segment& segment, int k, const float* wide, int64_t first,
+                                            int64_t numel, const Hyper& hyper, Random& random) {
+    narrow_stochastically<BFloat16>(wide, at<uint16_t>(segment.state[k], first), numel,
+                                    random.draw(segment, numel, hyper, static_cast<uint32_t>(k) + 1));
+}
+
+// The states of a rule, as many as it has. Loops over all that there could be are unrolled.
+template <class C>
+struct StateBlocks {
+    C* values[kMaxStates];
+    C wide[kMaxStates][kBlock];
+
+    void load(const Segment& segment, int states, bool narrow, int64_t first, int64_t numel) {
+#pragma GCC unroll 3
+        for (int k = 0; k < kMaxStates; ++k) values[k] = k < states ? at<C>(segment.state[k], first) : nullptr;
         if constexpr (sizeof(C) == sizeof(float)) {
             if (!narrow) return;
-            widen<BFloat16>(at<const uint16_t>(segment.state[k], first), wide, numel);
-            values = wide;
+            for (int k = 0; k < states; ++k) {
+                load_narrow(segment, k, wide[k], first, numel);
+                values[k] = wide[k];
+            }
         }
     }
 
-    void store(const Segment& segment, int k, bool narrow, int64_t first, int64_t numel, const Hyper& hyper,
+    void store(const Segment& segment, int states, bool narrow, int64_t first, int64_t numel, const Hyper& hyper,
                Random& random) {
         if constexpr (sizeof(C) == sizeof(float)) {
             if (!narrow) return;
-            narrow_stochastically<BFloat16>(wide, at<uint16_t>(segment.state[k], first), numel,
-                                            random.draw(segment, numel, hyper, static_cast<uint32_t>(k) + 1));
+            for (int k = 0; k < states; ++k) store_narrow(segment, k, wide[k], first, numel, hyper, random);
         }
     }
 };

@@ -3,7 +3,6 @@
 // The square of every element is added in double, within a tile in an order that depends on the layout alone.
 #pragma once
 
-#include "penalties.h"
 #include "values.h"
 
 namespace regkernels {

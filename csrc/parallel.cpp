@@ -13,11 +13,8 @@ namespace regkernels {
 namespace {
 
 void add(Sums& total, const Sums& partial) {
-    total.absolute += partial.absolute;
-    total.square += partial.square;
-    total.nonzeros += partial.nonzeros;
-    total.gradient += partial.gradient;
-    total.zero_groups += partial.zero_groups;
+#define REGKERNELS_ADD(NAME) total.NAME += partial.NAME;
+    REGKERNELS_SUMS(REGKERNELS_ADD)
 }
 
 // Groups that several tasks share, as far as one allocation of numbers for them goes.
@@ -79,8 +76,8 @@ void run_wave(const Kernels& kernels, const Segment* segments, Wave& wave, const
         std::vector<Sums> partials(totals ? tasks.size() : 0);
         for_chunks(tasks, [&](int64_t i, const SharedTask& task) {
             const Segment& segment = segments[wave.items[task.part]];
-            kernels.update_groups[Kind(segment.kind).kernel](stage, segment, task.tile, rows[segment.row],
-                                                             &wave.works[task.part], totals ? &partials[i] : nullptr);
+            kernels.of[Kind(segment.kind).dtype].update_groups(stage, segment, task.tile, rows[segment.row],
+                                                               &wave.works[task.part], totals ? &partials[i] : nullptr);
         });
         for (size_t i = 0; i < partials.size(); ++i)
             add(totals[segments[wave.items[tasks[i].part]].total], partials[i]);
@@ -139,12 +136,12 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
         const Kind kind(segment.kind);
         if (kind.penalty == kGroup) {
             const Tile tile = {0, 0, chunk.begin, chunk.end, 0, 0, 0};
-            kernels.update_groups[kind.kernel](kWhole, segment, tile, rows[segment.row], nullptr,
-                                               totals ? &partials[i] : nullptr);
+            kernels.of[kind.dtype].update_groups(kWhole, segment, tile, rows[segment.row], nullptr,
+                                                 totals ? &partials[i] : nullptr);
             return;
         }
-        const auto& updates = kind.penalty == kPlain ? kernels.update : kernels.penalised_update;
-        updates[kind.kernel](segment, chunk.begin, chunk.end, rows[segment.row], totals ? &partials[i] : nullptr);
+        kernels.of[kind.dtype].update(segment, chunk.begin, chunk.end, rows[segment.row],
+                                      totals ? &partials[i] : nullptr);
     });
     for (size_t i = 0; i < partials.size(); ++i) {
         add(totals[segments[chunks[i].item].total], partials[i]);
@@ -157,7 +154,7 @@ Sums reduce(const Kernels& kernels, const Run* runs, int64_t count) {
     std::vector<Sums> partials(chunks.size());
     for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
         const Run& run = runs[chunk.item];
-        kernels.reduce[run.dtype](at(run.weight, chunk.begin, run.dtype), chunk.end - chunk.begin, &partials[i]);
+        kernels.of[run.dtype].reduce(at(run.weight, chunk.begin, run.dtype), chunk.end - chunk.begin, &partials[i]);
     });
     Sums total = {};
     for (const Sums& partial : partials) add(total, partial);
@@ -168,23 +165,24 @@ void penalty_gradient(const Kernels& kernels, const Run* runs, int64_t count, do
     for (int64_t i = 0; i < count; ++i) prefer_huge_pages(runs[i].out, runs[i].numel * size_of(runs[i].dtype));
     for_chunks(cut(runs, count), [&](int64_t, const Chunk& chunk) {
         const Run& run = runs[chunk.item];
-        kernels.penalty_gradient[run.dtype](at(run.weight, chunk.begin, run.dtype), at(run.out, chunk.begin, run.dtype),
-                                            chunk.end - chunk.begin, absolute, square);
+        kernels.of[run.dtype].penalty_gradient(at(run.weight, chunk.begin, run.dtype),
+                                               at(run.out, chunk.begin, run.dtype), chunk.end - chunk.begin, absolute,
+                                               square);
     });
 }
 
 void soft_threshold(const Kernels& kernels, const Run* runs, int64_t count, double threshold) {
     for_chunks(cut(runs, count), [&](int64_t, const Chunk& chunk) {
         const Run& run = runs[chunk.item];
-        kernels.soft_threshold[run.dtype](at(run.weight, chunk.begin, run.dtype), at(run.out, chunk.begin, run.dtype),
-                                          chunk.end - chunk.begin, threshold);
+        kernels.of[run.dtype].soft_threshold(at(run.weight, chunk.begin, run.dtype),
+                                             at(run.out, chunk.begin, run.dtype), chunk.end - chunk.begin, threshold);
     });
 }
 
 void proximal(const Kernels& kernels, const Segment* segments, int64_t count, const Hyper* rows) {
     for_chunks(cut(segments, count), [&](int64_t, const Chunk& chunk) {
         const Segment& segment = segments[chunk.item];
-        kernels.proximal[segment.kind / 2](segment, chunk.begin, chunk.end, rows[segment.row]);
+        kernels.of[ProximalKind(segment.kind).dtype].proximal(segment, chunk.begin, chunk.end, rows[segment.row]);
     });
 }
 

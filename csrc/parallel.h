@@ -8,39 +8,12 @@
 
 namespace regkernels {
 
-// A contiguous run of weights for the kernels that know nothing of optimizers.
-struct Run {
-    int64_t weight;
-    int64_t out;  // unused by reduce
-    int64_t numel;
-    int64_t dtype;
-};
-
 // `totals` (one per param group) is added to where it is not null.
 void update(const Kernels&, const Segment*, int64_t segments, const Hyper*, Sums* totals);
 Sums reduce(const Kernels&, const Run*, int64_t runs);
 void penalty_gradient(const Kernels&, const Run*, int64_t runs, double absolute, double square);
 void soft_threshold(const Kernels&, const Run*, int64_t runs, double threshold);
 void proximal(const Kernels&, const Segment*, int64_t segments, const Hyper*);
-
-// A contiguous run of weights with a number for each.
-struct WeightedRun {
-    int64_t weight;
-    int64_t factors;  // in the compute type
-    int64_t out;      // unused by weighted_value
-    int64_t numel;
-    int64_t dtype;
-};
-
-// A tensor of groups.
-struct GroupRun {
-    int64_t weight;
-    int64_t out;      // unused by group_norms
-    int64_t numbers;  // double, one per group: norms to be written, or factors to be read
-    int64_t numel;
-    int64_t dtype;
-    GroupShape layout;
-};
 
 double value(const Kernels&, const Run*, int64_t runs, int64_t formula, const Numbers&);
 void slope(const Kernels&, const Run*, int64_t runs, int64_t formula, const Numbers&);

@@ -20,8 +20,8 @@ double value(const Kernels& kernels, const Run* runs, int64_t count, int64_t for
     std::vector<double> partials(chunks.size());
     for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
         const Run& run = runs[chunk.item];
-        kernels.value[formula * kDtypes + run.dtype](at(run.weight, chunk.begin, run.dtype), chunk.end - chunk.begin,
-                                                     numbers, &partials[i]);
+        kernels.of[run.dtype].value(at(run.weight, chunk.begin, run.dtype), chunk.end - chunk.begin, formula, numbers,
+                                    &partials[i]);
     });
     double total = 0;
     for (const double partial : partials) total += partial;
@@ -32,9 +32,8 @@ void slope(const Kernels& kernels, const Run* runs, int64_t count, int64_t formu
     for (int64_t i = 0; i < count; ++i) prefer_huge_pages(runs[i].out, runs[i].numel * size_of(runs[i].dtype));
     for_chunks(cut(runs, count), [&](int64_t, const Chunk& chunk) {
         const Run& run = runs[chunk.item];
-        kernels.slope[formula * kDtypes + run.dtype](at(run.weight, chunk.begin, run.dtype),
-                                                     at(run.out, chunk.begin, run.dtype), chunk.end - chunk.begin,
-                                                     numbers);
+        kernels.of[run.dtype].slope(at(run.weight, chunk.begin, run.dtype), at(run.out, chunk.begin, run.dtype),
+                                    chunk.end - chunk.begin, formula, numbers);
     });
 }
 
@@ -43,9 +42,9 @@ Weighted weighted_value(const Kernels& kernels, const WeightedRun* runs, int64_t
     std::vector<Weighted> partials(chunks.size());
     for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
         const WeightedRun& run = runs[chunk.item];
-        kernels.weighted_value[run.dtype](at(run.weight, chunk.begin, run.dtype),
-                                          at(run.factors, chunk.begin, compute_dtype(run.dtype)),
-                                          chunk.end - chunk.begin, &partials[i]);
+        kernels.of[run.dtype].weighted_value(at(run.weight, chunk.begin, run.dtype),
+                                             at(run.factors, chunk.begin, compute_dtype(run.dtype)),
+                                             chunk.end - chunk.begin, &partials[i]);
     });
     Weighted total = {};
     for (const Weighted& partial : partials) {
@@ -59,9 +58,9 @@ void weighted_slope(const Kernels& kernels, const WeightedRun* runs, int64_t cou
     for (int64_t i = 0; i < count; ++i) prefer_huge_pages(runs[i].out, runs[i].numel * size_of(runs[i].dtype));
     for_chunks(cut(runs, count), [&](int64_t, const Chunk& chunk) {
         const WeightedRun& run = runs[chunk.item];
-        kernels.weighted_slope[run.dtype](at(run.weight, chunk.begin, run.dtype),
-                                          at(run.factors, chunk.begin, compute_dtype(run.dtype)),
-                                          at(run.out, chunk.begin, run.dtype), chunk.end - chunk.begin, scale);
+        kernels.of[run.dtype].weighted_slope(at(run.weight, chunk.begin, run.dtype),
+                                             at(run.factors, chunk.begin, compute_dtype(run.dtype)),
+                                             at(run.out, chunk.begin, run.dtype), chunk.end - chunk.begin, scale);
     });
 }
 
@@ -95,7 +94,8 @@ std::vector<double> group_norms(const Kernels& kernels, const GroupRun* runs, in
     std::vector<double> partials(static_cast<size_t>(sums));
     for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
         const GroupRun& run = runs[chunk.item];
-        kernels.group_squares[run.dtype](at(run.weight, 0, run.dtype), run.layout, tiles[i], &partials[first_sum[i]]);
+        kernels.of[run.dtype].group_squares(at(run.weight, 0, run.dtype), run.layout, tiles[i],
+                                            &partials[first_sum[i]]);
     });
     std::vector<double> totals(static_cast<size_t>(count));
     for (int64_t item = 0; item < count; ++item) {
@@ -113,8 +113,8 @@ void group_scale(const Kernels& kernels, const GroupRun* runs, int64_t count) {
     for (int64_t i = 0; i < count; ++i) prefer_huge_pages(runs[i].out, runs[i].numel * size_of(runs[i].dtype));
     for_chunks(cut(runs, count), [&](int64_t, const Chunk& chunk) {
         const GroupRun& run = runs[chunk.item];
-        kernels.group_scale[run.dtype](at(run.weight, 0, run.dtype), at(run.out, 0, run.dtype), chunk.begin, chunk.end,
-                                       run.layout, reinterpret_cast<const double*>(run.numbers));
+        kernels.of[run.dtype].group_scale(at(run.weight, 0, run.dtype), at(run.out, 0, run.dtype), chunk.begin,
+                                          chunk.end, run.layout, reinterpret_cast<const double*>(run.numbers));
     });
 }
 

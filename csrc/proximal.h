@@ -4,6 +4,7 @@
 
 #include "blocks.h"
 #include "metrics.h"
+#include "shrink.h"
 
 namespace regkernels {
 namespace {
@@ -38,15 +39,27 @@ struct Operand {
     }
 };
 
-template <class T, template <class> class MetricOf>
+// What takes an instance per metric.
+template <class C>
+struct MetricBlocks {
+    int operands;
+    void (*proximal[2])(C*, const C*, const C*, int64_t, const Row<C>&);  // without and with a decay
+};
+
+#define REGKERNELS_METRIC_BLOCKS(NAME, METRIC) \
+    {METRIC<C>::kOperands, {proximal_block<C, METRIC, false>, proximal_block<C, METRIC, true>}},
+template <class C>
+constexpr MetricBlocks<C> kMetricBlocks[] = {REGKERNELS_METRICS(REGKERNELS_METRIC_BLOCKS)};
+
+// Elements [begin, end) of a segment, whose operands are in the place of states.
+template <class T>
 void proximal(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyper) {
     using C = typename T::Compute;
-    constexpr int kOperands = MetricOf<C>::kOperands;
-    const bool narrow = segment.kind % 2 != 0;
+    const ProximalKind kind(segment.kind);
+    const MetricBlocks<C>& metric = kMetricBlocks<C>[kind.metric];
     const Row<C> row(hyper);
     if (hyper.skip != 0 || row.lr == 0) return;
-    const bool shrinks = row.shrink_divisor != 1 || row.shrink_per_step != 0;
-    const auto block = shrinks ? proximal_block<C, MetricOf, true> : proximal_block<C, MetricOf, false>;
+    const auto block = metric.proximal[row.shrink_divisor != 1 || row.shrink_per_step != 0];
 
     WeightBlock<T, Operand<T>::kWide> weight;
     Operand<T> operands[2];
@@ -55,7 +68,7 @@ void proximal(const Segment& segment, int64_t begin, int64_t end, const Hyper& h
         const int64_t numel = end - i < kBlock ? end - i : kBlock;
         const C* values[2] = {};
         weight.load(segment, kNearest, i, numel);
-        for (int k = 0; k < kOperands; ++k) values[k] = operands[k].load(segment.state[k], narrow, i, numel);
+        for (int k = 0; k < metric.operands; ++k) values[k] = operands[k].load(segment.state[k], kind.narrow, i, numel);
         block(weight.values, values[0], values[1], numel, row);
         weight.store(segment, kNearest, i, numel, hyper, random);
     }

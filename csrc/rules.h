@@ -4,71 +4,15 @@
 // step. Between them v may be shared within a group of elements, where the reference calls `share`.
 //
 // Same names and order of lines as in regkernels/reference/rules.py; every expression is written so that it rounds
-// where the reference rounds. A rule with a step of its own per element says so in kStepPerElement.
+// where the reference rounds. A rule with a step of its own per element says so in kStepPerElement. One that is added
+// here takes a line in REGKERNELS_RULES in lists.h.
 #pragma once
 
-#include "shrink.h"
-#include "table.h"
+#include "arithmetic.h"
+#include "row.h"
 
 namespace regkernels {
 namespace {
-
-inline float square_root(float x) { return __builtin_sqrtf(x); }
-inline double square_root(double x) { return __builtin_sqrt(x); }
-
-// The hyper-parameters in the compute type, each rounded once.
-template <class C>
-struct Row {
-    explicit Row(const Hyper& h)
-        : scale(C(h.scale)),
-          lr(C(h.lr)),
-          coupled_decay(C(h.coupled_decay)),
-          subgradient(C(h.subgradient)),
-          decay(C(h.decay)),
-          threshold(C(h.threshold)),
-          threshold_per_step(C(h.threshold_per_step)),
-          shrink_divisor(C(h.shrink_divisor)),
-          shrink_per_step(C(h.shrink_per_step)),
-          momentum(C(h.momentum)),
-          one_minus_dampening(C(h.one_minus_dampening)),
-          nesterov(h.nesterov != 0),
-          beta1(C(h.beta1)),
-          one_minus_beta1(C(h.one_minus_beta1)),
-          beta2(C(h.beta2)),
-          one_minus_beta2(C(h.one_minus_beta2)),
-          inverse_bias1(C(h.inverse_bias1)),
-          inverse_sqrt_bias2(C(h.inverse_sqrt_bias2)),
-          eps(C(h.eps)),
-          gain(C(h.gain)),
-          strength(C(h.strength)),
-          shape(C(h.shape)),
-          lower(C(h.lower)),
-          upper(C(h.upper)),
-          cautious(h.cautious != 0),
-          group_strength(C(h.group_strength)),
-          group_by_size(h.group_by_size != 0),
-          max_norm(C(h.max_norm)),
-          unit_norm(h.unit_norm != 0) {}
-
-    C scale, lr, coupled_decay, subgradient, decay, threshold, threshold_per_step, shrink_divisor, shrink_per_step;
-    C momentum, one_minus_dampening;
-    bool nesterov;
-    C beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias1, inverse_sqrt_bias2, eps;
-    C gain, strength, shape, lower, upper;
-    bool cautious;
-    C group_strength;
-    bool group_by_size;
-    C max_norm;
-    bool unit_norm;
-};
-
-// Steps 2 to 4 of the specification.
-template <class C>
-inline C gradient_of(C w, C g, const Row<C>& h) {
-    g = g * h.scale;
-    g = h.coupled_decay != 0 ? g + h.coupled_decay * w : g;
-    return h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
-}
 
 template <class C>
 struct SGD {

@@ -1,13 +1,19 @@
-// The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py
-// and step.py.
+// The steps of the specification around the rule, of one element. Same names and order of lines as
+// regkernels/reference/elementwise.py and step.py.
 #pragma once
+
+#include "arithmetic.h"
+#include "row.h"
 
 namespace regkernels {
 namespace {
 
+// Steps 2 to 4 of the specification.
 template <class C>
-inline C sign(C x) {
-    return x > 0 ? C(1) : (x < 0 ? C(-1) : (x == 0 ? C(0) : x));
+inline C gradient_of(C w, C g, const Row<C>& h) {
+    g = g * h.scale;
+    g = h.coupled_decay != 0 ? g + h.coupled_decay * w : g;
+    return h.subgradient != 0 ? g + h.subgradient * sign(w) : g;
 }
 
 // Whether a move works against the sign of its weight, which decay would do, too.
@@ -24,9 +30,16 @@ inline C soft_threshold(C z, C t) {
     return t > 0 ? z - clamped : z;
 }
 
+// Not larger than `upper`, not smaller than `lower`, and no -0 at a bound of 0.
+template <class C>
+inline C clamp(C z, C lower, C upper) {
+    z = z <= lower ? lower : z;
+    return z >= upper ? upper : z;
+}
+
 // Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for.
-template <bool kStepPerElement, bool kThreshold, bool kShrink, class C, class Row>
-inline C proximal_step(C z, C s, const Row& h) {
+template <bool kStepPerElement, bool kThreshold, bool kShrink, class C>
+inline C proximal_step(C z, C s, const Row<C>& h) {
     if (kThreshold) {
         C t = h.threshold;
         if (kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;

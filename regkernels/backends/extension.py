@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the extension then binds to it
 from torch import Tensor
 
+from regkernels import reference
 from regkernels.distributed.shards import held
 from regkernels.table import segments
+from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 
 INTERFACE = 7
@@ -21,17 +23,57 @@ INTERFACE = 7
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
 SAME, MOVED, REBUILD = range(3)
 
+CHUNK = 16384
+"""Elements per unit of work, on which the last bits of sums depend; kChunk in csrc/table.h."""
+
 C: Any = None
 missing_because: str | None = None
+
+
+def agreement() -> dict[str, int | list[str]]:
+    """What the extension's ``layout()`` must say: the names of csrc/lists.h, whose places are the numbers that stand for them."""
+    return {
+        "interface": INTERFACE,
+        "chunk": CHUNK,
+        "segment": list(segments.FIELDS),
+        "hyper": list(Hyper._fields),
+        "sums": list(segments.SUMS),
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
+        "roundings": list(ROUNDINGS),
+        "rules": list(reference.RULES),
+        "metrics": list(reference.METRICS),
+        "penalties": list(reference.PENALTIES),
+        "formulas": list(reference.VALUES),
+    }
+
+
+def disagreements(layout: Mapping[str, Any]) -> list[str]:
+    """Of each list that is another one in the extension, where it begins to differ."""
+    found = []
+    for name, ours in agreement().items():
+        theirs = layout.get(name)
+        if theirs == ours:
+            continue
+        if theirs is None:
+            found.append(f"{name}: csrc says nothing of it")
+        elif isinstance(ours, int):
+            found.append(f"{name}: csrc has {theirs}, Python has {ours}")
+        else:
+            place = 0
+            while theirs[place : place + 1] == ours[place : place + 1]:
+                place += 1
+            there, here = (repr(names[place]) if place < len(names) else "nothing" for names in (theirs, ours))
+            found.append(f"{name}: csrc has {there} at place {place}, counted from 0, Python has {here}")
+    return found
+
 
 failure_note = Path(__file__).parents[1] / "_build_failure.txt"
 
 try:
     C = importlib.import_module("regkernels._C")
-    _layout = C.layout()
-    _tables = [tuple(_layout.get(name, ())) for name in ("segment", "hyper", "sums")]
-    if _layout.get("interface") != INTERFACE or _tables != [segments.FIELDS, Hyper._fields, segments.SUMS]:
-        missing_because = "it was built from other sources than the Python files beside it"
+    _different = disagreements(C.layout())
+    if _different:
+        missing_because = "it was built from other sources than the Python files beside it: " + "; ".join(_different)
         C = None
 except (ImportError, AttributeError) as error:
     # Where the installation could not build it, it left the compiler's words here.

@@ -1,23 +1,13 @@
-// A block's step where groups of elements have one second moment and one norm each.
+// The loops over a block where groups of elements have one second moment and one norm each.
 //
 // Same names and order of lines as in regkernels/reference/groups.py.
 #pragma once
 
-#include "operators.h"
+#include "rules.h"
+#include "shrink.h"
 
 namespace regkernels {
 namespace {
-
-// Steps 2 to 4 of the specification, in a loop of their own: as conditions in those below they would cost more.
-template <class C>
-__attribute__((noinline)) void prepare_gradient(const C* weight, const C* gradient, C* out, int64_t numel,
-                                                const Row<C>& row) {
-    const Row<C> h = row;
-#pragma omp simd
-    for (int64_t i = 0; i < numel; ++i) {
-        out[i] = gradient_of(weight[i], gradient[i], h);
-    }
-}
 
 // Second moments as they will be.
 template <class C, template <class> class RuleOf>
@@ -80,32 +70,50 @@ __attribute__((noinline)) void shrink_block(C* z, const C* factor, const C* divi
     }
 }
 
-// The step of a group with second moment `v`.
+// The steps of groups with these second moments.
 template <class C, template <class> class RuleOf>
-inline C step_of(C v, const Row<C>& h) {
-    C a = C(0), b = C(0), c = C(0), move, s;
-    RuleOf<C>::advance(C(0), v, a, b, c, h, move, s);
-    return s;
+void steps_of_groups(const C* shared, C* steps, int64_t groups, const Row<C>& row) {
+    const Row<C> h = row;
+#pragma omp simd
+    for (int64_t i = 0; i < groups; ++i) {
+        C a = C(0), b = C(0), c = C(0), move, s;
+        RuleOf<C>::advance(C(0), shared[i], a, b, c, h, move, s);
+        steps[i] = s;
+    }
 }
 
-template <class C, template <class> class RuleOf>
-inline C threshold_of(C v, const Row<C>& h) {
-    if (RuleOf<C>::kStepPerElement && h.threshold_per_step != 0) return h.threshold_per_step * step_of<C, RuleOf>(v, h);
-    return h.threshold;
-}
-
-// What is done to a group with norm `n` and second moment `v`: z becomes z * factor / divisor.
-template <class C, template <class> class RuleOf>
-inline void shrinkage(C n, C v, C group_strength, const Row<C>& h, C& factor, C& divisor) {
-    const C s = step_of<C, RuleOf>(v, h);
+// What is done to a group with norm `n` and step `s`: z becomes z * factor / divisor.
+template <class C>
+inline void shrinkage(C n, C s, C group_strength, const Row<C>& h, C& factor, C& divisor) {
     const C limit = h.gain * s * group_strength;
     factor = limit > 0 ? (n <= limit ? C(0) : 1 - limit / n) : C(1);
     const C norm = limit > 0 ? n - limit : n;
-    divisor = h.shrink_divisor;
-    if (RuleOf<C>::kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
+    divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
     divisor = norm / divisor > h.max_norm ? norm / h.max_norm : divisor;
     divisor = h.unit_norm && norm > 0 ? norm : divisor;
 }
+
+template <class C>
+struct GroupBlocks {
+    int states;
+    bool step_per_element;
+    void (*observe)(const C*, C* const*, C*, int64_t, const Row<C>&);
+    // Of [uniform][store].
+    void (*propose[2][2])(const C*, const C*, C* const*, const C*, C*, int64_t, const Row<C>&);
+    void (*steps)(const C*, C*, int64_t, const Row<C>&);
+};
+
+// Where no second moment is shared, one loop is enough.
+#define REGKERNELS_GROUP_BLOCKS(NAME, RULE)                                         \
+    {RULE<C>::kStates,                                                              \
+     RULE<C>::kStepPerElement,                                                      \
+     observe_block<C, RULE>,                                                        \
+     {{propose_groups<C, RULE, !RULE<C>::kStepPerElement, false>,                   \
+       propose_groups<C, RULE, !RULE<C>::kStepPerElement, true>},                   \
+      {propose_groups<C, RULE, true, false>, propose_groups<C, RULE, true, true>}}, \
+     steps_of_groups<C, RULE>},
+template <class C>
+constexpr GroupBlocks<C> kGroupBlocks[] = {REGKERNELS_RULES(REGKERNELS_GROUP_BLOCKS)};
 
 }  // namespace
 }  // namespace regkernels
