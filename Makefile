@@ -21,7 +21,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxproces
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs gpu kernels format clean distclean
+.PHONY: help demo test touch lint types bench docs gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,10 @@ demo: $(PACKAGE) ## show what the package does, in the terminal
 test: $(PACKAGE) ## run the tests, then those of the GPU kernels in Triton's interpreter (ARGS="-k name" selects)
 	@$(PYTEST) --cov=regkernels --cov-report=term $(ARGS) || $(NONE_SELECTED)
 	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(PYTEST) -m interpreted $(ARGS) || $(NONE_SELECTED)
+
+# Builds the extension of copies of the tree: minutes.
+touch: $(PACKAGE) ## add an optimizer and a penalty to a copy, in the files that CONTRIBUTING.md lists, and test them there
+	@REGKERNELS_TOUCH=1 $(BIN)/python -m pytest -n 0 tests/touch $(ARGS)
 
 lint: $(TOOLS) ## check style and formatting of Python and C++
 	@$(BIN)/ruff check .

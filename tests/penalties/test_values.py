@@ -68,7 +68,7 @@ def test_what_is_not_finite_is_visible_unless_the_penalty_is_bounded(penalty: Pe
     bounded = penalty in (PENALTIES["mcp"], PENALTIES["scad"])
     expected = penalty.terms(torch.tensor(1e6), STRENGTH).item() + exactly(penalty, [w[::2]]) if bounded else math.inf
     assert total.isnan() if math.isnan(value) else total.item() == pytest.approx(expected)
-    slope = math.copysign(penalty.shape * STRENGTH, value) if penalty is PENALTIES["huber"] else 0.0
+    slope = penalty.slope(torch.tensor(value), STRENGTH).item()
     assert w.grad[1].isnan() if math.isnan(value) else w.grad[1].item() == pytest.approx(slope)
     assert w.grad[::2].isfinite().all()
 

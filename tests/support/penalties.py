@@ -34,6 +34,9 @@ class Penalty(NamedTuple):
     def eager(self, w: Tensor, strength: Any) -> Tensor:
         return self.terms(w, strength).sum()
 
+    def slope(self, x: Tensor, strength: float) -> Tensor:
+        return penalised.PENALTIES[self.key].slope(x, strength, self.shape)
+
     @property
     def kinks(self) -> tuple[float, ...]:
         """Magnitudes where it is not twice differentiable, for `STRENGTH`."""
