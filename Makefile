@@ -22,7 +22,7 @@ PYTEST := OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pyte
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage lint types bench docs gpu kernels format clean distclean
+.PHONY: help demo test check coverage touch lint types bench docs gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -41,6 +41,10 @@ check: $(PACKAGE) ## run a tenth of the tests, of every file those that the same
 
 coverage: $(PACKAGE) ## run the tests, without those in Triton's interpreter, and list the lines that none of them reaches
 	@$(PYTEST) --cov=regkernels --cov-report=term $(ARGS)
+
+# Builds the extension of copies of the tree: minutes.
+touch: $(PACKAGE) ## add an optimizer and a penalty to a copy, in the files that CONTRIBUTING.md lists, and test them there
+	@REGKERNELS_TOUCH=1 $(BIN)/python -m pytest -n 0 tests/touch $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting, and that imports point downwards
 	@$(BIN)/ruff check .

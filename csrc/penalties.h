@@ -3,11 +3,12 @@
 // REGKERNELS_FORMULAS, both in lists.h.
 //
 // apply(v, t, u, strength, shape): the proximal operator. v is where the step has led, t the element's step,
-// u = t * strength > 0; NaN stays NaN. Same names and order of lines as in regkernels/reference/operators.py, where the
-// sources stand.
+// u = t * strength > 0; NaN stays NaN.
 //
-// value(x, numbers): the term of one element, x = |w|, in double. slope(w, a, b, c, d): the gradient of one element in
-// the compute type, with upstream's factor in a and b. Same order of lines as in regkernels/reference/values.py.
+// value(w, numbers): the term of one element, in double. slope(w, a, b, c, d): the gradient of one element in the
+// compute type, with upstream's factor in a and b.
+//
+// Same names and order of lines as in regkernels/reference/penalties.py, where the sources stand.
 #pragma once
 
 #include "arithmetic.h"
@@ -26,7 +27,7 @@ struct L0 {
 };
 
 struct L0Value {
-    static double value(double x, const Numbers&) { return x != 0 ? 1.0 : 0.0; }
+    static double value(double w, const Numbers&) { return w != 0 ? 1.0 : 0.0; }
     template <class C>
     static C slope(C, C, C, C, C) {
         return 0;
@@ -48,7 +49,7 @@ struct LHalf {
 };
 
 struct LHalfValue {
-    static double value(double x, const Numbers&) { return square_root(x); }
+    static double value(double w, const Numbers&) { return square_root(magnitude(w)); }
     template <class C>
     static C slope(C w, C a, C, C, C) {
         const C x = w == 0 ? C(1) : magnitude(w);
@@ -85,7 +86,8 @@ struct SCAD {
 
 // MCP and SCAD: slope a, that falls by b per unit beyond c, to nothing at d.
 struct FoldedConcaveValue {
-    static double value(double x, const Numbers& n) {
+    static double value(double w, const Numbers& n) {
+        const double x = magnitude(w);
         const double m = x > n.fourth ? n.fourth : x;
         const double over = m > n.third ? m - n.third : 0;
         return n.first * m - n.second * (over * over);
@@ -113,7 +115,7 @@ struct LogSum {
 };
 
 struct LogSumValue {
-    static double value(double x, const Numbers& n) { return log_of_one_plus(x * n.first); }
+    static double value(double w, const Numbers& n) { return log_of_one_plus(magnitude(w) * n.first); }
     template <class C>
     static C slope(C w, C a, C, C c, C) {
         return (a * sign(w)) / (magnitude(w) + c);
@@ -128,7 +130,8 @@ struct Huber {
 };
 
 struct HuberValue {
-    static double value(double x, const Numbers& n) {
+    static double value(double w, const Numbers& n) {
+        const double x = magnitude(w);
         const double m = x > n.first ? n.first : x;
         return m * (x - 0.5 * m);
     }

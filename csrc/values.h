@@ -48,7 +48,7 @@ template <class C, class Formula>
 void terms_block(const C* w, double* terms, int64_t numel, const Numbers& numbers) {
     const Numbers n = numbers;
 #pragma omp simd
-    for (int64_t i = 0; i < numel; ++i) terms[i] = Formula::value(magnitude(double(w[i])), n);
+    for (int64_t i = 0; i < numel; ++i) terms[i] = Formula::value(double(w[i]), n);
 }
 
 template <class C, class Formula>

@@ -4,24 +4,13 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from regkernels import distributed, optim, prox, reference
+from regkernels import distributed, optim, penalties, prox, reference
 from regkernels._version import __version__
 from regkernels.attach import ProxHandle, attach_prox
 from regkernels.backends.info import info
 from regkernels.flat import FlatParameters
 from regkernels.param_groups import param_groups
-from regkernels.penalties import (
-    elastic_net_penalty,
-    group_l1_penalty,
-    huber_penalty,
-    l0_penalty,
-    l1_penalty,
-    l2_penalty,
-    l_half_penalty,
-    log_sum_penalty,
-    mcp_penalty,
-    scad_penalty,
-)
+from regkernels.penalties import *  # noqa: F403  (what there is, is said there only)
 from regkernels.table import formats
 
 if TYPE_CHECKING:
@@ -37,24 +26,15 @@ __all__ = [
     "attach_prox",
     "compact",
     "distributed",
-    "elastic_net_penalty",
-    "group_l1_penalty",
-    "huber_penalty",
     "info",
-    "l0_penalty",
-    "l1_penalty",
-    "l2_penalty",
-    "l_half_penalty",
-    "log_sum_penalty",
-    "mcp_penalty",
     "optim",
     "param_groups",
     "prox",
     "reference",
-    "scad_penalty",
     "selection",
     "sparsity_report",
 ]
+__all__ += penalties.__all__
 
 # Optimizers that were pickled whole name the module where this stood in 0.1.
 sys.modules["regkernels.precision"] = formats

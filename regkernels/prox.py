@@ -28,6 +28,7 @@ from regkernels.distributed.sharded import check_whole_groups
 from regkernels.distributed.shards import check_parameter, check_weight, held, is_dtensor
 from regkernels.dynamo import outside_of_graphs
 from regkernels.memory import is_dense
+from regkernels.reference import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Hyper
 
@@ -147,7 +148,7 @@ def mcp(x: Tensor, strength: float, *, gamma: float = 3.0, step: float = 1.0) ->
 
     Source: Zhang (2010).
     """
-    return _penalised(x, "mcp", strength, step, "gamma", gamma, above=0.0)
+    return _penalised(x, "mcp", strength, step, gamma)
 
 
 def scad(x: Tensor, strength: float, *, a: float = 3.7, step: float = 1.0) -> Tensor:
@@ -156,7 +157,7 @@ def scad(x: Tensor, strength: float, *, a: float = 3.7, step: float = 1.0) -> Te
 
     Source: Fan and Li (2001).
     """
-    return _penalised(x, "scad", strength, step, "a", a, above=1.0)
+    return _penalised(x, "scad", strength, step, a)
 
 
 def log_sum(x: Tensor, strength: float, *, eps: float = 1.0, step: float = 1.0) -> Tensor:
@@ -164,12 +165,12 @@ def log_sum(x: Tensor, strength: float, *, eps: float = 1.0, step: float = 1.0) 
 
     Source: Candes, Wakin and Boyd (2008); Prater-Bennette, Shen and Tripp (2022).
     """
-    return _penalised(x, "log_sum", strength, step, "eps", eps, above=0.0)
+    return _penalised(x, "log_sum", strength, step, eps)
 
 
 def huber(x: Tensor, strength: float, *, delta: float = 1.0, step: float = 1.0) -> Tensor:
     """Of ``strength * sum H(x)``, with H = x**2 / 2 up to ``|x| = delta`` and ``delta * (|x| - delta / 2)`` beyond."""
-    return _penalised(x, "huber", strength, step, "delta", delta, above=0.0)
+    return _penalised(x, "huber", strength, step, delta)
 
 
 def group_l1(
@@ -205,11 +206,10 @@ def unit_norm(x: Tensor, *, dim: int | str = 0, size: int = 1) -> Tensor:
     return _grouped(x, dim, size, 1.0, unit_norm=1.0)
 
 
-def _penalised(
-    x: Tensor, penalty: str, strength: float, step: float, name: str = "", shape: float = 1.0, above: float = 0.0
-) -> Tensor:
-    if name and not validation.finite(name, shape) > above:
-        raise ValueError(f"{name} must be > {above:g}, got {shape}")
+def _penalised(x: Tensor, penalty: str, strength: float, step: float, shape: float = 1.0) -> Tensor:
+    parameter = FAMILY[penalty].shape
+    if parameter is not None:
+        validation.shape(parameter, parameter.name, shape)
     return _proximal(x, penalty, step, strength=_number("strength", strength), shape=float(shape))
 
 

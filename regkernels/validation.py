@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from regkernels import memory
 from regkernels.distributed import shards
 from regkernels.table.formats import Precision
 from regkernels.table.hyper import as_float
+
+if TYPE_CHECKING:
+    from regkernels.reference.family import Shape
 
 L1_MODES = ("prox", "decoupled", "subgradient")
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox", "cautious")
@@ -208,6 +211,15 @@ def parameter(param: Tensor, name: str) -> None:
     dtype = param.dtype.to_real() if param.is_complex() else param.dtype
     if dtype not in WEIGHT_DTYPES:
         raise TypeError(f"{name} has dtype {param.dtype}; allowed are float64, float32, float16, bfloat16 and complex")
+
+
+def shape(parameter: Shape, name: str, value: Any, where: str = "") -> float:
+    """``value`` as a float, where it is a number that the second parameter of a penalty may be."""
+    number = finite(name, value, where)
+    if not parameter.allows(number):
+        bound = parameter.bound if number > parameter.above else f"> {parameter.above:g}"
+        raise ValueError(f"{name} must be {bound}, got {value}{where}")
+    return number
 
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:

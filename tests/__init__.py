@@ -1,7 +1,8 @@
 """Every test of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
 
-Four folders mirror no part of it: `support` has no tests, `interpreted` and `gpu` run the kernels where `backends` compares them
-on the CPU, and `integrations`, `docs` and `benchmarks` test what is around the package.
+Five folders mirror no part of it: `support` has no tests, `interpreted` and `gpu` run the kernels where `backends` compares them
+on the CPU, `touch` proves which files an addition touches, and `integrations`, `docs` and `benchmarks` test what is around the
+package.
 """
 
 from pathlib import Path

@@ -11,21 +11,13 @@ from torch import Tensor
 from regkernels import backends, reference, validation
 from regkernels.ops.library import dense, fake_gradients, fake_value, register, second_derivatives, spread
 
-_SHAPES = {"mcp": ("gamma", 0.0), "scad": ("a", 1.0)}
-_SMALLEST = torch.finfo(torch.float32).tiny
-
 
 def check_numbers(kind: str, strength: Any, shape: Any) -> None:
     """Raises for a strength or shape that a penalty cannot have."""
     validation.nonnegative("strength", strength, wait=False)
-    if kind in _SHAPES:
-        name, bound = _SHAPES[kind]
-        if validation.finite(name, shape) <= bound:
-            raise ValueError(f"{name} must be greater than {bound:g}, got {shape}")
-    elif kind in ("log_sum", "huber"):
-        name = "eps" if kind == "log_sum" else "delta"
-        if validation.finite(name, shape) < _SMALLEST:
-            raise ValueError(f"{name} must be at least {_SMALLEST:.2e}, the smallest normal float32, got {shape}")
+    parameter = reference.FAMILY[kind].shape
+    if parameter is not None and not parameter.allows(validation.finite(parameter.name, shape)):
+        raise ValueError(f"{parameter.name} must be {parameter.bound}, got {shape}")
 
 
 # --- the penalties of single elements ---
@@ -39,7 +31,7 @@ def _value(params: Sequence[Tensor], kind: str, strength: float, shape: float) -
 
 def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: float, shape: float) -> list[Tensor]:
     weights = [dense(w) for w in params]
-    if kind == "l0":
+    if reference.FAMILY[kind].formulas.flat:
         return [torch.zeros_like(w) for w in weights]
     out = [torch.empty_like(w) for w in weights]
     if weights:

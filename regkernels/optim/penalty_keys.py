@@ -11,6 +11,7 @@ from torch.nn import UninitializedParameter
 
 from regkernels import validation
 from regkernels.distributed import shards
+from regkernels.reference import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Number, number
 
@@ -52,7 +53,7 @@ class Penalties(TypedDict, total=False):
     settles only with steps that are not too large for it: t below the inverse of the curvature (an adaptive step grows to ``lr / eps``
     where gradients vanish), and with momentum below ``1 - momentum`` times that.
 
-    Sources: `regkernels.reference.OPERATORS`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
+    Sources: `regkernels.reference.FAMILY`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
     Zou (2006) for the adaptive lasso.
     """
 
@@ -77,30 +78,18 @@ class Penalties(TypedDict, total=False):
     box: tuple[float, float] | None
 
 
-SHAPES = {
-    "l0": None,
-    "l_half": None,
-    "mcp": ("mcp_gamma", 3.0),
-    "scad": ("scad_a", 3.7),
-    "log_sum": ("log_sum_eps", 1.0),
-    "huber": ("huber_delta", 1.0),
-}
-"""The elementwise penalties, each with its second parameter."""
-
 OFF: dict[str, Any] = {
-    **dict.fromkeys((*SHAPES, "group_l1"), 0.0),
+    **dict.fromkeys((*FAMILY, "group_l1"), 0.0),
     **dict.fromkeys(("positive", "unit_norm"), False),
     **dict.fromkeys(("l1_weights", "max_norm", "box"), None),
 }
 """What switches a penalty or constraint off where the optimizer's defaults have it on."""
 
-_LOWEST = {"mcp_gamma": 0.0, "scad_a": 1.0, "log_sum_eps": 0.0, "huber_delta": 0.0}
-
 
 class Method(NamedTuple):
     """What a param group asks its kernel to do. Another one takes another plan.
 
-    ``penalty``: one of `regkernels.table.segments.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
+    ``penalty``: one of `regkernels.reference.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """
 
     rule: str
@@ -116,7 +105,7 @@ def method_of(group: Mapping[str, Any], rule: str) -> Method:
         return Method(rule, "group", group.get("group_dim", 0), group.get("group_size", 1))
     if group.get("l1_weights") is not None:
         return Method(rule, "weighted_l1")
-    active = [name for name in SHAPES if is_active(group, name)]
+    active = [name for name in FAMILY if is_active(group, name)]
     if active:
         return Method(rule, active[0])
     extended = group.get("positive") or group.get("box") is not None or group["weight_decay_mode"] == "cautious"
@@ -140,14 +129,14 @@ def _grouped(group: Mapping[str, Any]) -> list[str]:
 
 def asked(group: Mapping[str, Any]) -> list[str]:
     """Keys of this module that are switched on."""
-    keys = [key for key in SHAPES if is_active(group, key)] + _grouped(group)
+    keys = [key for key in FAMILY if is_active(group, key)] + _grouped(group)
     keys += ["positive"] * bool(group.get("positive"))
     return keys + [key for key in ("box", "l1_weights") if group.get(key) is not None]
 
 
 def needs_metric(group: Mapping[str, Any]) -> list[str]:
     """Keys whose proximal operators need to know the step of each element."""
-    keys = [name for name in (*SHAPES, "group_l1") if is_active(group, name)]
+    keys = [name for name in (*FAMILY, "group_l1") if is_active(group, name)]
     if group["l1_mode"] == "prox" and is_active(group, "l1"):
         keys.append("l1")
     if group["weight_decay_mode"] == "prox" and is_active(group, "weight_decay"):
@@ -160,11 +149,11 @@ def fields(group: Mapping[str, Any], method: Method) -> dict[str, Number]:
     found: dict[str, Number] = {}
     if group["weight_decay_mode"] == "cautious":
         found["cautious"] = 1.0
-    shape = SHAPES.get(method.penalty)
-    if method.penalty in SHAPES:
-        found["strength"] = number(group[method.penalty], group)
-    if shape is not None:
-        found["shape"] = float(group.get(*shape))
+    if method.penalty in FAMILY:
+        penalty = FAMILY[method.penalty]
+        found["strength"] = number(group[penalty.key], group)
+        if penalty.shape is not None:
+            found["shape"] = float(group.get(penalty.shape_key, penalty.shape.default))
     low, high = group.get("box") or (-math.inf, math.inf)
     low, high = (float(bound) + 0.0 for bound in (low, high))  # -0.0 would become a weight
     found["lower"], found["upper"] = (max(low, 0.0) if group.get("positive") else low), high
@@ -181,11 +170,11 @@ def check(group: Mapping[str, Any], where: str, *, wait: bool) -> None:
     """Raises where a key has a value that is not allowed, or two of them contradict each other."""
     if group.keys().isdisjoint(Penalties.__annotations__):
         return
-    for name in (*SHAPES, "group_l1"):
+    for name in (*FAMILY, "group_l1"):
         validation.nonnegative(name, group.get(name, 0.0), where, wait=wait)
-    for name, lowest in _LOWEST.items():
-        if name in group and not validation.finite(name, group[name], where) > lowest:
-            raise ValueError(f"{name} must be > {lowest:g}, got {group[name]}{where}")
+    for penalty in FAMILY.values():
+        if penalty.shape is not None and penalty.shape_key in group:
+            validation.shape(penalty.shape, penalty.shape_key, group[penalty.shape_key], where)
     for name in ("positive", "unit_norm"):
         if not isinstance(group.get(name, False), bool):
             raise TypeError(f"{name} must be True or False, got {group[name]!r}{where}")
@@ -210,7 +199,7 @@ def _check_combination(group: Mapping[str, Any], where: str) -> None:
             f"{one} and {other} cannot be combined{where}: {because}; set one of them to 0, or leave it out"
         )
 
-    active = [name for name in ("l1", *SHAPES) if is_active(group, name)]
+    active = [name for name in ("l1", *FAMILY) if is_active(group, name)]
     if len(active) > 1:
         refuse(active[0], active[1], "at most one elementwise penalty per param group, besides weight_decay")
     in_gradient = group["l1_mode"] == "subgradient"
@@ -233,7 +222,7 @@ def _check_combination(group: Mapping[str, Any], where: str) -> None:
         refuse("unit_norm", "max_norm", "norms that are all 1 need no bound")
     if group.get("box") is not None:
         for name in active:
-            if name in SHAPES and name != "huber":
+            if name in FAMILY and not FAMILY[name].convex:
                 refuse("box", name, "bounding what a non-convex penalty leaves does not solve the bounded problem")
 
 

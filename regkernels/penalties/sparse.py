@@ -14,6 +14,16 @@ from regkernels.penalties.listed import Params, evaluated, has_dtensor, listed_t
 from regkernels.table import grouping
 from regkernels.table.grouping import Dim
 
+__all__ = [
+    "group_l1_penalty",
+    "huber_penalty",
+    "l0_penalty",
+    "l_half_penalty",
+    "log_sum_penalty",
+    "mcp_penalty",
+    "scad_penalty",
+]
+
 
 def l0_penalty(params: Params, strength: float | Tensor) -> Tensor:
     """``strength`` times the number of elements that are not zero. The gradient is 0 everywhere: it moves no weight.
@@ -136,6 +146,6 @@ def _penalty(params: Params, kind: str, strength: float | Tensor, shape: float) 
     function = torch.ops.regkernels.penalty_value
     if not isinstance(strength, Tensor):
         return evaluated([(function, (kind, float(strength), float(shape)))], listed)[0]
-    if kind in ("mcp", "scad"):
-        return evaluated([(reference.folded_concave_penalty, (kind, strength, shape))], listed)[0]
+    if not reference.FAMILY[kind].linear:
+        return evaluated([(reference.differentiable_value, (kind, strength, shape))], listed)[0]
     return times(strength, evaluated([(function, (kind, 1.0, float(shape)))], listed)[0])

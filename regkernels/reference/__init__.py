@@ -10,12 +10,11 @@ these bit for bit. That is why the lines below avoid what rounds differently fro
 Sums are not part of the bit promise; they are formed in float64 and agree to 1e-6 (in practice 1e-14).
 """
 
-from regkernels.reference.elementwise import divide, sign, soft_threshold, square_root
+from regkernels.reference.elementwise import clamp, divide, logarithm, sign, soft_threshold, square_root
+from regkernels.reference.family import FAMILY, OPERATORS, PENALTIES, VALUES
 from regkernels.reference.groups import zero_groups
-from regkernels.reference.kinds import PENALTIES, Kind, MetricKind
-from regkernels.reference.metrics import METRICS, Metric, proximal_
-from regkernels.reference.operators import OPERATORS, clamp, logarithm, penalise
-from regkernels.reference.penalties import (
+from regkernels.reference.kinds import Kind, MetricKind
+from regkernels.reference.l1_l2 import (
     elastic_net_penalty,
     l1_penalty,
     l2_penalty,
@@ -24,15 +23,15 @@ from regkernels.reference.penalties import (
     penalty_value,
     sums,
 )
+from regkernels.reference.metrics import METRICS, Metric, proximal_
 from regkernels.reference.rounding import join, philox, random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES, Rule
 from regkernels.reference.slopes import group_slope, slope
-from regkernels.reference.step import update_
+from regkernels.reference.step import penalise, update_
 from regkernels.reference.values import (
-    VALUES,
     Penalty,
     check_refused,
-    folded_concave_penalty,
+    differentiable_value,
     group_factors,
     group_gradient,
     group_norms,
@@ -46,6 +45,7 @@ from regkernels.reference.values import (
 from regkernels.table.formats import compute_dtype
 
 __all__ = [
+    "FAMILY",
     "METRICS",
     "OPERATORS",
     "PENALTIES",
@@ -59,9 +59,9 @@ __all__ = [
     "check_refused",
     "clamp",
     "compute_dtype",
+    "differentiable_value",
     "divide",
     "elastic_net_penalty",
-    "folded_concave_penalty",
     "group_factors",
     "group_gradient",
     "group_norms",

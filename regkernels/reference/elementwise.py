@@ -41,3 +41,38 @@ def divide(numerator: Tensor | float, denominator: Tensor | float, like: Tensor)
     top = numerator if isinstance(numerator, Tensor) else torch.full_like(like, numerator)
     bottom = denominator if isinstance(denominator, Tensor) else torch.full_like(like, denominator)
     return top / bottom
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """The absolute value; -0.0 stays."""
+    return torch.where(x < 0, -x, x)
+
+
+def with_sign(x: Tensor, v: Tensor) -> Tensor:
+    """``x`` where v is not negative, ``-x`` where it is."""
+    return torch.where(v < 0, -x, x)
+
+
+def clamp(z: Tensor, lower: float, upper: float) -> Tensor:
+    """``z`` between the bounds: no -0.0 at a bound of 0; NaN stays NaN."""
+    z = torch.where(z <= lower, torch.full_like(z, lower), z)
+    return torch.where(z >= upper, torch.full_like(z, upper), z)
+
+
+def logarithm(x: Tensor) -> Tensor:
+    """The logarithm of x >= 1, to about two units in the last place: of a power of two, and of what is left by its series in
+    ``z = (m - 1) / (m + 1)``, ``log m = 2 (z + z**3 / 3 + z**5 / 5 + ...)``."""
+    integer, bits, bias = (torch.int64, 52, 1023) if x.dtype == torch.float64 else (torch.int32, 23, 127)
+    pattern = x.view(integer)
+    exponent = ((pattern >> bits) - bias).to(x.dtype)
+    m = ((pattern & ((1 << bits) - 1)) | (bias << bits)).view(x.dtype)
+    high = m > torch.tensor(1.4142135623730951, dtype=x.dtype)
+    e = torch.where(high, exponent + 1.0, exponent)
+    m = torch.where(high, m * 0.5, m)
+    z = (m - 1.0) / (m + 1.0)
+    q = z * z
+    total = torch.full_like(q, 1.0 / 21.0)
+    for odd in range(19, 1, -2):
+        total = total * q + torch.full_like(q, 1.0 / odd)
+    total = total * q + 1.0
+    return e * torch.full_like(e, 0.6931471805599453) + (z + z) * total

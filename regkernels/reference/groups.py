@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels.reference.elementwise import divide, soft_threshold, square_root
-from regkernels.reference.operators import clamp
+from regkernels.reference.elementwise import clamp, divide, soft_threshold, square_root
 from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:

@@ -7,14 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from regkernels.reference.family import PENALTIES
 from regkernels.reference.metrics import METRICS
 from regkernels.reference.rules import RULES
 from regkernels.table.formats import DTYPES, FORMATS, compute_dtype, format_number, format_of
-
-PENALTIES = ("plain", "l1", "weighted_l1", "l0", "l_half", "mcp", "scad", "log_sum", "huber", "group")
-"""What follows the rule, in the order of csrc/lists.h. "plain" is all that a row of numbers can say: soft-threshold and decay.
-"l1" adds bounds and cautious decay, "weighted_l1" a strength per element; the next ones are in
-`regkernels.reference.OPERATORS`; "group" acts on groups of elements."""
 
 _RULES, _METRICS = tuple(RULES), tuple(METRICS)
 _NUMBERS = {pair: number for number, pair in enumerate(itertools.product(RULES, PENALTIES))}

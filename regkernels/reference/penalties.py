@@ -1,63 +1,207 @@
-"""Sums over tensors, and the penalties made of them."""
+"""The penalties of single elements beyond L1 and L2: the operator, the value and the derivatives of each, side by side.
+
+Each has a strength and most have a shape, their second parameter; `regkernels.reference.family` says what belongs to which.
+
+``operator(v, t, u, strength, shape)`` is the proximal operator, with v where the step has led, t the step of the element and
+u = t * strength > 0: the x that minimises ``(x - v)**2 / 2 + t * penalty(x)``, one of them where two are equally good. NaN stays
+NaN. There is no transcendental function among them but a logarithm, which is spelt out, so the kernels have the same bits.
+
+The other functions take four numbers that are made of strength and shape, in float64. ``terms(w, n)`` is what elements add to
+the value, in float64. ``slope(w, n, root)`` is their gradient in the compute type, with the upstream gradient in the first two
+numbers; kernels have the same bits. ``curvature(w, n)`` is the derivative of the slope.
+
+A penalty that is not smooth everywhere is taken as smooth from the side of zero: where the slope has a kink, the curvature is its
+limit from smaller magnitudes, as an operator has the derivative of what it holds at the threshold. Where the slope itself jumps,
+at zero, both are 0: a weight of zero stays what it is.
+
+Same names and order of lines as in csrc/penalties.h and regkernels/backends/triton/kernels/penalties.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import sign
-from regkernels.table.formats import compute_dtype
+from regkernels.reference.elementwise import logarithm, magnitude, sign, soft_threshold, square_root, with_sign
+
+Numbers = tuple[Any, Any, Any, Any]
+"""Floats; those of terms may be 0-dim tensors, to be differentiated."""
+Root = Callable[[Tensor], Tensor]
+"""A square root: the correctly rounded one, or one that autograd knows."""
 
 
-def sums(tensors: Iterable[Tensor]) -> tuple[float, float, float]:
-    """``(sum |w|, sum w^2, number of w != 0)`` over all elements of all tensors, in float64."""
-    absolute = square = nonzeros = 0.0
-    for tensor in tensors:
-        w = tensor.detach().double()
-        absolute += w.abs().sum().item()
-        square += (w * w).sum().item()
-        nonzeros += w.count_nonzero().item()
-    return absolute, square, nonzeros
+def l0(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Tensor:
+    """Thresholds ``[x != 0]``. Source: Blumensath and Davies, Iterative hard thresholding (2008)."""
+    bound = square_root(u + u)
+    return torch.where(magnitude(v) <= bound, torch.zeros_like(v), v)
 
 
-def elastic_net_penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
-    """``l1 * sum |w| + l2 * sum w^2``, differentiable, in the promoted compute type of ``params``. No 1/2 before l2."""
-    total = torch.zeros((), dtype=torch.float64, device=params[0].device)
-    for w in params:
-        w = w.double()
-        total = total + l1 * w.abs().sum() + l2 * (w * w).sum()
-    return total.to(penalty_dtype(params))
+def l0_terms(w: Tensor, n: Numbers) -> Tensor:
+    return (w != 0).to(w.dtype)
 
 
-def penalty_value(absolute: float, square: float, l1: float, l2: float, dtype: torch.dtype) -> Tensor:
-    """``l1 * absolute + l2 * square``; a strength of 0 switches its term off, also where the sum is infinite."""
-    total = (l1 * absolute if l1 else 0.0) + (l2 * square if l2 else 0.0)
-    return torch.tensor(total, dtype=dtype, device="cpu")
+def l0_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
+    return torch.zeros_like(w)
 
 
-def penalty_gradient(weight: Tensor, absolute: float, square: float) -> Tensor:
-    """``absolute * sign(w) + square * w`` in the type of ``weight``: the penalty's gradient for absolute = upstream * l1
-    and square = upstream * 2 * l2, each rounded once to the compute type."""
-    w = weight.to(compute_dtype(weight.dtype))
-    absolute, square = torch.tensor([absolute, square], dtype=w.dtype, device="cpu").tolist()
-    gradient = absolute * sign(w)
-    if square:  # 0 * inf would be NaN
-        gradient = gradient + square * w
-    return gradient.to(weight.dtype)
+def no_curvature(w: Tensor, n: Numbers) -> Tensor:
+    return torch.zeros_like(w)
 
 
-def l1_penalty(params: Sequence[Tensor], strength: float) -> Tensor:
-    """``strength * sum |w|``."""
-    return elastic_net_penalty(params, strength, 0.0)
+def l_half(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Tensor:
+    """Thresholds ``|x|**(1/2)``: 0 below ``1.5 * u**(2/3)``, else ``a q**2`` with a = |v| and q the largest root of
+    ``q**3 - q + c = 0``, ``c = u / (2 a**1.5)``, where the derivative is 0. Six of Newton's steps from 1 are enough for float64.
+
+    Source: Xu et al., L1/2 regularization: a thresholding representation theory and a fast solver (2012), theorem 1, which
+    writes the root with cosines.
+    """
+    a = magnitude(v)
+    root = square_root(a)
+    cube = a * root
+    c = u * 0.5 / cube
+    q = torch.ones_like(v)
+    for _ in range(6):
+        q = q - ((q * q - 1.0) * q + c) / (3.0 * (q * q) - 1.0)
+    x = a - u * 0.5 / (root * q)
+    return torch.where(cube < u * _like(v, 1.8371173070873836), torch.zeros_like(v), with_sign(x, v))
 
 
-def l2_penalty(params: Sequence[Tensor], strength: float) -> Tensor:
-    """``strength * sum w^2``. No 1/2: torch's ``weight_decay`` is ``2 * strength``."""
-    return elastic_net_penalty(params, 0.0, strength)
+def l_half_terms(w: Tensor, n: Numbers) -> Tensor:
+    return w.abs().sqrt()
 
 
-def penalty_dtype(params: Iterable[Tensor]) -> torch.dtype:
-    """float64 where any parameter is, else float32: a sum of many terms has no place in 8 or 11 bits."""
-    return torch.float64 if any(w.dtype == torch.float64 for w in params) else torch.float32
+def l_half_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
+    a, *_ = n
+    x = torch.where(w == 0, torch.ones_like(w), w.abs())
+    return (a * sign(w)) / root(x)
+
+
+def l_half_curvature(w: Tensor, n: Numbers) -> Tensor:
+    a, *_ = n
+    x = torch.where(w == 0, torch.ones_like(w), w.abs())
+    return torch.where(w == 0, torch.zeros_like(w), -0.5 * a / (x * x.sqrt()))
+
+
+def mcp(v: Tensor, t: Tensor, u: Tensor, strength: float, gamma: float) -> Tensor:
+    """Thresholds ``|x| - x**2 / (2 gamma strength)`` up to ``|x| = gamma * strength`` and constant beyond. For a step of gamma or
+    more, where the problem is no longer convex, all or nothing. Just below it a rounding error is divided by next to nothing,
+    and could make more than v.
+
+    Source: Zhang, Nearly unbiased variable selection under minimax concave penalty (2010).
+    """
+    gamma_, strength_ = _like(v, gamma), _like(v, strength)
+    convex = t < gamma_
+    firm = soft_threshold(v, u) / torch.where(convex, 1.0 - t / gamma_, torch.ones_like(t))
+    inside = torch.where(magnitude(firm) > magnitude(v), v, firm)
+    bound = torch.where(convex, gamma_ * strength_, strength_ * square_root(gamma_ * t))
+    small = torch.where(convex, inside, torch.zeros_like(v))
+    return torch.where(magnitude(v) <= bound, small, v)
+
+
+def scad(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Tensor:
+    """Thresholds |x| up to ``strength``, a parabola up to ``shape * strength``, constant beyond: a soft-threshold by what is left
+    of u, nothing where that is negative. For a step of ``shape - 1`` or more the better of v and the minimum up to ``strength``.
+
+    Source: Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties (2001).
+    """
+    shape_, strength_ = _like(v, shape), _like(v, strength)
+    a = magnitude(v)
+    rest = shape_ - 1.0 - t
+    convex = rest > 0
+    left = t * (shape_ * strength_ - a) / torch.where(convex, rest, torch.ones_like(rest))
+    shrunk = soft_threshold(v, torch.where(convex & (left < u), left, u))
+    x = magnitude(shrunk)
+    better = u * strength_ * (shape_ + 1.0) < (x - a) * (x - a) + (u + u) * x
+    beyond = (x > strength_) | ((a > shape_ * strength_) & better)
+    return torch.where(~convex & beyond, v, shrunk)
+
+
+def folded_concave_terms(w: Tensor, n: Numbers) -> Tensor:
+    """MCP and SCAD have slope a, which falls by b per unit beyond c, to nothing at d."""
+    a, b, c, d = n
+    x = w.abs()
+    m = torch.where(x > d, d, x)
+    over = torch.where(m > c, m - c, torch.zeros_like(x))
+    return a * m - b * (over * over)
+
+
+def folded_concave_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
+    a, b, c, d = n
+    x = w.abs()
+    over = torch.where(x > c, x - c, torch.zeros_like(x))
+    result = sign(w) * (a - b * over)
+    return torch.where(x > d, torch.zeros_like(w), result)
+
+
+def folded_concave_curvature(w: Tensor, n: Numbers) -> Tensor:
+    _, b, c, d = n
+    x = w.abs()
+    return torch.where((x > c) & (x <= d), torch.full_like(w, -b), torch.zeros_like(w))
+
+
+def log_sum(v: Tensor, t: Tensor, u: Tensor, strength: float, eps: float) -> Tensor:
+    """Thresholds ``log(1 + |x| / eps)``: the larger point where the derivative is 0, if it is better than 0. Up to ``u = eps**2``
+    the problem is convex, and it is. What is taken from v is ``u / (x + eps)``; to subtract that keeps the digits of a small v.
+
+    Source: Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization (2008); Prater-Bennette, Shen and Tripp,
+    The proximity operator of the log-sum penalty (2022).
+    """
+    eps_ = _like(v, eps)
+    a = magnitude(v)
+    h = (a + eps_) * 0.5
+    inside = 1.0 - u / (h * h)
+    x = a - u / (h + h * square_root(torch.where(inside > 0, inside, torch.zeros_like(inside))))
+    worse = x * (a - x * 0.5) < u * logarithm(1.0 + x / eps_)
+    zero = (inside < 0) | (x <= 0) | ((u > eps_ * eps_) & worse)
+    return torch.where(zero, torch.zeros_like(v), with_sign(x, v))
+
+
+def log_sum_terms(w: Tensor, n: Numbers) -> Tensor:
+    inverse_eps, *_ = n
+    return (w.abs() * inverse_eps).log1p()
+
+
+def log_sum_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
+    a, _, c, _ = n
+    return (a * sign(w)) / (w.abs() + c)
+
+
+def log_sum_curvature(w: Tensor, n: Numbers) -> Tensor:
+    a, _, c, _ = n
+    return -a * (w != 0) / (w.abs() + c) ** 2
+
+
+def huber(v: Tensor, t: Tensor, u: Tensor, strength: float, delta: float) -> Tensor:
+    """Shrinks by ``x**2 / 2`` up to ``|x| = delta``, linear beyond: weight decay whose pull does not grow with large weights.
+
+    Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.1, for the Moreau envelope of the absolute value.
+    """
+    delta_ = _like(v, delta)
+    decayed = v / (1.0 + u)
+    return torch.where(magnitude(v) <= (1.0 + u) * delta_, decayed, v - u * delta_ * sign(v))
+
+
+def huber_terms(w: Tensor, n: Numbers) -> Tensor:
+    delta, *_ = n
+    x = w.abs()
+    m = torch.where(x > delta, delta, x)
+    return m * (x - 0.5 * m)
+
+
+def huber_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
+    a, _, c, _ = n
+    low = torch.where(w < -c, torch.full_like(w, -c), w)
+    clamped = torch.where(low > c, torch.full_like(w, c), low)
+    return a * clamped
+
+
+def huber_curvature(w: Tensor, n: Numbers) -> Tensor:
+    a, _, c, _ = n
+    return torch.where(w.abs() > c, torch.zeros_like(w), torch.full_like(w, a))
+
+
+def _like(x: Tensor, value: float) -> Tensor:
+    return torch.full_like(x, value)

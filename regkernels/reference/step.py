@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import divide, sign, soft_threshold
+from regkernels.reference.elementwise import clamp, divide, sign, soft_threshold
+from regkernels.reference.family import OPERATORS
 from regkernels.reference.groups import group_step, share, strength_of
-from regkernels.reference.operators import OPERATORS, clamp, penalise
 from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES, Share, itself
 from regkernels.table.formats import compute_dtype
@@ -42,7 +42,7 @@ def update_(
     the rule has, in `compute_dtype`, or bfloat16, which is always rounded stochastically. ``rounding``: of a half-precision
     weight, one of `regkernels.table.formats.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
     ``stream``: the parameter's number, which tells its random numbers from others'. ``penalty``: one of
-    `regkernels.table.segments.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
+    `regkernels.reference.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
     the groups in the weight's memory, for "group". ``places``: in the whole parameter, for random numbers; see `random_bits`.
 
     A step with ``lr == 0`` updates the states and leaves the weight's bits alone; one with ``skip`` changes nothing.
@@ -136,6 +136,17 @@ def penalised_step(penalty: str, z: Tensor, s: Tensor | float, h: Hyper, l1_weig
         z = soft_threshold(z, t if l1_weight is None else t * l1_weight)
         z = divide(z, divisor, like=z)
     return clamp(z, float(h.lower), float(h.upper))
+
+
+def penalise(
+    penalty: str, z: Tensor, t: Tensor | float, divisor: Tensor | float, strength: float, shape: float
+) -> Tensor:
+    """Applies the proximal operator of a penalty with step t, together with a proximal decay of strength d where ``divisor`` is
+    ``1 + t * d``: prox(f + d/2 x**2) with step t is prox(f) with step t / (1 + t * d) of z / (1 + t * d)."""
+    t = divide(t, divisor, like=z)
+    u = t * strength
+    z = divide(z, divisor, like=z)
+    return torch.where(u > 0, OPERATORS[penalty](z, t, u, strength, shape), z)
 
 
 def opposed(move: Tensor, w: Tensor) -> Tensor:

@@ -1,131 +1,23 @@
-"""The penalties beyond L1 and L2: what they add to the loss, and their gradients.
+"""The penalties beyond L1 and L2 over whole tensors: what they add to the loss, and their gradients.
 
-Each has a *strength* and a *shape* (mcp's gamma, scad's a, log_sum's eps, huber's delta). `numbers` turns those, in float64,
-into what the formulas need; the formulas are the same lines as csrc/values.h and the Triton kernels have. Gradients are equal
-bit for bit; values are sums of terms in float64.
+Gradients are equal bit for bit to those of the kernels; values are sums of terms in float64.
 
-Sources: bridge penalty, Frank and Friedman (1993); SCAD, Fan and Li (2001); MCP, Zhang (2010); log-sum, Candes, Wakin and
-Boyd (2008); Huber (1964); adaptive lasso, Zou (2006); group lasso, Yuan and Lin (2006).
+Sources: those of `regkernels.reference.family`; adaptive lasso, Zou (2006); group lasso, Yuan and Lin (2006).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from regkernels.reference.elementwise import sign, square_root
-from regkernels.reference.penalties import penalty_dtype
+from regkernels.reference.family import FAMILY, VALUES
+from regkernels.reference.l1_l2 import penalty_dtype
+from regkernels.reference.penalties import Numbers
 from regkernels.table.formats import compute_dtype
-
-Numbers = tuple[float, float, float, float]
-Root = Callable[[Tensor], Tensor]
-
-
-class Value(NamedTuple):
-    """The formulas of one kind of penalty, each of a tensor and four numbers (a, b, c, d)."""
-
-    terms: Callable[[Tensor, Numbers], Tensor]
-    """What each element adds, of its magnitude in float64."""
-    slope: Callable[[Tensor, Numbers, Root], Tensor]
-    """The gradient, in the compute type; a and b have the upstream gradient as a factor."""
-    curvature: Callable[[Tensor, Numbers], Tensor]
-    """The derivative of the slope, for gradients of gradients."""
-
-
-def l0_terms(x: Tensor, n: Numbers) -> Tensor:
-    return (x != 0).to(x.dtype)
-
-
-def l0_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
-    return torch.zeros_like(w)
-
-
-def l0_curvature(w: Tensor, n: Numbers) -> Tensor:
-    return torch.zeros_like(w)
-
-
-def l_half_terms(x: Tensor, n: Numbers) -> Tensor:
-    return x.sqrt()
-
-
-def l_half_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
-    a, *_ = n
-    x = torch.where(w == 0, torch.ones_like(w), w.abs())
-    return (a * sign(w)) / root(x)
-
-
-def l_half_curvature(w: Tensor, n: Numbers) -> Tensor:
-    a, *_ = n
-    x = torch.where(w == 0, torch.ones_like(w), w.abs())
-    return torch.where(w == 0, torch.zeros_like(w), -0.5 * a / (x * x.sqrt()))
-
-
-def folded_concave_terms(x: Tensor, n: Numbers) -> Tensor:
-    """MCP and SCAD: slope a, that falls by b per unit beyond c, to nothing at d."""
-    a, b, c, d = n
-    m = torch.where(x > d, torch.full_like(x, d), x)
-    over = torch.where(m > c, m - c, torch.zeros_like(x))
-    return a * m - b * (over * over)
-
-
-def folded_concave_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
-    a, b, c, d = n
-    x = w.abs()
-    over = torch.where(x > c, x - c, torch.zeros_like(x))
-    result = sign(w) * (a - b * over)
-    return torch.where(x > d, torch.zeros_like(w), result)
-
-
-def folded_concave_curvature(w: Tensor, n: Numbers) -> Tensor:
-    _, b, c, d = n
-    x = w.abs()
-    return torch.where((x > c) & (x <= d), torch.full_like(w, -b), torch.zeros_like(w))
-
-
-def log_sum_terms(x: Tensor, n: Numbers) -> Tensor:
-    inverse_eps, *_ = n
-    return (x * inverse_eps).log1p()
-
-
-def log_sum_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
-    a, _, c, _ = n
-    return (a * sign(w)) / (w.abs() + c)
-
-
-def log_sum_curvature(w: Tensor, n: Numbers) -> Tensor:
-    a, _, c, _ = n
-    return -a * (w != 0) / (w.abs() + c) ** 2
-
-
-def huber_terms(x: Tensor, n: Numbers) -> Tensor:
-    delta, *_ = n
-    m = torch.where(x > delta, torch.full_like(x, delta), x)
-    return m * (x - 0.5 * m)
-
-
-def huber_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
-    a, _, c, _ = n
-    low = torch.where(w < -c, torch.full_like(w, -c), w)
-    clamped = torch.where(low > c, torch.full_like(w, c), low)
-    return a * clamped
-
-
-def huber_curvature(w: Tensor, n: Numbers) -> Tensor:
-    a, _, c, _ = n
-    return torch.where(w.abs() > c, torch.zeros_like(w), torch.full_like(w, a))
-
-
-VALUES = {
-    "l0": Value(l0_terms, l0_slope, l0_curvature),
-    "l_half": Value(l_half_terms, l_half_slope, l_half_curvature),
-    "folded_concave": Value(folded_concave_terms, folded_concave_slope, folded_concave_curvature),
-    "log_sum": Value(log_sum_terms, log_sum_slope, log_sum_curvature),
-    "huber": Value(huber_terms, huber_slope, huber_curvature),
-}
-"""In the order of csrc/penalties.h."""
 
 
 class Penalty(NamedTuple):
@@ -146,30 +38,18 @@ class Penalty(NamedTuple):
 
 
 def penalty(kind: str, strength: float, shape: float) -> Penalty:
-    """``kind``: "l0", "l_half", "mcp", "scad", "log_sum" or "huber"; ``shape`` is unused by the first two."""
-    off, on = (0.0, 0.0, 0.0, 0.0), float(strength != 0)
-    match kind:
-        case "l0":
-            return Penalty("l0", strength, off, off)
-        case "l_half":
-            return Penalty("l_half", strength, off, (0.5 * strength, 0.0, 0.0, 0.0))
-        case "mcp":
-            fall, end = 1.0 / shape, shape * strength
-            return Penalty("folded_concave", on, (strength, 0.5 * fall, 0.0, end), (strength, fall, 0.0, end))
-        case "scad":
-            fall, end = 1.0 / (shape - 1.0), shape * strength
-            return Penalty("folded_concave", on, (strength, 0.5 * fall, strength, end), (strength, fall, strength, end))
-        case "log_sum":
-            return Penalty("log_sum", strength, (1.0 / shape, 0.0, 0.0, 0.0), (strength, 0.0, shape, 0.0))
-        case "huber":
-            return Penalty("huber", strength, (shape, 0.0, 0.0, 0.0), (strength, 0.0, shape, 0.0))
-    raise ValueError(f"there is no penalty {kind!r}")
+    """Returns a penalty of the family, ``kind`` being its key; ``shape`` is unused where it has none."""
+    if kind not in FAMILY:
+        raise ValueError(f"there is no penalty {kind!r}")
+    member = FAMILY[kind]
+    scale = strength if member.linear else float(strength != 0)
+    return Penalty(member.formulas.name, scale, *member.numbers(strength, shape))
 
 
 def value_sum(penalty: Penalty, tensors: Sequence[Tensor]) -> float:
     """The sum of the terms of all elements of all tensors, in float64."""
     terms = VALUES[penalty.formulas].terms
-    return sum(terms(w.detach().double().abs(), penalty.value).sum().item() for w in tensors)
+    return sum(terms(w.detach().double(), penalty.value).sum().item() for w in tensors)
 
 
 def value_gradient(penalty: Penalty, weight: Tensor, upstream: float) -> Tensor:
@@ -179,15 +59,14 @@ def value_gradient(penalty: Penalty, weight: Tensor, upstream: float) -> Tensor:
     return VALUES[penalty.formulas].slope(w, tuple(numbers), square_root).to(weight.dtype)
 
 
-def folded_concave_penalty(tensors: Sequence[Tensor], kind: str, strength: Tensor, shape: float) -> Tensor:
-    """The value of "mcp" or "scad", differentiable in the strength as well as in the tensors: 0-dim."""
+def differentiable_value(tensors: Sequence[Tensor], kind: str, strength: Tensor, shape: float) -> Tensor:
+    """Returns the value of a penalty that is not linear in its strength, differentiable in it as well as in the tensors: 0-dim."""
+    member = FAMILY[kind]
     wide = strength.to(device=tensors[0].device, dtype=torch.float64).reshape(())
-    fall, start = (1.0 / shape, 0.0 * wide) if kind == "mcp" else (1.0 / (shape - 1.0), wide)
+    numbers, _ = member.numbers(wide, shape)
     total = torch.zeros_like(wide)
     for w in tensors:
-        m = torch.minimum(w.double().abs(), shape * wide)
-        over = (m - start).clamp_min(0.0)
-        total = total + (wide * m - 0.5 * fall * (over * over)).sum()
+        total = total + member.formulas.terms(w.double(), numbers).sum()
     return total.to(penalty_dtype(tensors))
 
 

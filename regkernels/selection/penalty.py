@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from regkernels import penalties, validation
 from regkernels.optim import SGD
 from regkernels.optim.penalty_keys import Penalties
+from regkernels.reference import FAMILY
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
 
-KEYS = ("l1", "group_l1", "l0", "l_half", "mcp", "scad", "log_sum", "huber")
-LIKE_L1_AT_ZERO = ("l1", "group_l1", "mcp", "scad")
+KEYS = ("l1", "group_l1", *FAMILY)
+LIKE_L1_AT_ZERO = ("l1", "group_l1", *(of.key for of in FAMILY.values() if of.like_l1_at_zero))
 """Their subdifferential at zero is that of the L1 (group L1) penalty, so that all-zero weights are stationary from lambda_max on."""
 
 

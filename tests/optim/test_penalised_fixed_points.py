@@ -17,6 +17,7 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
 from regkernels import optim
+from regkernels.reference import FAMILY
 from tests.optim.test_fixed_points import LINEAR, LOGISTIC, RULES
 from tests.support import penalised, problems
 
@@ -87,6 +88,10 @@ OBJECTIVES = {
     "positive mcp": Objective("mcp", 0.1, 3.0, low=0.0),
     "weighted": Objective("l1", 0.1, weights=WEIGHTS),
     "weighted, decay, logistic": Objective("l1", 0.02, weights=WEIGHTS, decay=0.1, logistic=True),
+}
+OBJECTIVES |= {
+    key: Objective(key, 0.1, penalised.PENALTIES[key].shape)
+    for key in FAMILY.keys() - {of.penalty for of in OBJECTIVES.values()}
 }
 
 

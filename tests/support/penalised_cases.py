@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
+from regkernels.reference import FAMILY
 from tests.support import cases
+from tests.support import penalised as definitions
 
 
 def some_weights(weight: Tensor) -> Tensor:
@@ -18,20 +20,24 @@ def some_weights(weight: Tensor) -> Tensor:
     return (places * 0.377 % 1.5 - 0.5).clamp(min=0).to(weight.device)
 
 
-STRENGTHS = ("l0", "l_half", "mcp", "scad", "log_sum", "huber")
+STRENGTHS = tuple(FAMILY)
 """Keys of the penalties that take the place of l1."""
+
+SHAPES = {"mcp": 1.7, "scad": 2.3, "log_sum": 0.13, "huber": 0.61}
+"""Others than the defaults."""
+
+
+def penalised_by(key: str) -> dict[str, Any]:
+    """Options of a penalty of the family."""
+    return definitions.options(key, 0.37, SHAPES.get(key, definitions.PENALTIES[key].shape))
+
 
 PENALTIES: dict[str, dict[str, Any]] = {
     "weighted": {"l1_weights": some_weights},
     "positive": {"positive": True},
     "box": {"box": (-0.7, 0.3)},
     "cautious": {"weight_decay_mode": "cautious"},
-    "l0": {"l0": 0.37},
-    "l_half": {"l_half": 0.37},
-    "mcp": {"mcp": 0.37, "mcp_gamma": 1.7},
-    "scad": {"scad": 0.37, "scad_a": 2.3},
-    "log_sum": {"log_sum": 0.37, "log_sum_eps": 0.13},
-    "huber": {"huber": 0.37, "huber_delta": 0.61},
+    **{key: penalised_by(key) for key in FAMILY},
     "bounded huber": {"huber": 0.37, "box": (-0.3, 0.7), "positive": True},
 }
 """Options of what is applied element by element, beside l1; those of a strength of their own take its place."""

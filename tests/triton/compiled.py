@@ -34,16 +34,14 @@ from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update, 
 OPERATORS = [
     lambda x: rk.prox.positive(x, 1.0),
     lambda x: rk.prox.weighted_l1(x, 1.0, torch.ones_like(x)),
-    *(partial(getattr(rk.prox, name), strength=1.0) for name in ("l0", "l_half", "mcp", "scad", "log_sum", "huber")),
+    *(partial(getattr(rk.prox, name), strength=1.0) for name in reference.FAMILY),
 ]
 """One for each penalty but that by groups."""
 
+DTYPES = {"l_half": torch.float64, "log_sum": torch.bfloat16}
 PENALTIES = {
-    "l0": (rk.l0_penalty, torch.float32),
-    "l_half": (rk.l_half_penalty, torch.float64),
-    "folded_concave": (rk.scad_penalty, torch.float32),
-    "log_sum": (rk.log_sum_penalty, torch.bfloat16),
-    "huber": (rk.huber_penalty, torch.float32),
+    of.formulas.name: (getattr(rk, f"{key}_penalty"), DTYPES.get(key, torch.float32))
+    for key, of in reference.FAMILY.items()
 }
 """By what `regkernels.reference.VALUES` calls their formulas, and the dtype for which they are compiled."""
 

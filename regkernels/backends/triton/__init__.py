@@ -17,7 +17,7 @@ from regkernels.backends.triton import architectures
 from regkernels.backends.triton.kernels import columns, step, sums
 from regkernels.backends.triton.kernels.groups import update_groups
 from regkernels.backends.triton.kernels.metrics import METRICS
-from regkernels.backends.triton.kernels.operators import OPERATORS
+from regkernels.backends.triton.kernels.penalties import OPERATORS
 from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
 from regkernels.backends.triton.kernels.rules import RULES
 from regkernels.backends.triton.launch import TYPES, empty, guard, over_chunks, reduced, second_stage

@@ -15,9 +15,10 @@ from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton import architectures
 from regkernels.backends.triton.kernels import columns, elementwise, sums, values
 from regkernels.backends.triton.kernels import group_values as groups
+from regkernels.backends.triton.kernels.penalties import FORMULAS
 from regkernels.backends.triton.launch import TYPES, empty, guard, launch, over_chunks, reduced, second_stage
 from regkernels.backends.triton.tables import work_of
-from regkernels.reference.values import Penalty
+from regkernels.reference import Penalty
 from regkernels.table.formats import DTYPES
 from regkernels.table.grouping import GroupLayout
 from regkernels.table.upload import upload
@@ -55,14 +56,14 @@ def _map(
 
 
 def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
-    constants = {"FUNCTION": values.VALUES[penalty.formulas]}
+    constants = {"FUNCTION": FORMULAS[penalty.formulas].value}
     return _reduced(values.reduce_value, tensors, None, penalty.value, constants, penalty.scale)
 
 
 def value_gradient(penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor) -> None:
     device = tensors[0].device
     with guard(device):
-        shape, constants = architectures.of_device(device).elementwise, {"FUNCTION": values.SLOPES[penalty.formulas]}
+        shape, constants = architectures.of_device(device).elementwise, {"FUNCTION": FORMULAS[penalty.formulas].slope}
         work = work_of(tensors, out)
         over_chunks(values.slope, shape, work, [upstream], penalty.slope, lambda _: constants)
 

@@ -41,7 +41,7 @@ from regkernels.backends.triton.kernels.columns import (
     ZERO_GROUPS,
 )
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.operators import clamp, divisor_of
+from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
 from regkernels.backends.triton.kernels.shrink import divide, opposed, soft_threshold
 from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load_row
 

@@ -26,7 +26,7 @@ from regkernels.backends.triton.kernels.columns import (
     ZERO_GROUPS,
 )
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.operators import penalised_step
+from regkernels.backends.triton.kernels.penalised import penalised_step
 from regkernels.backends.triton.kernels.shrink import opposed, proximal_step, sign
 from regkernels.table.hyper import Hyper
 

@@ -1,9 +1,7 @@
-"""The penalties of single elements beyond L1 and L2: their values and slopes. Same names and order of lines as
-regkernels/reference/values.py and csrc/values.h."""
+"""The loops over the penalties of single elements beyond L1 and L2, whose values and slopes are in
+`regkernels.backends.triton.kernels.penalties`, and over L1 with weights of its own for each element."""
 
 from __future__ import annotations
-
-import math
 
 import triton
 import triton.language as tl
@@ -11,100 +9,8 @@ import triton.language as tl
 from regkernels.backends.triton.kernels import chunks
 from regkernels.backends.triton.kernels.columns import GRADIENT, STATE0, WEIGHT
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.shrink import divide, sign, square_root
+from regkernels.backends.triton.kernels.shrink import sign
 from regkernels.backends.triton.kernels.sums import add_partials, add_vectors
-
-ROOT_OF_HALF = tl.constexpr(0x3FE6A09E667F3BCD)  # its bits
-LOG_2 = tl.constexpr(math.log(2.0))
-SERIES = tl.constexpr(23)
-
-
-@triton.jit
-def log_of_one_plus(y):
-    """``log(1 + y)`` for float64 ``y >= 0``, to a few units in the last place, from ``2 * artanh(f / (2 + f))``.
-
-    The library's is made of fused operations that would be another one on each device, and the interpreter has none.
-    """
-    bits = (1.0 + y).to(tl.int64, bitcast=True)
-    k = (bits - ROOT_OF_HALF) >> 52
-    reduced = (bits - (k << 52)).to(tl.float64, bitcast=True) - 1.0
-    f = tl.where(k == 0, y, reduced)  # y itself: 1 + y has lost some of its bits
-    s = f / (2.0 + f)
-    z = s * s
-    series = tl.full(y.shape, 1.0 / SERIES, tl.float64)
-    for n in tl.static_range(SERIES - 2, 0, -2):
-        series = series * z + 1.0 / n
-    result = k.to(tl.float64) * LOG_2 + 2.0 * s * series
-    return tl.where(y < float("inf"), result, y)
-
-
-@triton.jit
-def l0_value(x, a, b, c, d):
-    return (x != 0).to(tl.float64)
-
-
-@triton.jit
-def l_half_value(x, a, b, c, d):
-    return tl.sqrt(x)
-
-
-@triton.jit
-def l_half_slope(w, a, b, c, d):
-    x = tl.where(w == 0, 1.0, tl.abs(w))
-    return divide(a * sign(w), square_root(x))
-
-
-@triton.jit
-def folded_concave_value(x, a, b, c, d):
-    m = tl.where(x > d, d, x)
-    over = tl.where(m > c, m - c, 0.0)
-    return a * m - b * (over * over)
-
-
-@triton.jit
-def folded_concave_slope(w, a, b, c, d):
-    x = tl.abs(w)
-    over = tl.where(x > c, x - c, 0.0)
-    result = sign(w) * (a - b * over)
-    return tl.where(x > d, 0.0, result)
-
-
-@triton.jit
-def log_sum_value(x, a, b, c, d):
-    return log_of_one_plus(x * a)
-
-
-@triton.jit
-def log_sum_slope(w, a, b, c, d):
-    return divide(a * sign(w), tl.abs(w) + c)
-
-
-@triton.jit
-def huber_value(x, a, b, c, d):
-    m = tl.where(x > a, a, x)
-    return m * (x - 0.5 * m)
-
-
-@triton.jit
-def huber_slope(w, a, b, c, d):
-    low = tl.where(w < -c, -c, w)
-    clamped = tl.where(low > c, c, low)
-    return a * clamped
-
-
-VALUES = {
-    "l0": l0_value,
-    "l_half": l_half_value,
-    "folded_concave": folded_concave_value,
-    "log_sum": log_sum_value,
-    "huber": huber_value,
-}
-SLOPES = {
-    "l_half": l_half_slope,
-    "folded_concave": folded_concave_slope,
-    "log_sum": log_sum_slope,
-    "huber": huber_slope,
-}
 
 
 @triton.jit
@@ -130,7 +36,7 @@ def add_terms(
     for block in range(begin, end):
         offsets = block * BLOCK + tl.arange(0, BLOCK)
         w = widen(chunks.load(source, offsets, offsets < numel, WIDE), COMPUTE)
-        terms = FUNCTION(tl.abs(w.to(tl.float64)), a, b, c, d)  # 0 for the zeros beyond the end
+        terms = FUNCTION(w.to(tl.float64), a, b, c, d)  # 0 for the zeros beyond the end
         lanes += add_vectors(terms, chunks.vector(STORAGE))
     return lanes
 

@@ -1,0 +1,1 @@
+"""What a new optimizer and a new penalty touch: the lists in CONTRIBUTING.md, proved by adding one of each to a copy."""
