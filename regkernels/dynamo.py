@@ -54,7 +54,7 @@ def is_outside_of_graphs(function: Any) -> bool:
     return getattr(function, "_torchdynamo_disable", False) is True
 
 
-def keep_step_outside_of_graphs(kind: Any) -> None:
-    """For a class of optimizers, again after torch has put a step of its own around theirs."""
-    if not is_outside_of_graphs(kind.step):
-        kind.step = outside_of_graphs(kind.step)
+def keep_step_outside_of_graphs(optimizer_class: Any) -> None:
+    """Replaces the step of a class of optimizers, again after torch has put a step of its own around theirs."""
+    if not is_outside_of_graphs(optimizer_class.step):
+        optimizer_class.step = outside_of_graphs(optimizer_class.step)

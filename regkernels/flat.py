@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
 from regkernels.distributed import sharded
 from regkernels.dynamo import outside_of_graphs
-from regkernels.memory import dense_strides
+from regkernels.memory import dense_strides, own_storage
 
 _WITHOUT = (
     "leave FlatParameters out: what spreads parameters keeps the memory of each rank's parts itself, and exchanges it"
@@ -57,13 +56,13 @@ class FlatParameters:
         sharded.check_whole_model(module_or_params, _WITHOUT)
         ranked = _ranked(module_or_params)
         _check([param for _, param in ranked])
-        kinds: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+        by_buffer: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
         for rank, param in ranked:
-            kinds.setdefault((param.device, param.dtype), []).append((rank, param))
+            by_buffer.setdefault((param.device, param.dtype), []).append((rank, param))
         self.weights: list[Tensor] = []
         self.gradients: list[Tensor] = []
         self._views: list[tuple[TensorWeakRef, Tensor, int, int]] = []
-        for (device, dtype), members in kinds.items():
+        for (device, dtype), members in by_buffer.items():
             members.sort(key=lambda member: (member[1].nbytes % _ALIGNMENT != 0, member[0]))
             size = sum(param.numel() for _, param in members)
             self.weights.append(torch.empty(size, dtype=dtype, device=device))
@@ -141,15 +140,6 @@ class FlatParameters:
 
 # Weak in the parameters, and instances know theirs weakly: a model that is dropped frees its buffers.
 _owners = WeakIdKeyDictionary()
-
-
-def own_storage(run: Tensor) -> Tensor:
-    """The same memory, as a storage that ends where ``run`` ends.
-
-    Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
-    parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
-    """
-    return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
 def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:

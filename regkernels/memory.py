@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 
 def has_layout(tensor: Tensor, like: Tensor) -> bool:
@@ -49,6 +50,15 @@ def empty_dense(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Memory without values and without gaps, in the layout of ``like`` where that is dense, else contiguous."""
     keep = torch.preserve_format if is_dense(like) else torch.contiguous_format
     return torch.empty_like(like, dtype=dtype, memory_format=keep)
+
+
+def own_storage(run: Tensor) -> Tensor:
+    """Returns the memory of ``run`` as a storage of its own, which begins and ends where ``run`` does; a copy where that is empty.
+
+    Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
+    parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
+    """
+    return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
 def overlaps_itself(tensor: Tensor) -> bool:

@@ -90,14 +90,14 @@ def attach_prox(
 
 
 def _check_optimizer(optimizer: object) -> None:
-    kind = type(optimizer).__name__
+    name = type(optimizer).__name__
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {name}")
     if isinstance(optimizer, optim.Optimizer):
-        raise TypeError(f"regkernels.optim.{kind} has L1 in its own pass over memory: pass l1= to it")
+        raise TypeError(f"regkernels.optim.{name} has L1 in its own pass over memory: pass l1= to it")
     if isinstance(optimizer, (torch.optim.LBFGS, torch.optim.SparseAdam)):
         raise TypeError(
-            f"attach_prox cannot work with {kind}: "
+            f"attach_prox cannot work with {name}: "
             + (
                 "its steps are made along a line for which the objective has to be smooth; choose another optimizer"
                 if isinstance(optimizer, torch.optim.LBFGS)
@@ -107,11 +107,11 @@ def _check_optimizer(optimizer: object) -> None:
     hooks = vars(optimizer).get("_optimizer_step_post_hooks")
     if hooks is None:
         raise TypeError(
-            f"{kind} wraps another optimizer and has no hooks: attach to the one that it wraps, before it does"
+            f"{name} wraps another optimizer and has no hooks: attach to the one that it wraps, before it does"
         )
-    if kind == "ZeroRedundancyOptimizer":
+    if name == "ZeroRedundancyOptimizer":
         raise TypeError(
-            f"{kind} wraps another optimizer, which has the states: attach_prox(optimizer.optim, ...), on every rank"
+            f"{name} wraps another optimizer, which has the states: attach_prox(optimizer.optim, ...), on every rank"
         )
     if any(isinstance(hook, ProxHandle) for hook in hooks.values()):
         raise ValueError(

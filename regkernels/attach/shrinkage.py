@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, validation
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, kind
+from regkernels.distributed.shards import described, held, is_dtensor, is_spread_alike
 from regkernels.memory import empty_dense, has_layout, is_usable
 from regkernels.optim.step.entry import parameter_name
 from regkernels.reference import MetricKind
@@ -51,7 +51,7 @@ def _held(item: Item) -> Item:
     for operand in item.operands:
         if not is_spread_alike(operand, item.param):
             raise RuntimeError(
-                f"the step of {item.name} is to be computed from {kind(operand)}, and the parameter is {kind(item.param)}: they must "
+                f"the step of {item.name} is to be computed from {described(operand)}, and the parameter is {described(item.param)}: they must "
                 "be spread alike; the step was made, without L1"
             )
     torch.autograd.graph.increment_version(item.param)
@@ -167,12 +167,12 @@ def check_parameter(param: Tensor, name: str) -> None:
 
 
 def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:
-    rows = []
+    listed = []
     for own, item in zip(buffers, items, strict=True):
         tensors = own.as_operands(item)
         states = {f"state{number}": state.data_ptr() for number, state in enumerate(tensors.states)}
-        rows.append(
-            segments.row(
+        listed.append(
+            segments.segment(
                 weight=tensors.weight.data_ptr(),
                 numel=tensors.weight.numel(),
                 row=item.row,
@@ -180,4 +180,4 @@ def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:
                 **states,
             )
         )
-    return segments.table(rows)
+    return segments.table(listed)

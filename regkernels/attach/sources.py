@@ -135,12 +135,12 @@ _CLASSES: dict[type[torch.optim.Optimizer], str] = {
 }
 
 
-def of_class(kind: type[torch.optim.Optimizer]) -> Source | None:
-    """The source of a class of torch.optim, or of a class derived from one that makes the same step."""
-    for base in kind.__mro__:
+def of_class(optimizer_class: type[torch.optim.Optimizer]) -> Source | None:
+    """Returns the source of a class of torch.optim, or of a class derived from one that makes the same step; else None."""
+    for base in optimizer_class.__mro__:
         name = _CLASSES.get(base)
         if name is not None:
-            classes: tuple[Any, ...] = (kind, base)
+            classes: tuple[Any, ...] = (optimizer_class, base)
             made_by, known = (inspect.unwrap(cls.step) for cls in classes)
             return SOURCES[name] if made_by is known else None
     return None

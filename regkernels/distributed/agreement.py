@@ -87,40 +87,40 @@ def check_first_step(described: Described, sums: Sums, process_group: Any) -> No
     """Compares the ranks' optimizers for parameters that are spread over ranks, by the ranks that they are spread over."""
     meshes = sorted(sums.meshes, key=lambda mesh: -mesh.size())
     if meshes:
-        compare([description(described)], _groups_of(meshes[0]))
+        compare([description(described)], _process_groups_of(meshes[0]))
     if process_group is not None and process_group.size() > 1:
         compare([description(described, params=False)], [process_group])
 
 
 def raise_difference(described: Described, sums: Sums) -> None:
     """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
-    compare([description(described, params=False)], sums.groups)
+    compare([description(described, params=False)], sums.process_groups)
     raise ValueError(
         "the ranks have different optimizers: hyper-parameters were others in the last step, or are on ranks that hold the "
         "same shards; regkernels.distributed.check_agreement(optimizer), called on all ranks before each step, says which"
     )
 
 
-def _groups_of(mesh: Any) -> list[Any]:
+def _process_groups_of(mesh: Any) -> list[Any]:
     if mesh.size() == torch.distributed.get_world_size():
         return [torch.distributed.group.WORLD]
     return [mesh.get_group(dim) for dim in range(mesh.ndim) if mesh.size(dim) > 1]
 
 
-def compare(found: Sequence[Description], groups: Sequence[Any]) -> None:
-    """Raises on all ranks where descriptions differ. ``found``: this rank's. ``groups``: asked one after the other, each for
-    what those before have answered, so that in the end all ranks know all."""
+def compare(found: Sequence[Description], process_groups: Sequence[Any]) -> None:
+    """Raises on all ranks where descriptions differ. ``found``: this rank's. ``process_groups``: asked one after the other, each
+    for what those before have answered, so that in the end all ranks know all."""
     # First by digests: what ten thousand ranks say of a thousand parameters is gigabytes, on each of them.
     text = repr([sorted(one.items()) for one in found])
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     seen = {digest}
-    for group in groups:
-        seen = set().union(*_asked(seen, group))
+    for process_group in process_groups:
+        seen = set().union(*_asked(seen, process_group))
     if len(seen) == 1:
         return
     everything = [(torch.distributed.get_rank(), one) for one in found]
-    for group in groups:
-        everything = [one for answer in _asked(everything, group) for one in answer]
+    for process_group in process_groups:
+        everything = [one for answer in _asked(everything, process_group) for one in answer]
     everything.sort(key=lambda answer: answer[0])
     keys = dict.fromkeys(key for _, one in everything for key in one)
     for key in keys:
@@ -135,14 +135,14 @@ def compare(found: Sequence[Description], groups: Sequence[Any]) -> None:
             )
 
 
-def _asked(own: Any, group: Any) -> list[Any]:
-    """What each rank of ``group`` has passed."""
-    answers: list[Any] = [None] * group.size()
+def _asked(own: Any, process_group: Any) -> list[Any]:
+    """Returns what each rank of a process group has passed as ``own``. One message."""
+    answers: list[Any] = [None] * process_group.size()
     try:
-        torch.distributed.all_gather_object(answers, own, group=group)
+        torch.distributed.all_gather_object(answers, own, group=process_group)
     except RuntimeError as error:
         raise RuntimeError(
-            f"the optimizers of {group.size()} ranks could not be compared before the first step: {NOBODY_ANSWERS}"
+            f"the optimizers of {process_group.size()} ranks could not be compared before the first step: {NOBODY_ANSWERS}"
         ) from error
     return answers
 

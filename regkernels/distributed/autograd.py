@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 from regkernels.distributed.shards import held, is_dtensor, spread_as, spread_like
 
-Groups = dict[str, Any]
+ProcessGroups = dict[str, Any]
 """Process groups by name: those of the dimensions of a mesh that something is cut over."""
 
 
@@ -34,12 +34,12 @@ def whole(parts: Sequence[Tensor], likes: Sequence[Tensor]) -> list[Tensor]:
     return list(_Whole.apply(tuple(likes), *parts))
 
 
-def summed(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
+def summed(vectors: Sequence[Tensor], over: Sequence[ProcessGroups]) -> list[Tensor]:
     """Each 1-D vector summed over its groups, in one message per group."""
     return list(_Sum.apply(tuple(over), *vectors))
 
 
-def shared(tensor: Tensor, over: Groups) -> Tensor:
+def shared(tensor: Tensor, over: ProcessGroups) -> Tensor:
     """``tensor``, equal on all ranks, for what each of them computes from it: gradients are summed over ``over``."""
     return _Share.apply((over,), tensor.reshape(1))[0].reshape(tensor.shape)  # type: ignore[no-any-return]
 
@@ -92,7 +92,7 @@ def _present(function: Any, ctx: Any, gradients: Sequence[Tensor | None]) -> tup
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, over: tuple[ProcessGroups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
         ctx.over = over
         return tuple(_all_reduced(vectors, over))
 
@@ -103,7 +103,7 @@ class _Sum(torch.autograd.Function):
 
 class _Share(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, over: tuple[ProcessGroups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
         ctx.over = over
         return tuple(vector.detach() for vector in vectors)
 
@@ -112,24 +112,24 @@ class _Share(torch.autograd.Function):
         return None, *_Sum.apply(ctx.over, *gradients)
 
 
-def _all_reduced(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
+def _all_reduced(vectors: Sequence[Tensor], over: Sequence[ProcessGroups]) -> list[Tensor]:
     totals = [vector.detach().clone() for vector in vectors]
-    named = {name: group for groups in over for name, group in groups.items()}
-    for name, group in named.items():
-        members = [index for index, groups in enumerate(over) if name in groups]
+    named = {name: process_group for those in over for name, process_group in those.items()}
+    for name, process_group in named.items():
+        members = [index for index, those in enumerate(over) if name in those]
         message = torch.cat([totals[index] for index in members])
-        message = _reduced(message, group)
+        message = _reduced(message, process_group)
         for index, part in zip(members, message.split([len(totals[index]) for index in members]), strict=True):
             totals[index] = part.clone()
     return totals
 
 
-def _reduced(message: Tensor, group: Any) -> Tensor:
-    """The sum over a group of ranks. Its backend may know accelerators only, where parameters are kept on the host."""
-    devices = [device.type for device in group._device_types]
+def _reduced(message: Tensor, process_group: Any) -> Tensor:
+    """Returns the sum over a process group, whose backend may know accelerators only where parameters are kept on the host."""
+    devices = [device.type for device in process_group._device_types]
     if message.device.type in devices:
-        distributed.all_reduce(message, group=group)
+        distributed.all_reduce(message, group=process_group)
         return message
     carried = message.to(devices[0])
-    distributed.all_reduce(carried, group=group)
+    distributed.all_reduce(carried, group=process_group)
     return carried.to(message.device)

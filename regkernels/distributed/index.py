@@ -39,7 +39,7 @@ def runs(param: Any, own: Tensor) -> Runs | None:
         windows = windows_of(param, dim)
         stride = strides[dim]
         if len(found.places) == 1 and int(found.lengths) == stride:
-            # Whole rows, side by side: a parameter of one dimension would make a number of each element below.
+            # Whole slices, side by side: a parameter of one dimension would make a number of each element below.
             first = torch.tensor([begin for begin, _ in windows], dtype=torch.int64, device="cpu")
             count = torch.tensor([end - begin for begin, end in windows], dtype=torch.int64, device="cpu")
             found = Runs(first * stride + found.places, count * stride)

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
+
+from regkernels.memory import own_storage
 
 
 def is_dtensor(tensor: object) -> bool:
@@ -36,6 +37,12 @@ def cut_over(tensor: Any) -> dict[str, Any]:
     return {str(group.group_name): group for group in map(mesh.get_group, cut)}
 
 
+def trace(tensor: Any) -> tuple[int, int, int]:
+    """Returns numbers of which one is another after somebody has written or replaced the values, except through ``tensor.data``."""
+    own = held(tensor)  # what is done to a DTensor, and what is done to the memory of this rank, count for themselves
+    return own.data_ptr(), own._version, tensor._version
+
+
 def is_plain(tensor: Any) -> bool:
     """Whether the memory of this rank is there: what a collective hands out may be on its way still."""
     return not is_dtensor(tensor) or type(tensor._local_tensor) is Tensor
@@ -47,7 +54,7 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
         return own
     if own.storage_offset():
         # The address of a DTensor is its storage offset, and torch can copy and pickle only those whose address is 0.
-        own = from_dlpack(to_dlpack(own)) if own.numel() else own.clone()
+        own = own_storage(own)
     dtensor = sys.modules["torch.distributed.tensor"].DTensor
     # Not from_local, which would move it to the device of the mesh: shards may have been moved to the CPU (CPUOffloadPolicy).
     spec = dataclasses.replace(like._spec, tensor_meta=like._spec.tensor_meta._replace(dtype=own.dtype))
@@ -84,15 +91,6 @@ def lies_alike(a: Any, b: Any) -> bool:
     )
 
 
-def begin(tensor: Any) -> tuple[int, ...]:
-    """Where in the whole tensor the part of this rank begins: an index per dimension."""
-    if not is_dtensor(tensor):
-        return (0,) * tensor.dim()
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    return tuple(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1])
-
-
 def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
     """Whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
     if not is_dtensor(tensor):
@@ -121,7 +119,7 @@ def words(tensor: Any) -> str:
     return f"[{placements}]{over}"
 
 
-def kind(tensor: Any) -> str:
+def described(tensor: Any) -> str:
     """What a tensor is, for messages."""
     return f"a DTensor with placements {words(tensor)}" if is_dtensor(tensor) else "a plain tensor"
 
@@ -151,7 +149,7 @@ def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
             f"{name}.full_tensor()"
         )
     raise ValueError(
-        f"{name} is {kind(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
+        f"{name} is {described(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
         "distribute_tensor(weights, param.device_mesh, param.placements) of torch.distributed.tensor, or computed from it"
     )
 
@@ -191,4 +189,4 @@ _ANEW = "Save and load with torch.distributed.checkpoint, which shards anew"
 def _layout(dtensor: Any) -> str:
     ranks, part = dtensor.device_mesh.mesh, tuple(dtensor._local_tensor.shape)
     listed = f"ranks {ranks.tolist()}" if ranks.numel() <= 16 else f"a mesh of {tuple(ranks.shape)} ranks"
-    return f"{kind(dtensor)} on {listed} ({part} of it here)"
+    return f"{described(dtensor)} on {listed} ({part} of it here)"

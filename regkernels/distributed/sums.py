@@ -44,9 +44,9 @@ class Sums:
     """Of the parameters of an optimizer: which class each belongs to, and which ranks' sums are added for each class."""
 
     meshes: list[Any] = field(default_factory=list)  # of all parameters
-    _groups: dict[str, Any] = field(default_factory=dict)  # process groups that take part, by name
+    _process_groups: dict[str, Any] = field(default_factory=dict)  # process groups that take part, by name
     _classes: dict[tuple[str, ...], int] = field(default_factory=lambda: {(): 0})
-    _everywhere: tuple[str, ...] = ()  # groups that every class is added over
+    _everywhere: tuple[str, ...] = ()  # process groups that every class is added over
 
     @classmethod
     def of(cls, params: Iterable[Any], process_group: Any = None) -> Sums:
@@ -57,7 +57,7 @@ class Sums:
         sums = cls()
         if process_group is not None and process_group.size() > 1:
             name = str(process_group.group_name)
-            sums._groups[name], sums._everywhere = process_group, (name,)
+            sums._process_groups[name], sums._everywhere = process_group, (name,)
         sums._classes = {sums._everywhere: 0}
         for param in params:
             if is_dtensor(param):
@@ -69,24 +69,29 @@ class Sums:
     def class_of(self, param: Any) -> int:
         return self._classes[self._names(param)] if is_dtensor(param) else 0
 
+    def total_of(self, param: Any, group: int, groups: int) -> int:
+        """Returns which total the sums of a parameter are added to: each class has one per param group, of which this is number
+        ``group`` of ``groups``. `regkernels.table.segments.class_of_total` is the inverse."""
+        return self.class_of(param) * groups + group
+
     @property
     def classes(self) -> int:
         return len(self._classes)
 
     @property
     def communicates(self) -> bool:
-        return bool(self._groups)
+        return bool(self._process_groups)
 
     @property
-    def groups(self) -> list[Any]:
+    def process_groups(self) -> list[Any]:
         """The process groups that sums are added over."""
-        return list(self._groups.values())
+        return list(self._process_groups.values())
 
     def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
         """The sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
         parameters; after them those of ``common``, which each rank has one of.
 
-        One message where a single group of ranks takes part, or all ranks; else one for each dimension of the mesh that
+        One message where a single process group takes part, or all ranks; else one for each dimension of the mesh that
         something is sharded over. Every rank gets the same bits. Nothing is changed.
 
         Raises:
@@ -95,25 +100,25 @@ class Sums:
         if not self.communicates:
             return Pending(table.sum(0), table.device)
         sent = self._laid_out(table, common)
-        classes = [*self._classes, tuple(self._groups)]  # what is common is a class of its own, the last one
+        classes = [*self._classes, tuple(self._process_groups)]  # what is common is a class of its own, the last one
         whole = self._whole()
         if whole is not None:
             for index, names in enumerate(classes):
                 if not self._counts_here(names, whole):
                     sent[index] = 0.0
             return self._sent(sent.sum(0), torch.distributed.group.WORLD, table.device, wait=wait)
-        *earlier, last = self._groups
-        for group in earlier:
-            members = [index for index, names in enumerate(classes) if group in names]
+        *earlier, last = self._process_groups
+        for name in earlier:
+            members = [index for index, names in enumerate(classes) if name in names]
             part = sent[members].contiguous()
-            sent[members] = self._sent(part, self._groups[group], part.device, wait=True).get()
+            sent[members] = self._sent(part, self._process_groups[name], part.device, wait=True).get()
         for index, names in enumerate(classes):
-            if last not in names and self._groups[last].rank() != 0:
-                sent[index] = 0.0  # the same on all ranks of the group: one of them adds it
-        return self._sent(sent.sum(0), self._groups[last], table.device, wait=wait)
+            if last not in names and self._process_groups[last].rank() != 0:
+                sent[index] = 0.0  # the same on all ranks of that process group: one of them adds it
+        return self._sent(sent.sum(0), self._process_groups[last], table.device, wait=wait)
 
     def _laid_out(self, table: Tensor, common: Sequence[Number]) -> Tensor:
-        """What is sent: a row for each class, and one for what is common."""
+        """Returns what is sent: a copy of the table, (classes + 1, columns), whose last class is what is common."""
         device = self._device_of_messages(table.device)
         sent = torch.zeros(self.classes + 1, table.shape[1] + len(common), dtype=torch.float64, device=device)
         sent[:-1, : table.shape[1]] = table
@@ -125,16 +130,16 @@ class Sums:
 
     def _names(self, param: Any) -> tuple[str, ...]:
         over = cut_over(param)
-        self._groups.update(over)
+        self._process_groups.update(over)
         return (*self._everywhere, *(name for name in over if name not in self._everywhere))
 
     def _whole(self) -> Any:
-        """A mesh of all ranks along whose dimensions all groups lie, so that one message does for all; None without one."""
-        if len(self._groups) < 2:
+        """Returns a mesh of all ranks along whose dimensions all process groups lie, so that one message does; None without one."""
+        if len(self._process_groups) < 2:
             return None
         for mesh in self.meshes:
             names = {str(mesh.get_group(dim).group_name) for dim in range(mesh.ndim)}
-            if mesh.size() == torch.distributed.get_world_size() and names.issuperset(self._groups):
+            if mesh.size() == torch.distributed.get_world_size() and names.issuperset(self._process_groups):
                 return mesh
         return None
 
@@ -145,15 +150,17 @@ class Sums:
 
     def _device_of_messages(self, device: torch.device) -> torch.device:
         """Where messages lie: parameters that were moved to the CPU have the process group of the accelerator still."""
-        kind = self.meshes[0].device_type if self.meshes else device.type
-        if kind == device.type:
+        of_messages = self.meshes[0].device_type if self.meshes else device.type
+        if of_messages == device.type:
             return device
-        return torch.device(kind, torch.accelerator.current_device_index()) if kind != "cpu" else torch.device(kind)
+        if of_messages == "cpu":
+            return torch.device("cpu")
+        return torch.device(of_messages, torch.accelerator.current_device_index())
 
-    def _sent(self, part: Tensor, group: Any, device: torch.device, *, wait: bool) -> Pending:
-        ranks = group.size()
+    def _sent(self, part: Tensor, process_group: Any, device: torch.device, *, wait: bool) -> Pending:
+        ranks = process_group.size()
         try:
-            work = torch.distributed.all_reduce(part, group=group, async_op=True)
+            work = torch.distributed.all_reduce(part, group=process_group, async_op=True)
         except RuntimeError as error:
             raise _unanswered(ranks) from error
         if wait:

@@ -6,11 +6,11 @@ import sys
 from typing import Any
 
 _MODULE = "torch.distributed.optim.zero_redundancy_optimizer"
-_FAR = 12
+_MOST_CALLS = 12
 """Calls between it and the constructor that asks; subclasses and functools.partial add some."""
 
 
-def group_of_maker() -> Any:
+def process_group_of_maker() -> Any:
     """The process group of the `ZeroRedundancyOptimizer` that is making an optimizer just now; None where there is none.
 
     What it hands over looks like a whole model: a norm would be that of one rank's share, and nobody would notice. So the
@@ -20,7 +20,7 @@ def group_of_maker() -> Any:
     if module is None:
         return None
     frame: Any = sys._getframe(1)
-    for _ in range(_FAR):
+    for _ in range(_MOST_CALLS):
         if frame is None:
             return None
         if frame.f_globals.get("__name__") == _MODULE and frame.f_code.co_name == "_init_local_optimizer":

@@ -50,7 +50,7 @@ def _proximal(
 def _batch(weight: Tensor, penalty: str, l1_weight: Tensor | None, layout: GroupLayout, row: Hyper) -> Batch:
     """The step of a rule that moves nothing before the penalty shrinks the weight, which is the gradient, too."""
     address = weight.data_ptr()
-    segment = segments.row(
+    segment = segments.segment(
         weight=address,
         gradient=address,
         l1_weight=0 if l1_weight is None else l1_weight.data_ptr(),

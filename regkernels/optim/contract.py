@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor
 from regkernels.distributed.agreement import Described
 from regkernels.dynamo import keep_step_outside_of_graphs
 from regkernels.optim.step.stepper import Stepper
+
+
+def evaluated(closure: Callable[[], float] | None) -> float | None:
+    """Returns what the ``closure`` of a step returns, which is called with gradients enabled; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 class Contract(torch.optim.Optimizer):

@@ -14,7 +14,7 @@ from regkernels.flat import Owners
 from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
-from regkernels.optim.contract import Contract
+from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
@@ -83,10 +83,7 @@ class Optimizer(Contract):
         enabled, and what it returns is returned. Raises before anything is changed where a hyper-parameter or a gradient
         is not allowed.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         if self.substitute is not None:
             self.substitute.step()
             return loss

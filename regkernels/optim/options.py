@@ -10,7 +10,7 @@ import torch
 
 from regkernels import validation
 from regkernels.distributed.agreement import check_process_group
-from regkernels.distributed.zero import group_of_maker
+from regkernels.distributed.zero import process_group_of_maker
 from regkernels.optim import misspelt
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.table.formats import ROUNDINGS, Precision
@@ -102,7 +102,7 @@ class Options(NamedTuple):
             bool(common.get("stats", False)),
             bool(common.get("skip_nonfinite", False)),
             bool(common.get("amp_scaling", False)),
-            check_process_group(common.get("process_group")) or group_of_maker(),
+            check_process_group(common.get("process_group")) or process_group_of_maker(),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
 

@@ -26,9 +26,9 @@ class GroupLayout(NamedTuple):
         """Elements of a group."""
         return self.outer * self.inner
 
-    def weight(self, kind: str) -> float:
-        """What the norm of a group counts: the square root of its size ("sqrt_size"), or 1 ("ones")."""
-        return math.sqrt(self.size) if kind == "sqrt_size" else 1.0
+    def weight(self, weighting: str) -> float:
+        """Returns what the norm of a group counts: the square root of its size ("sqrt_size"), or 1 ("ones")."""
+        return math.sqrt(self.size) if weighting == "sqrt_size" else 1.0
 
 
 def check(dim: Any, size: Any, weight: Any, prefix: str = "") -> None:

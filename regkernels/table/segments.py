@@ -8,7 +8,7 @@ share a row are merged, which is what makes `regkernels.FlatParameters` fast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,14 +47,35 @@ EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
 
-def table(rows: Sequence[Sequence[int]]) -> Tensor:
-    """A table of segments, int64 (segments, len(FIELDS)), of rows with a number for each of FIELDS."""
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), len(FIELDS))
+def table(listed: Sequence[Sequence[int]]) -> Tensor:
+    """Returns a table of segments, int64 (segments, len(FIELDS)). ``listed``: as `segment` returns them."""
+    return torch.tensor(listed, dtype=torch.int64, device="cpu").reshape(len(listed), len(FIELDS))
 
 
-def row(**columns: int) -> list[int]:
-    """One row of a table: the columns named, zeros elsewhere."""
+def segment(**columns: int) -> list[int]:
+    """Returns a number for each of FIELDS: those of the columns named, zeros elsewhere."""
     return [columns.get(name, 0) for name in FIELDS]
+
+
+Total = TypeVar("Total", int, Tensor)
+
+
+def class_of_total(total: Total, totals: int, classes: int) -> Total:
+    """Returns the class of parameters (see `regkernels.distributed.sums`) that a total, or each of a tensor, is one of.
+
+    Of ``totals``, the first belong to the first of ``classes``, as many to the second, and so on.
+    """
+    return total // (totals // classes)
+
+
+def no_sums(totals: int) -> list[list[float]]:
+    """Returns a table of sums in which nothing has been added yet: zeros, for each total one of SUMS each."""
+    return [[0.0] * len(SUMS) for _ in range(totals)]
+
+
+def add_sums(table: list[list[float]], total: int, found: Sequence[float]) -> None:
+    """Adds ``found``, a number for each of SUMS, to one total of a table of sums."""
+    table[total] = [before + value for before, value in zip(table[total], found, strict=True)]
 
 
 def _widths_of(dtype: torch.dtype, narrow: bool, rounding: str) -> list[int]:

@@ -87,7 +87,7 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
             raise ValueError(f"{name} has {what} {got}; for {of} it must be {expected}")
     if not shards.is_spread_alike(weight, param):
         raise ValueError(
-            f"{name} is {shards.kind(weight)}, {of} is {shards.kind(param)}: they must be spread alike; make it with "
+            f"{name} is {shards.described(weight)}, {of} is {shards.described(param)}: they must be spread alike; make it with "
             "torch.distributed.tensor.distribute_tensor(weight, param.device_mesh, param.placements), or detach() it"
         )
     weight = shards.held(weight)
@@ -138,7 +138,7 @@ def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
 def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
     if value is not None and not shards.is_spread_alike(value, param):
         raise RuntimeError(
-            f"the state {key!r} of {name} is {shards.kind(value)}, the parameter is {shards.kind(param)}: they must be spread "
+            f"the state {key!r} of {name} is {shards.described(value)}, the parameter is {shards.described(param)}: they must be spread "
             "alike; load the state with torch.distributed.checkpoint, which shards it anew"
         )
     if value is not None and value.shape != param.shape:
@@ -154,7 +154,7 @@ def gradient(param: Tensor, grad: Tensor, name: str) -> None:
         shards.is_dtensor(param) and grad.device_mesh != param.device_mesh  # type: ignore[attr-defined]
     ):
         raise RuntimeError(
-            f"the gradient of {name} is {shards.kind(grad)}, the parameter is {shards.kind(param)}; both must be DTensors on one "
+            f"the gradient of {name} is {shards.described(grad)}, the parameter is {shards.described(param)}; both must be DTensors on one "
             "mesh, or none (was one of them exchanged after backward?)"
         )
     if grad.layout != torch.strided:
@@ -176,6 +176,6 @@ def gradient(param: Tensor, grad: Tensor, name: str) -> None:
         own_grad, own = tuple(shards.held(grad).shape), tuple(shards.held(param).shape)
         if own_grad != own:
             raise RuntimeError(
-                f"the gradient of {name}, {shards.kind(grad)}, has {own_grad} of it on this rank, the parameter has {own}; they "
+                f"the gradient of {name}, {shards.described(grad)}, has {own_grad} of it on this rank, the parameter has {own}; they "
                 "must agree (DTensor.from_local takes the whole shape and stride where parts are not of one size)"
             )

@@ -135,6 +135,7 @@ def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
 
 
 def _memory(batch: Batch) -> BatchMemory:
+    """Returns what was kept from the producer's last batch."""
     if batch.memory.kept is None:
         batch.memory.kept = BatchMemory(batch.device, batch.totals)
     return batch.memory.kept  # type: ignore[no-any-return]

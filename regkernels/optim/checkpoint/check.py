@@ -20,6 +20,7 @@ from regkernels.distributed import shards
 from regkernels.distributed.shards import is_dtensor
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
+from regkernels.optim.step.entry import parameter_name
 from regkernels.optim.step.rules import Rules
 from regkernels.reference import RULES
 from regkernels.table.formats import KEPT_DTYPES
@@ -36,7 +37,7 @@ def dictionary(state_dict: Any) -> dict[str, Any]:
     """``state_dict``, where it can be one."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(
-            f"state_dict must be a dict as optimizer.state_dict() returns it, got {_kind(state_dict)}; "
+            f"state_dict must be a dict as optimizer.state_dict() returns it, got {_shown(state_dict)}; "
             "load a file with torch.load(path, weights_only=True) first"
         )
     return state_dict  # type: ignore[return-value]
@@ -77,10 +78,8 @@ Slot = tuple[int, Any, Tensor, str]
 
 def _slots(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> Iterator[Slot]:
     for index, (group, mine) in enumerate(zip(saved, own, strict=True)):
-        names = mine.get("param_names")
         for position, (key, param) in enumerate(zip(group["params"], mine["params"], strict=True)):
-            name = f"parameter {position} of param group {index}"
-            yield index, key, param, f"{name} ({names[position]})" if names else name
+            yield index, key, param, parameter_name(mine, index, position)
 
 
 # --- the whole ---
@@ -96,13 +95,13 @@ def _parts(state_dict: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], 
             )
     saved, states = state_dict["param_groups"], state_dict["state"]
     if not isinstance(saved, Sequence) or not all(isinstance(group, Mapping) for group in saved):
-        raise TypeError(f"the state dict's 'param_groups' must be a list of dicts, got {_kind(saved)}")
+        raise TypeError(f"the state dict's 'param_groups' must be a list of dicts, got {_shown(saved)}")
     if not isinstance(states, Mapping):
-        raise TypeError(f"the state dict's 'state' must be a dict, got {_kind(states)}")
+        raise TypeError(f"the state dict's 'state' must be a dict, got {_shown(states)}")
     for index, group in enumerate(saved):
         if not isinstance(group.get("params"), Sequence) or isinstance(group["params"], (str, bytes)):
             raise TypeError(
-                f"'params' of param group {index} of the state dict must be a list of ids, got {_kind(group.get('params'))}"
+                f"'params' of param group {index} of the state dict must be a list of ids, got {_shown(group.get('params'))}"
             )
     return saved, states
 
@@ -187,7 +186,7 @@ def _check_that_states_were_saved(
 
 def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *, counts: bool) -> None:
     if not isinstance(state, Mapping):
-        raise TypeError(f"the state of {name} must be a dict, got {_kind(state)}")
+        raise TypeError(f"the state of {name} must be a dict, got {_shown(state)}")
     present = [key for key, value in state.items() if value is not None]
     known = [key for key in present if key in OWN_STATES or (counts and key == "step")]
     foreign = [key for key in known if key in OWN_STATES and key not in needed and key not in _BY_OPTION]
@@ -213,7 +212,7 @@ def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *,
 def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
     what = f"the state {key!r} of {name}"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{what} must be a tensor, got {_kind(value)}; convert it (torch.as_tensor)")
+        raise TypeError(f"{what} must be a tensor, got {_shown(value)}; convert it (torch.as_tensor)")
     if value.layout != torch.strided:
         raise TypeError(f"{what} has layout {value.layout}; only dense states are supported, call to_dense()")
     if value.is_meta and not param.is_meta:
@@ -244,9 +243,9 @@ def _check_step(value: Any, name: str) -> None:
             f"{what} must be a plain tensor or a number, got {shards.kind(value)}; call full_tensor() on it"
         )
     if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
-        raise TypeError(f"{what} must be one real number, got {_kind(value)} on {value.device}")
+        raise TypeError(f"{what} must be one real number, got {_shown(value)} on {value.device}")
     if not isinstance(value, (Tensor, numbers.Real)):
-        raise TypeError(f"{what} must be a number or a tensor of one, got {_kind(value)}")
+        raise TypeError(f"{what} must be a number or a tensor of one, got {_shown(value)}")
     number = float(value)
     if not (math.isfinite(number) and number >= 0 and number == int(number)):
         raise ValueError(f"{what} must be a count of steps, got {number}; load a checkpoint that is not damaged")
@@ -255,7 +254,7 @@ def _check_step(value: Any, name: str) -> None:
 # --- words ---
 
 
-def _kind(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return f"{type(value).__name__}: {repr(value)[:60]}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels import validation
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_like
+from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_as, spread_like, trace
 from regkernels.flat import FlatParameters
 from regkernels.optim.offload.pinned import Lane, allocate
 
@@ -113,11 +113,7 @@ class Mirror:
         self.holds, self._adds, self.host.grad = False, False, None
 
     def _gradient_on_device(self) -> Tensor:
-        grad: Any = self.param.grad
-        if not is_spread_alike(grad, self.param):
-            like: Any = self.param
-            grad = grad.redistribute(like.device_mesh, like.placements)
-        return held(grad).detach()
+        return held(spread_as(self.param.grad, self.param)).detach()
 
     def _room(self) -> Tensor:
         if self._gradient is None:
@@ -129,10 +125,10 @@ class Mirror:
     def fetch_weight(self) -> None:
         """Starts to copy the weight to the CPU, where it is not the one that was sent last: the first time, and when somebody has
         set it."""
-        if self._seen != _trace(self.param):
+        if self._seen != trace(self.param):
             assert self._weight is not None
             self.lane.fetch(held(self.param).detach(), self._weight)
-            self._seen = _trace(self.param)
+            self._seen = trace(self.param)
 
     def send_weight(self) -> None:
         """Starts to copy the weight to the device."""
@@ -140,7 +136,7 @@ class Mirror:
         self.lane.send(self._weight, held(self.param).detach())
         if is_dtensor(self.param):  # its own count, beside that of its local tensor
             torch.autograd.graph.increment_version(self.param)
-        self._seen = _trace(self.param)
+        self._seen = trace(self.param)
 
     def forget_weight(self) -> None:
         """Lets the next step fetch the weight, whether or not it looks changed."""
@@ -181,12 +177,6 @@ def _layout(param: Tensor) -> tuple[Any, ...]:
         return (None, param.dtype, param.device)
     own = held(param)
     return (own.shape, param.dtype, param.device, own.stride(), param.shape)
-
-
-def _trace(param: Tensor) -> tuple[int, ...]:
-    """Changes when somebody writes the weight, except through ``param.data``."""
-    own = held(param)
-    return own.data_ptr(), own._version, param._version
 
 
 def _has_yet_to_be_reduced(param: Tensor) -> bool:

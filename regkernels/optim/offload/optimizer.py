@@ -15,7 +15,7 @@ from regkernels.distributed.agreement import Described
 from regkernels.dynamo import outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checkpoint.check import dictionary
-from regkernels.optim.contract import Contract
+from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.offload.mirror import Mirror
 from regkernels.optim.offload.mirrors import Mirrors, publish, send
 from regkernels.optim.offload.param_groups import Handover, listed, on_cpu, refuse_capturable
@@ -95,10 +95,7 @@ class CPUOffload(Contract):
         The host waits for the gradients. It does not wait for the new weights: what the current stream does next will see
         them.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._align()
         updated = self._mirrors.gather(self.param_groups, free=self._free)
         _pass_on_scale(self, self._inner)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regkernels.optim.offload.mirror import Mirror
+from regkernels.optim.step.l1_weights import L1Weights
 
 
 def listed(params: Any) -> list[Any]:
@@ -72,7 +73,7 @@ class Handover:
     """Of the options of param groups, to those of the optimizer on the CPU."""
 
     def __init__(self) -> None:
-        self._moved: dict[int, tuple[list[Any], Any]] = {}  # l1_weights from a device, by group
+        self._moved: dict[int, tuple[L1Weights, Any]] = {}  # those of a param group, and their copies on the CPU
 
     def options(self, groups: Iterable[Mapping[str, Any]], theirs: Iterable[dict[str, Any]]) -> None:
         for index, (own, group) in enumerate(zip(groups, theirs, strict=True)):
@@ -87,10 +88,9 @@ class Handover:
         """Moved to the CPU, again where somebody has changed them."""
         if not isinstance(given, (list, tuple)) or not all(isinstance(weight, Tensor) for weight in given):
             return given
-        seen = [(id(weight), weight._version, weight.data_ptr()) for weight in given]
         known = self._moved.get(index)
-        if known is None or known[0] != seen or known[1] is not before:
-            known = self._moved[index] = (seen, _moved(given))
+        if known is None or known[0].changed(given) or known[1] is not before:
+            known = self._moved[index] = (L1Weights(given), _moved(given))
         return known[1]
 
 

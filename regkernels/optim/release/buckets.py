@@ -96,11 +96,11 @@ def merged(parts: Sequence[tuple[Sequence[int], Stats]], groups: int) -> Stats:
 
     def added(name: str) -> Tensor:
         zero = torch.zeros((), dtype=getattr(parts[0][1], name).dtype, device=device)
-        rows = [zero] * groups
+        totals = [zero] * groups
         for indices, stats in parts:
             for index, value in zip(indices, getattr(stats, name).unbind(), strict=True):
-                rows[index] = rows[index] + value.to(device)
-        return torch.stack(rows)
+                totals[index] = totals[index] + value.to(device)
+        return torch.stack(totals)
 
     square_sum = torch.stack([stats.grad_norm.to(device).square() for _, stats in parts]).sum()
     return Stats(added("l1_norm"), added("squared_norm"), added("nonzeros"), square_sum.sqrt(), added("zero_groups"))

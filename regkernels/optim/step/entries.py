@@ -53,7 +53,7 @@ class Entries:
             if param.grad is not None or self._is_known(param, names[g])
         ]
         for entry in found:
-            entry.total = sums.class_of(entry.param) * len(groups) + entry.group
+            entry.total = sums.total_of(entry.param, entry.group, len(groups))
         # By address within a storage, so that neighbours can be merged; storages in the order given.
         storages = {id(entry): _storage(entry) for entry in found}
         order = {storage: rank for rank, storage in enumerate(dict.fromkeys(storages.values()))}

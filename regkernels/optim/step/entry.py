@@ -202,13 +202,13 @@ class Entry:
 
 def table_of(entries: Sequence[Entry]) -> Tensor:
     """The table of segments, one per entry; int64, (entries, len(segments.FIELDS)). Rows are those of the first one yet."""
-    rows = []
+    listed = []
     for entry in entries:
         gradient = 0
         if entry.param.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
-        rows.append(
-            segments.row(
+        listed.append(
+            segments.segment(
                 weight=entry.weight.data_ptr(),
                 gradient=gradient,
                 **{f"state{number}": state.data_ptr() for number, state in enumerate(entry.tensors)},
@@ -224,7 +224,7 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
                 kind=entry.kind.number,
             )
         )
-    return segments.table(rows)
+    return segments.table(listed)
 
 
 def real(tensor: Tensor) -> Tensor:

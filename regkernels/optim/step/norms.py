@@ -28,19 +28,19 @@ def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
             for entry in sorted(plan.entries, key=lambda entry: entry.number):
                 if entry.param.grad is not None:
                     norm = _norm(entry.gradient_at_hand())
-                    of_classes[entry.total // (plan.totals // classes)] += norm * norm
+                    of_classes[segments.class_of_total(entry.total, plan.totals, classes)] += norm * norm
             found.append(of_classes)
     return found
 
 
 def sums(plan: Plan) -> list[list[float]]:
-    """`regkernels.table.segments.SUMS` per row of a table of sums."""
-    totals = [[0.0] * len(segments.SUMS) for _ in range(plan.totals)]
+    """Returns `regkernels.table.segments.SUMS` for each total, over the parameters that have a gradient."""
+    totals = segments.no_sums(plan.totals)
     for entry in sorted(plan.entries, key=lambda entry: entry.number):
         if entry.param.grad is not None:
             norm, weight = _norm(entry.gradient_at_hand()), entry.own.resolve_conj()
             found = (*reference.sums([real(weight)]), norm * norm, _zero_groups(entry, weight))
-            totals[entry.total] = [total + value for total, value in zip(totals[entry.total], found, strict=True)]
+            segments.add_sums(totals, entry.total, found)
     return totals
 
 

@@ -77,7 +77,7 @@ class Plan:
         entries = Entries(groups, methods, options, state, members, staged, sums)
         self.entries, self._storages = entries.found, entries.storages
         weighted = [g for g in members if methods[g].penalty == "weighted_l1"]
-        self._l1_weights = {g: L1Weights(groups[g]) for g in weighted}
+        self._l1_weights = {g: L1Weights(groups[g]["l1_weights"]) for g in weighted}
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         self._params = [param for g in members for param in groups[g]["params"]]
 
@@ -117,7 +117,7 @@ class Plan:
             return False
         if _is_capturable(groups[g] for g in self._members) != self._capturable:
             return False
-        if any(l1_weights.changed(groups[g]) for g, l1_weights in self._l1_weights.items()):
+        if any(l1_weights.changed(groups[g]["l1_weights"]) for g, l1_weights in self._l1_weights.items()):
             return False
         if any(entry.changed() for entry in self._staged) or (
             check_states and not states.are_ours(self.entries, self._state, self._table, self._counts)

@@ -183,11 +183,11 @@ class SplitGroups:
         for step in active:
             step.write(sums[step.part.begin : step.part.end])
 
-    def zero_groups(self, total: Sums, groups: int) -> Tensor:
-        """How many groups of parameters with gradients are all zeros on all of their ranks: a table of sums as those of
-        `Plan.update`, in which one rank counts them for all. One message.
+    def zero_groups(self, sums: Sums, groups: int) -> Tensor:
+        """Counts the groups of parameters with gradients that are all zeros on all of their ranks: a table of sums as a backend
+        returns it, in which one rank counts them for all. One message.
 
-        ``total``: what the table will be added up by. ``groups``: of parameters, of the optimizer.
+        ``sums``: what the table will be added up by. ``groups``: number of param groups of the optimizer.
         """
         try:
             nonzeros = self._added({part.begin: partial(_nonzeros, part) for part in self._parts})
@@ -196,11 +196,11 @@ class SplitGroups:
                 f"the groups of zeros that stats counts could not be counted over all ranks: {NOBODY_ANSWERS}. This rank has "
                 "updated its weights already; start again from the last checkpoint"
             ) from error
-        table = torch.zeros(total.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
+        table = torch.zeros(sums.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
         for part in self._parts:
             if part.lines.elements and _is_first(part.param):
                 zeros = (nonzeros[part.begin : part.end] == 0).sum() * (nonzeros[part.end] > 0)
-                table[total.class_of(part.param) * groups + part.group, SUMS.index("zero_groups")] += zeros
+                table[sums.total_of(part.param, part.group, groups), SUMS.index("zero_groups")] += zeros
         return table
 
     def _added(self, own: Mapping[int, Callable[[], Tensor]]) -> Tensor:
@@ -208,13 +208,13 @@ class SplitGroups:
         device = held(self._parts[0].param).device
         table = torch.zeros(self._sums.classes, self._columns, dtype=torch.float64, device=device)
         for part in self._parts:
-            row = table[part.of_class]
+            own_class = table[part.of_class]
             if part.begin in own:
-                row[part.begin : part.end] = own[part.begin]()
+                own_class[part.begin : part.end] = own[part.begin]()
             if part.param.grad is not None:
-                row[part.end] = 1.0
+                own_class[part.end] = 1.0
             elif held(part.param).numel():
-                row[part.end + 1] = 1.0
+                own_class[part.end + 1] = 1.0
         return self._sums.add(table).get()
 
     def _check_gradients(self, sums: Tensor) -> None:
@@ -238,6 +238,6 @@ def _nonzeros(part: Part) -> Tensor:
 
 
 def _is_first(param: Any) -> bool:
-    """Whether this rank is the one that counts for all that a parameter is sharded over."""
+    """Tells whether this rank is the one that counts for all that a parameter is sharded over."""
     coordinate = param.device_mesh.get_coordinate()
-    return all(place == 0 or kind.is_replicate() for place, kind in zip(coordinate, param.placements, strict=True))
+    return all(at == 0 or placement.is_replicate() for at, placement in zip(coordinate, param.placements, strict=True))
