@@ -1,4 +1,4 @@
-"""Parameters and gradients in contiguous buffers."""
+"""The class that moves parameters and gradients into contiguous buffers, and what finds it again."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class FlatParameters:
 
     def __init__(self, module_or_params: nn.Module | Iterable[Any]) -> None:
         sharded.check_whole_model(module_or_params, _WITHOUT)
-        ranked = _ranked(module_or_params)
-        _check([param for _, param in ranked])
+        ordered = _ordered(module_or_params)
+        _check([param for _, param in ordered])
         by_buffer: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-        for rank, param in ranked:
-            by_buffer.setdefault((param.device, param.dtype), []).append((rank, param))
+        for order, param in ordered:
+            by_buffer.setdefault((param.device, param.dtype), []).append((order, param))
         self.weights: list[Tensor] = []
         self.gradients: list[Tensor] = []
         self._views: list[tuple[TensorWeakRef, Tensor, int, int]] = []
@@ -71,6 +71,7 @@ class FlatParameters:
         FlatParameters.created += 1
 
     def _move(self, params: list[Tensor]) -> None:
+        """Moves parameters and their gradients into the latest pair of buffers."""
         weights, gradients = self.weights[-1], self.gradients[-1]
         offset = 0
         for param in params:
@@ -121,12 +122,12 @@ class FlatParameters:
 
     @staticmethod
     def owner(param: Tensor) -> FlatParameters | None:
-        """The latest instance that moved ``param``, or None."""
+        """Returns the latest instance that moved ``param``, or None."""
         return _owners.get(param)  # type: ignore[no-any-return]
 
     @staticmethod
     def buffer(param: Tensor) -> Tensor | None:
-        """The buffer that the memory of ``param`` lies in, or None."""
+        """Returns the buffer that the memory of ``param`` lies in, or None."""
         flat, address = FlatParameters.owner(param), param.data_ptr()
         for weights in () if flat is None else flat.weights:
             if weights.data_ptr() <= address < weights.data_ptr() + weights.nbytes:
@@ -142,8 +143,8 @@ class FlatParameters:
 _owners = WeakIdKeyDictionary()
 
 
-def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
-    """Trainable parameters, each once, with the rank of the group they should be placed in."""
+def _ordered(module_or_params: Any) -> list[tuple[int, Tensor]]:
+    """Returns trainable parameters, each once, with what they are ordered by: their param group, or their dimensions."""
     if isinstance(module_or_params, nn.Module):
         listed: list[tuple[int, Tensor]] = [(int(p.dim() < 2), p) for p in module_or_params.parameters()]
     else:
@@ -162,7 +163,7 @@ def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
             else:
                 param = _tensor(item)
                 listed.append((int(param.dim() < 2), param))
-    unique = {id(param): (rank, param) for rank, param in listed if param.requires_grad}
+    unique = {id(param): (order, param) for order, param in listed if param.requires_grad}
     return list(unique.values())
 
 
@@ -174,6 +175,7 @@ def _tensor(item: Any) -> Tensor:
 
 
 def _check(params: list[Tensor]) -> None:
+    """Raises where parameters cannot be moved."""
     if not params:
         raise ValueError("module_or_params has no trainable parameter (requires_grad=True)")
     for index, param in enumerate(params):
@@ -190,7 +192,7 @@ def _check(params: list[Tensor]) -> None:
 
 
 class Owners:
-    """Which instances own the parameters of an optimizer; looked up anew when those, or the instances, have changed."""
+    """Knows which instances own the parameters of an optimizer; looks anew when those, or the instances, have changed."""
 
     def __init__(self) -> None:
         self._key: Any = None

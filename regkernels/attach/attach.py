@@ -90,6 +90,7 @@ def attach_prox(
 
 
 def _check_optimizer(optimizer: object) -> None:
+    """Raises for an optimizer whose weights cannot be shrunk after its step, saying what to do instead."""
     name = type(optimizer).__name__
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {name}")
@@ -121,6 +122,7 @@ def _check_optimizer(optimizer: object) -> None:
 
 
 def _source(optimizer: torch.optim.Optimizer, l1_mode: str, metric: str | MetricFunction | None) -> Source:
+    """Returns where the metric of an optimizer is found; raises where nobody knows."""
     if l1_mode == "decoupled":
         if metric is not None:
             raise ValueError(f"metric={metric!r} belongs to l1_mode='prox'; 'decoupled' takes lr for every element")

@@ -1,4 +1,4 @@
-"""The hook that shrinks weights after a step."""
+"""The handle whose hooks shrink weights after a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEYS = ("l1", "prox_weight_decay")
 
 
 class ProxHandle:
-    """What `attach_prox` returns."""
+    """Shrinks the weights of an optimizer after each of its steps, until it is removed; `attach_prox` makes one."""
 
     def __init__(self, source: Source, function: MetricFunction | None, own: dict[str, float | Tensor]) -> None:
         self._source, self._function, self._own = source, function, own
@@ -36,6 +36,7 @@ class ProxHandle:
         self._shrinkages: dict[torch.device, Shrinkage] = {}
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Fills in the strengths and registers the hooks. Everything has to be checked before."""
         self._optimizer = weakref.ref(optimizer)
         self._fill(optimizer)
         self._hooks = [
@@ -45,7 +46,7 @@ class ProxHandle:
         ]
 
     def remove(self) -> None:
-        """From now on steps shrink nothing. Takes the strengths out of the param groups again that it had filled in."""
+        """Lets steps shrink nothing from now on, and takes out of the param groups the strengths that it had filled in."""
         for hook in self._hooks:
             hook.remove()
         optimizer = self._optimizer()
@@ -86,6 +87,7 @@ class ProxHandle:
         self._shrink(optimizer)
 
     def _fill(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gives param groups the strengths that they do not have of their own, also those added or loaded later."""
         for index, group in enumerate(optimizer.param_groups):
             for key, value in self._own.items():
                 if key not in group:
@@ -94,6 +96,7 @@ class ProxHandle:
 
     @torch.no_grad()
     def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
+        """Shrinks every weight that the step just made has moved: those with a gradient, in param groups that ask for it."""
         scaling = Scaling.handed_over(optimizer)
         if scaling.skips:
             return
@@ -131,6 +134,10 @@ class ProxHandle:
         active: Sequence[tuple[int, Tensor]],
         rows: Rows,
     ) -> list[Item]:
+        """Finds the metric of the parameters ``active`` (with their places) of a param group, and adds to ``rows`` what it takes.
+
+        Leaves out parameters that have not made a step yet.
+        """
         states = [optimizer.state.get(param, {}) for _, param in active]
         function = self._function
         if function is not None:
@@ -159,7 +166,7 @@ class ProxHandle:
 
 
 def _keep_strengths(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A state dict saved without L1 has no strengths: the groups keep theirs."""
+    """Lets param groups keep their strengths where a state dict has none, as one that was saved without L1."""
     own = [{key: group[key] for key in KEYS if key in group} for group in optimizer.param_groups]
     return {**state_dict, "param_groups": fill_missing_options(state_dict["param_groups"], own)}
 
@@ -170,7 +177,7 @@ def asks(group: Mapping[str, Any]) -> bool:
 
 
 def check_family(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], index: int) -> None:
-    """Raises where a group asks for a penalty or constraint that nobody would apply. What is an option of the optimizer
+    """Raises where a param group asks for a penalty or constraint that nobody would apply. What is an option of the optimizer
     itself is its own."""
     mine = {key: group[key] for key in Penalties.__annotations__ if key in group and key not in optimizer.defaults}
     on = asked(mine) if mine else []

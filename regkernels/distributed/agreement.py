@@ -1,4 +1,4 @@
-"""Whether all ranks have the same optimizer: found out before they drift apart in silence."""
+"""The comparison of the ranks' optimizers, before they drift apart in silence."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from regkernels.distributed.shards import is_dtensor, words
 from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
 
 BITS = 18
-"""Of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
+"""Bits of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
 
 Description = dict[str, Any]
 """What ranks must agree on: a text for each thing, by what messages call it."""
 
 
 class Described(NamedTuple):
-    """An optimizer, as far as ranks compare it."""
+    """Holds an optimizer, as far as ranks compare it."""
 
     name: str
-    """Of its class."""
+    """The name of its class."""
     arguments: object
     """What the constructor was given beside param groups; its ``repr`` is compared."""
     groups: Sequence[Mapping[str, Any]]
+    """Its param groups."""
 
 
 def check_agreement(optimizer: Any, group: Any = None) -> None:
     """Raises on every rank where the ranks of ``group`` have different optimizers; a collective call, for each of them.
 
     Compares the number of param groups and parameters, their shapes in whole, types and placements, the hyper-parameters of
-    each group, and what was given to the constructor. The values of weights and states are not looked at, nor are
+    each param group, and what was given to the constructor. The values of weights and states are not looked at, nor are
     hyper-parameters that are tensors on an accelerator.
 
     In sharded runs the first step calls it by itself, and later steps that add up a norm or `stats` compare hyper-parameters
@@ -58,7 +59,7 @@ def check_agreement(optimizer: Any, group: Any = None) -> None:
 
 
 def check_process_group(value: Any, name: str = "process_group") -> Any:
-    """A process group that this rank is a member of, or None; raises TypeError for anything else."""
+    """Returns a process group that this rank is a member of, or None; raises TypeError for anything else."""
     if value is None:
         return None
     if not torch.distributed.is_available() or not isinstance(value, torch.distributed.ProcessGroup):
@@ -71,7 +72,7 @@ def check_process_group(value: Any, name: str = "process_group") -> Any:
 
 
 def description(described: Described, *, params: bool = True) -> Description:
-    """Puts it into words. ``params``: whether ranks have the same ones."""
+    """Puts into words what ranks compare. ``params``: whether they have the same parameters, too."""
     found: Description = {"type": described.name, "the arguments of the constructor": repr(described.arguments)}
     found["the number of param groups"] = str(len(described.groups))
     for index, group in enumerate(described.groups):
@@ -93,7 +94,7 @@ def check_first_step(described: Described, sums: Sums, process_group: Any) -> No
 
 
 def raise_difference(described: Described, sums: Sums) -> None:
-    """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
+    """Raises on every rank of ``sums`` where fingerprints differ; all of them have seen that, and come here."""
     compare([description(described, params=False)], sums.process_groups)
     raise ValueError(
         "the ranks have different optimizers: hyper-parameters were others in the last step, or are on ranks that hold the "
@@ -102,6 +103,7 @@ def raise_difference(described: Described, sums: Sums) -> None:
 
 
 def _process_groups_of(mesh: Any) -> list[Any]:
+    """Returns the process groups by which all ranks of a mesh can be asked, one after the other."""
     if mesh.size() == torch.distributed.get_world_size():
         return [torch.distributed.group.WORLD]
     return [mesh.get_group(dim) for dim in range(mesh.ndim) if mesh.size(dim) > 1]
@@ -148,20 +150,20 @@ def _asked(own: Any, process_group: Any) -> list[Any]:
 
 
 def fingerprint(groups: Sequence[Mapping[str, Any]]) -> int:
-    """Of the hyper-parameters of param groups, as far as the host knows them; BITS bits."""
+    """Returns BITS bits that tell hyper-parameters of param groups from others, as far as the host knows them."""
     texts = (f"{key}={text}" for group in groups for key, text in _hyper_parameters(group))
     return zlib.crc32("|".join(texts).encode()) & ((1 << BITS) - 1)
 
 
 def _hyper_parameters(group: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the ranks that share parameters must have in common of a param group."""
+    """Yields what the ranks that share parameters must have in common of a param group, as names and texts."""
     for key, value in group.items():
         if key not in ("params", "param_names", "param_numbers", "l1_weights"):
             yield key, _text(value)
 
 
 def differ(count: float, total: float, squares: float) -> bool:
-    """Whether fingerprints differ, from how many were added up, their sum and the sum of their squares."""
+    """Tells whether fingerprints differ, from how many were added up, their sum and the sum of their squares."""
     return int(count) * int(squares) != int(total) ** 2
 
 
@@ -174,6 +176,7 @@ def _text(value: Any) -> str:
 
 
 def _text_of(param: Any) -> str:
+    """Says of a parameter what must be the same on all ranks."""
     if isinstance(param, torch.nn.UninitializedParameter):
         return f"{param.dtype} without a shape"
     spread = f", placements {words(param)}" if is_dtensor(param) else ""
@@ -181,5 +184,6 @@ def _text_of(param: Any) -> str:
 
 
 def _listed(ranks: Sequence[int]) -> str:
+    """Lists ranks behind the word "rank": " 3" or "s 1, 2, ..."."""
     shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     return f"s {shown}" if len(ranks) > 1 else f" {shown}"

@@ -1,4 +1,4 @@
-"""What this rank holds of a tensor that is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`).
+"""Facts about a tensor that is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`), and what this rank holds of it.
 
 Importing DTensor takes as long as half of torch: nothing here does before somebody else has made one.
 """
@@ -16,12 +16,13 @@ from regkernels.memory import own_storage
 
 
 def is_dtensor(tensor: object) -> bool:
+    """Tells whether a tensor is a `DTensor`, without importing what makes one."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def held(tensor: Any) -> Tensor:
-    """The memory of this rank: a `DTensor`'s local tensor, any other tensor itself. May be empty."""
+    """Returns the memory of this rank: a `DTensor`'s local tensor, any other tensor itself. May be empty."""
     if not is_dtensor(tensor):
         return tensor  # type: ignore[no-any-return]
     own = tensor._local_tensor
@@ -29,7 +30,7 @@ def held(tensor: Any) -> Tensor:
 
 
 def cut_over(tensor: Any) -> dict[str, Any]:
-    """The process groups of the ranks that hold different elements of a tensor, by name: one for each dimension of the mesh."""
+    """Returns the process groups of ranks that hold different elements of a tensor, by name: one for each dimension of the mesh."""
     if not is_dtensor(tensor):
         return {}
     mesh = tensor.device_mesh
@@ -44,12 +45,12 @@ def trace(tensor: Any) -> tuple[int, int, int]:
 
 
 def is_plain(tensor: Any) -> bool:
-    """Whether the memory of this rank is there: what a collective hands out may be on its way still."""
+    """Tells whether the memory of this rank is there: what a collective hands out may be on its way still."""
     return not is_dtensor(tensor) or type(tensor._local_tensor) is Tensor
 
 
 def spread_like(own: Tensor, like: Any) -> Tensor:
-    """``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
+    """Returns ``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
     if not is_dtensor(like):
         return own
     if own.storage_offset():
@@ -62,7 +63,7 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
 
 
 def spread_as(tensor: Any, like: Any) -> Any:
-    """``tensor``, or where it is spread otherwise than ``like``, the same numbers spread as ``like`` is.
+    """Returns ``tensor``, or where it is spread otherwise than ``like``, the same numbers spread as ``like`` is.
 
     That takes all ranks of the mesh.
     """
@@ -72,7 +73,7 @@ def spread_as(tensor: Any, like: Any) -> Any:
 
 
 def is_spread_alike(a: Any, b: Any) -> bool:
-    """Whether both are plain tensors, or both on one mesh with the same placements."""
+    """Tells whether both are plain tensors, or both on one mesh with the same placements."""
     if not is_dtensor(a) or not is_dtensor(b):
         return is_dtensor(a) == is_dtensor(b)
     first, second = a._spec, b._spec
@@ -80,8 +81,11 @@ def is_spread_alike(a: Any, b: Any) -> bool:
 
 
 def lies_alike(a: Any, b: Any) -> bool:
-    """Whether this rank has the same part of two `DTensor`s of one shape. The mesh of one that has been in a file knows
-    neither its process groups nor which rank it is on: the place of the rank that saved it is what it knows."""
+    """Tells whether this rank has the same part of two `DTensor`s of one shape.
+
+    The mesh of one that has been in a file knows neither its process groups nor which rank it is on: the place of the rank
+    that saved it is what it knows.
+    """
     ours, theirs = a.device_mesh, b.device_mesh
     return (
         tuple(a.placements) == tuple(b.placements)
@@ -92,7 +96,7 @@ def lies_alike(a: Any, b: Any) -> bool:
 
 
 def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
-    """Whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
+    """Tells whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
     if not is_dtensor(tensor):
         return False
     own = dim % max(tensor.dim(), 1) if isinstance(dim, int) else None
@@ -112,7 +116,7 @@ def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
 
 
 def words(tensor: Any) -> str:
-    """How a `DTensor` is spread, for messages."""
+    """Says how a `DTensor` is spread, for messages."""
     names = tensor.device_mesh.mesh_dim_names
     placements = ", ".join(map(str, tensor.placements))
     over = f" over ({', '.join(names)})" if names else ""
@@ -120,7 +124,7 @@ def words(tensor: Any) -> str:
 
 
 def described(tensor: Any) -> str:
-    """What a tensor is, for messages."""
+    """Says what a tensor is, for messages."""
     return f"a DTensor with placements {words(tensor)}" if is_dtensor(tensor) else "a plain tensor"
 
 
@@ -155,8 +159,10 @@ def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
 
 
 def check_state(value: Any, param: Any, what: str) -> None:
-    """Raises where a state that is to be loaded is spread otherwise than its parameter. This rank's part can be taken from a
-    whole plain one, and from one that this rank has saved in the same layout."""
+    """Raises where a state that is to be loaded is spread otherwise than its parameter.
+
+    This rank's part can be taken from a whole plain one, and from one that this rank has saved in the same layout.
+    """
     if not is_dtensor(param):
         if is_dtensor(value):
             raise ValueError(
@@ -187,6 +193,7 @@ _ANEW = "Save and load with torch.distributed.checkpoint, which shards anew"
 
 
 def _layout(dtensor: Any) -> str:
+    """Says how a `DTensor` is spread, over which ranks, and how much of it is here."""
     ranks, part = dtensor.device_mesh.mesh, tuple(dtensor._local_tensor.shape)
     listed = f"ranks {ranks.tolist()}" if ranks.numel() <= 16 else f"a mesh of {tuple(ranks.shape)} ranks"
     return f"{described(dtensor)} on {listed} ({part} of it here)"

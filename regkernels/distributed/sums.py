@@ -24,7 +24,7 @@ NOBODY_ANSWERS = (
 
 @dataclass
 class Pending:
-    """A sum on its way."""
+    """Holds a sum that is on its way."""
 
     _table: Tensor
     _device: torch.device
@@ -32,7 +32,7 @@ class Pending:
     _ranks: int = 1
 
     def get(self) -> Tensor:
-        """On the device of the parts it was made of; waits for the other ranks, on an accelerator in its stream only."""
+        """Returns the sum on the device of the parts it was made of; waits for the other ranks, on an accelerator in its stream only."""
         if self._work is not None:
             _waited(self._work, self._ranks)
             self._work = None
@@ -41,7 +41,7 @@ class Pending:
 
 @dataclass
 class Sums:
-    """Of the parameters of an optimizer: which class each belongs to, and which ranks' sums are added for each class."""
+    """Knows which class each parameter of an optimizer belongs to, and which ranks' sums are added for each class."""
 
     meshes: list[Any] = field(default_factory=list)  # of all parameters
     _process_groups: dict[str, Any] = field(default_factory=dict)  # process groups that take part, by name
@@ -50,7 +50,7 @@ class Sums:
 
     @classmethod
     def of(cls, params: Iterable[Any], process_group: Any = None) -> Sums:
-        """``params``: all of an optimizer, with and without gradients, so that all ranks find the same classes.
+        """Finds the classes. ``params``: all of an optimizer, with and without gradients, so that all ranks find the same classes.
 
         ``process_group``: whose ranks have other parameters; None: there is none.
         """
@@ -67,6 +67,7 @@ class Sums:
         return sums
 
     def class_of(self, param: Any) -> int:
+        """Returns the class of a parameter, counted from 0; plain tensors are of class 0."""
         return self._classes[self._names(param)] if is_dtensor(param) else 0
 
     def total_of(self, param: Any, group: int, groups: int) -> int:
@@ -80,6 +81,7 @@ class Sums:
 
     @property
     def communicates(self) -> bool:
+        """Whether other ranks take part: then every `add` is a message."""
         return bool(self._process_groups)
 
     @property
@@ -88,7 +90,7 @@ class Sums:
         return list(self._process_groups.values())
 
     def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
-        """The sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
+        """Returns the sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
         parameters; after them those of ``common``, which each rank has one of.
 
         One message where a single process group takes part, or all ranks; else one for each dimension of the mesh that
@@ -129,6 +131,7 @@ class Sums:
     # --- which ranks ---
 
     def _names(self, param: Any) -> tuple[str, ...]:
+        """Returns the names of the process groups that the sums of a `DTensor` are added over, and remembers these."""
         over = cut_over(param)
         self._process_groups.update(over)
         return (*self._everywhere, *(name for name in over if name not in self._everywhere))
@@ -144,12 +147,12 @@ class Sums:
         return None
 
     def _counts_here(self, names: Sequence[str], mesh: Any) -> bool:
-        """Whether this rank is the one, of those that hold the same of a class, which adds it to the sum over a mesh."""
+        """Tells whether this rank is the one, of those that hold the same of a class, which adds it to the sum over a mesh."""
         coordinate = mesh.get_coordinate()
         return all(coordinate[dim] == 0 for dim in range(mesh.ndim) if str(mesh.get_group(dim).group_name) not in names)
 
     def _device_of_messages(self, device: torch.device) -> torch.device:
-        """Where messages lie: parameters that were moved to the CPU have the process group of the accelerator still."""
+        """Returns where messages lie: parameters that were moved to the CPU have the process group of the accelerator still."""
         of_messages = self.meshes[0].device_type if self.meshes else device.type
         if of_messages == device.type:
             return device
@@ -158,6 +161,7 @@ class Sums:
         return torch.device(of_messages, torch.accelerator.current_device_index())
 
     def _sent(self, part: Tensor, process_group: Any, device: torch.device, *, wait: bool) -> Pending:
+        """Sends ``part``, which becomes the sum. ``device``: where that is to be handed out."""
         ranks = process_group.size()
         try:
             work = torch.distributed.all_reduce(part, group=process_group, async_op=True)

@@ -1,4 +1,4 @@
-"""torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank's optimizer other parameters and does not say so."""
+"""The trace of torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank other parameters and does not say so."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 _MODULE = "torch.distributed.optim.zero_redundancy_optimizer"
 _MOST_CALLS = 12
-"""Calls between it and the constructor that asks; subclasses and functools.partial add some."""
+"""How many calls may lie between it and the constructor that asks; subclasses and functools.partial add some."""
 
 
 def process_group_of_maker() -> Any:
-    """The process group of the `ZeroRedundancyOptimizer` that is making an optimizer just now; None where there is none.
+    """Returns the process group of the `ZeroRedundancyOptimizer` that is making an optimizer just now; None where there is none.
 
     What it hands over looks like a whole model: a norm would be that of one rank's share, and nobody would notice. So the
     calls are looked at that lead here.

@@ -1,4 +1,4 @@
-"""AdamW: Adam whose weight decay is decoupled unless another mode is asked for."""
+"""AdamW: it is Adam whose weight decay is decoupled unless another mode is asked for."""
 
 from __future__ import annotations
 

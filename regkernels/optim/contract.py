@@ -50,7 +50,7 @@ class Contract(torch.optim.Optimizer):
         self.__dict__["state"] = state
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
+        """Returns torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
         trusted = self.stepper.trust.state
         packed = super().state_dict()
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it

@@ -1,4 +1,4 @@
-"""torch's contract of an optimizer, once for all of them."""
+"""The class that all optimizers derive from: torch's contract, kept once for all of them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ from regkernels.table.hyper import Number
 class Substitute(Protocol):
     """Makes the steps in an optimizer's place, as `regkernels.optim.step_in_backward` does."""
 
-    def step(self) -> None: ...
+    def step(self) -> None:
+        """Updates what has a gradient."""
 
-    def stats(self) -> Stats | None: ...
+    def stats(self) -> Stats | None:
+        """Returns the sums of the last step."""
 
-    def groups_changed(self) -> None: ...
+    def groups_changed(self) -> None:
+        """Is called when a param group was added; may refuse it by raising ValueError."""
 
 
 class Optimizer(Contract):
-    """What all optimizers share: one pass over memory for gradient, decay, rule, shrinkage and sums.
+    """Does what all optimizers share: one pass over memory for gradient, decay, rule, shrinkage and sums.
 
     A subclass names its rule per param group and computes a row of hyper-parameters; see `regkernels.optim.SGD` for the
     arguments.
@@ -109,7 +112,7 @@ class Optimizer(Contract):
             super().zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
         validation.param_group_argument(param_group)
         self.check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
@@ -187,16 +190,17 @@ class Optimizer(Contract):
         return self.stepper.described(self, self.param_groups)
 
     def check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
-        """Raises where an option of ``group`` has a value that is not allowed. ``where``: which group, for messages."""
+        """Raises where an option of a param group has a value that is not allowed; see `regkernels.optim.step.rules.Rules`."""
         validation.regularised_group(group, where, wait=wait)
         penalty_keys.check(group, where, wait=wait)
         self._validate(group, where, wait=wait)
 
     def step_was_made(self) -> None:
-        """To be called by a `Substitute`: schedulers of torch warn where they do not see a step."""
+        """Tells schedulers of torch, which warn where they do not see a step. A `Substitute` calls it."""
         self._opt_called = True
 
     def _begin(self, options: Options, *, trusted: bool = True) -> None:
+        """Makes a stepper. ``trusted``: nobody else can have the dictionary of states."""
         self._stepper = Stepper(options)
         self._stepper.trust.state = trusted
         self._owners = Owners()

@@ -1,4 +1,4 @@
-"""Arguments that all optimizers share and that have nothing to do with their rule."""
+"""The arguments that all optimizers share and that have nothing to do with their rule."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Common(Penalties, total=False):
 
 
 class Options(NamedTuple):
-    """The same, checked."""
+    """Holds the arguments of `Common` that belong to no param group, checked."""
 
     max_grad_norm: float | None = None
     stats: bool = False
@@ -85,7 +85,7 @@ class Options(NamedTuple):
 
     @classmethod
     def of(cls, common: Mapping[str, Any], optimizer: str) -> Options:
-        """Raises where an argument is unknown or its value not allowed."""
+        """Checks the arguments of an ``optimizer``; raises where one is unknown or its value not allowed."""
         for name in common:
             if name not in Common.__annotations__:
                 intended = misspelt.meant(name, [*_OF_ALL, *Common.__annotations__])
@@ -108,7 +108,7 @@ class Options(NamedTuple):
 
 
 class Checked:
-    """Options of param groups that have been checked and are the same objects still, which cannot change.
+    """Remembers options of param groups that have been checked and are the same objects still, which cannot change.
 
     They need no second look: that would be most of a step's Python for a small model.
     """
@@ -117,10 +117,12 @@ class Checked:
         self._values: dict[int, list[Any]] = {}
 
     def has(self, index: int, group: Mapping[str, Any]) -> bool:
+        """Tells whether ``group``, of number ``index``, has the options that were checked."""
         checked = self._values.get(index, [])
         return len(group) == len(checked) and all(map(operator.is_, group.values(), checked))
 
     def add(self, index: int, group: Mapping[str, Any]) -> None:
+        """Remembers that the options of ``group`` are checked, where none of them can change by itself."""
         self._values.pop(index, None)
         if all(_cannot_change(value) for key, value in group.items() if key != "params"):
             self._values[index] = list(group.values())

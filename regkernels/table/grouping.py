@@ -15,7 +15,7 @@ WEIGHTS = ("sqrt_size", "ones")
 
 
 class GroupLayout(NamedTuple):
-    """Where the groups of a tensor without gaps lie in memory: element ``(o * groups + g) * inner + i`` belongs to group g."""
+    """Says where the groups of a tensor without gaps lie in memory: element ``(o * groups + g) * inner + i`` belongs to group g."""
 
     outer: int
     groups: int
@@ -23,7 +23,7 @@ class GroupLayout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements of a group."""
+        """How many elements a group has."""
         return self.outer * self.inner
 
     def weight(self, weighting: str) -> float:
@@ -49,7 +49,7 @@ def check(dim: Any, size: Any, weight: Any, prefix: str = "") -> None:
 
 
 def group_layout(tensor: Tensor, dim: Dim, size: int = 1, name: str = "the tensor", prefix: str = "") -> GroupLayout:
-    """The groups of ``size`` consecutive indices along ``dim``, or the one group that is the whole ``tensor``.
+    """Returns the groups of ``size`` consecutive indices along ``dim``, or the one group that is the whole ``tensor``.
 
     Looks at shape and strides only. For a tensor with gaps or overlaps it is the layout of its contiguous copy; one whose
     dimensions are permuted in memory is taken as it lies there. A tensor without dimensions has the dimensions 0 and -1,

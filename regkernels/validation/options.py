@@ -17,7 +17,7 @@ WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox", "cautious")
 
 
 def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> float:
-    """``value`` as a float, where it is a finite number or a tensor of one.
+    """Returns ``value`` as a float; raises unless it is a finite number or a tensor of one.
 
     Reading a tensor on an accelerator makes the host wait; with ``wait=False`` it is not looked at, and 0 is returned.
     """
@@ -36,16 +36,17 @@ def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> floa
 
 
 def _out_of_sight(value: object) -> bool:
+    """Tells whether reading a value would make the host wait for a device."""
     return isinstance(value, Tensor) and not value.is_cpu
 
 
 def may_be_positive(value: float | Tensor) -> bool:
-    """Whether a number that is not negative could be positive: a tensor on an accelerator could."""
+    """Tells whether a number that is not negative could be positive: a tensor on an accelerator could."""
     return _out_of_sight(value) or as_float(value) > 0
 
 
 def nonnegative(name: str, value: Any, where: str = "", *, wait: bool = True) -> float:
-    """``value`` as a float, where it is finite and not negative."""
+    """Returns ``value`` as a float; raises unless it is finite and not negative."""
     number = finite(name, value, where, wait=wait)
     if number < 0:
         raise ValueError(f"{name} must be >= 0, got {number}{where}")
@@ -53,13 +54,13 @@ def nonnegative(name: str, value: Any, where: str = "", *, wait: bool = True) ->
 
 
 def decay_rate(name: str, value: Any, where: str = "", *, wait: bool = True) -> None:
-    """A number in [0, 1)."""
+    """Raises unless ``value`` is a number in [0, 1)."""
     if not 0 <= finite(name, value, where, wait=wait) < 1:
         raise ValueError(f"{name} must be in [0, 1), got {as_float(value)}{where}")
 
 
 def betas(value: Any, where: str = "", *, wait: bool = True) -> None:
-    """Two numbers in [0, 1)."""
+    """Raises unless ``value`` is a pair of numbers in [0, 1)."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {value!r}{where}")
     for index, beta in enumerate(value):
@@ -67,7 +68,7 @@ def betas(value: Any, where: str = "", *, wait: bool = True) -> None:
 
 
 def seed(value: Any) -> int:
-    """A whole number that fits into a word of 32 bits."""
+    """Returns ``value`` as an int; raises unless it is a whole number that fits into a word of 32 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"seed must be a whole number, got {value!r}")
     number = int(value)
@@ -82,7 +83,7 @@ def one_of(name: str, value: object, allowed: tuple[object, ...], where: str = "
 
 
 def bounds(value: Any, name: str, where: str = "") -> tuple[float, float]:
-    """(low, high), of which each may be infinite."""
+    """Returns (low, high), of which each may be infinite; raises unless ``value`` is such a pair."""
     if not isinstance(value, (tuple, list)) or not all(isinstance(v, numbers.Real) for v in value) or len(value) != 2:
         raise ValueError(f"{name} must be a pair of numbers (low, high), got {value!r}{where}")
     low, high = float(value[0]), float(value[1])
@@ -94,7 +95,7 @@ def bounds(value: Any, name: str, where: str = "") -> tuple[float, float]:
 
 
 def decay_mode(mode: str | None, decoupled: bool) -> str:
-    """``weight_decay_mode``, where torch's ``decoupled_weight_decay`` may say the same."""
+    """Returns ``weight_decay_mode``, where torch's ``decoupled_weight_decay`` may say the same."""
     if mode is None:
         return "decoupled" if decoupled else "coupled"
     if decoupled and mode != "decoupled":
@@ -103,7 +104,7 @@ def decay_mode(mode: str | None, decoupled: bool) -> str:
 
 
 def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> None:
-    """The keys of a param group that every optimizer has."""
+    """Raises where a key of a param group that every optimizer has has a value that is not allowed."""
     for name in ("lr", "l1", "weight_decay"):
         nonnegative(name, group[name], where, wait=wait)
     one_of("l1_mode", group["l1_mode"], L1_MODES, where)
@@ -116,7 +117,7 @@ def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> No
 
 
 def parameters_argument(params: Any) -> None:
-    """What torch lets pass or refuses without saying what it got."""
+    """Raises for ``params`` that torch lets pass, or refuses without saying what it got."""
     if isinstance(params, (str, bytes)):
         raise TypeError(
             f"params must be an iterable of tensors or of dicts, got the string {params!r}; pass model.parameters()"

@@ -18,7 +18,7 @@ WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def parameter(param: Tensor, name: str) -> None:
-    """A tensor that an optimizer can update in place."""
+    """Raises unless an optimizer can update a tensor in place."""
     if isinstance(param, torch.nn.UninitializedParameter):
         return  # checked once a forward pass has given it a shape
     if shards.is_dtensor(param):
@@ -41,6 +41,7 @@ def parameter(param: Tensor, name: str) -> None:
 
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
+    """Raises where a parameter is complex and its rule or its ``l1`` takes real ones."""
     if param.is_complex() and rule == "lion":
         raise ValueError(
             f"{name} is complex: Lion takes signs, which complex numbers have not; choose another optimizer"
@@ -53,7 +54,7 @@ def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -
 
 
 def precision(asked: Precision, param: Tensor, name: str) -> None:
-    """Whether a parameter can be rounded and have states as ``asked``."""
+    """Raises where a parameter cannot be rounded or have states as ``asked``."""
     if asked.rounding == "remainder" and param.dtype == torch.float16:
         raise ValueError(
             f'param_rounding="remainder" needs bfloat16 weights, and {name} is float16: 16 more bits make a bfloat16 an exact '
@@ -73,7 +74,7 @@ def precision(asked: Precision, param: Tensor, name: str) -> None:
 
 
 def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
-    """A tensor that weighs the l1 of each element of ``param``, which is called ``of``."""
+    """Raises unless ``weight`` can weigh the l1 of each element of ``param``, which messages call ``of``."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(weight).__name__} (for {of})")
     wanted = torch.float64 if param.dtype == torch.float64 else torch.float32
@@ -101,7 +102,7 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
 
 
 def one_device(params: Sequence[Tensor], index: int) -> torch.device | None:
-    """The device of a param group; None where it is empty."""
+    """Returns the device of a param group, None where it is empty; raises where its parameters are on several."""
     first = next(iter(params), None)
     for position, param in enumerate(params):
         assert first is not None
@@ -114,6 +115,7 @@ def one_device(params: Sequence[Tensor], index: int) -> torch.device | None:
 
 
 def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raises where a parameter stands twice in param groups."""
     seen: dict[int, tuple[int, int]] = {}
     for index, group in enumerate(groups):
         for position, param in enumerate(group["params"]):
@@ -126,7 +128,7 @@ def unique_parameters(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
-    """Tensors that are going to be written must not overlap."""
+    """Raises where tensors that are going to be written overlap."""
     pair = memory.first_shared(named)
     if pair is not None:
         raise ValueError(
@@ -136,6 +138,7 @@ def no_shared_memory(named: Iterable[tuple[Tensor, str]]) -> None:
 
 
 def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
+    """Raises where a state does not fit its parameter; None fits."""
     if value is not None and not shards.is_spread_alike(value, param):
         raise RuntimeError(
             f"the state {key!r} of {name} is {shards.described(value)}, the parameter is {shards.described(param)}: they must be spread "
@@ -149,7 +152,7 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
 
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:
-    """A gradient that fits its parameter."""
+    """Raises where a gradient does not fit its parameter."""
     if shards.is_dtensor(grad) != shards.is_dtensor(param) or (
         shards.is_dtensor(param) and grad.device_mesh != param.device_mesh  # type: ignore[attr-defined]
     ):

@@ -1,4 +1,4 @@
-"""Whether a state dict fits an optimizer: found out before anything of it is loaded.
+"""The check whether a state dict fits an optimizer, before anything of it is loaded.
 
 What torch.optim accepts is accepted, except where the next step would fail, or would go on with states that belong to
 another parameter or to another method. Dtypes of floating-point states are none of that: they are converted.
@@ -34,7 +34,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 def dictionary(state_dict: Any) -> dict[str, Any]:
-    """``state_dict``, where it can be one."""
+    """Returns ``state_dict``; raises TypeError where it cannot be one."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(
             f"state_dict must be a dict as optimizer.state_dict() returns it, got {_shown(state_dict)}; "
@@ -47,8 +47,8 @@ def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_d
     """Raises where ``state_dict`` does not fit an optimizer with the param groups ``own``. Changes nothing.
 
     Raises:
-        TypeError: where it is not built like a state dict, or a state is no tensor of a fitting kind.
-        ValueError: for other numbers of groups or parameters, another order of parameters, options that are not allowed,
+        TypeError: where it is not built like a state dict, or a state is no tensor of a fitting type.
+        ValueError: for other numbers of param groups or parameters, another order of parameters, options that are not allowed,
             states of another shape or another optimizer, step counts that are no counts.
     """
     saved, states = _parts(state_dict)
@@ -73,10 +73,11 @@ def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_d
 
 
 Slot = tuple[int, Any, Tensor, str]
-"""Index of the group, id in the state dict, parameter, what messages call it."""
+"""Index of the param group, id in the state dict, parameter, what messages call it."""
 
 
 def _slots(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> Iterator[Slot]:
+    """Yields all parameters with their ids: these are matched by position."""
     for index, (group, mine) in enumerate(zip(saved, own, strict=True)):
         for position, (key, param) in enumerate(zip(group["params"], mine["params"], strict=True)):
             yield index, key, param, parameter_name(mine, index, position)
@@ -86,7 +87,7 @@ def _slots(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]])
 
 
 def _parts(state_dict: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Any]]:
-    """The param groups and the states."""
+    """Returns the param groups and the states; raises where there are none."""
     for key in ("param_groups", "state"):
         if key not in dictionary(state_dict):
             raise ValueError(
@@ -126,7 +127,7 @@ def _check_sizes(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, 
 
 
 def _check_order(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
-    """A name that stands elsewhere: the states would go to other parameters. Other names are none of our business."""
+    """Raises where a name stands elsewhere, so that states would go to other parameters. Other names are none of our business."""
     theirs, ours = (
         {
             _bare(name): (index, position)
@@ -147,10 +148,12 @@ def _check_order(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, 
 
 
 def _bare(name: str) -> str:
+    """Returns a parameter's name without what wrappers have added."""
     return ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
 
 
 def _check_ids(keys: Sequence[Any], states: Mapping[Any, Any]) -> None:
+    """Raises where an id stands twice in the param groups, or none of the states is one of theirs."""
     twice, times = Counter(keys).most_common(1)[0] if keys else (None, 0)
     if times > 1:
         raise ValueError(f"the param groups of the state dict list the id {twice!r} twice; each parameter has its own")
@@ -165,8 +168,11 @@ def _check_ids(keys: Sequence[Any], states: Mapping[Any, Any]) -> None:
 def _check_that_states_were_saved(
     optimizer: Rules, rules: Sequence[str], slots: Iterable[Slot], states: Mapping[Any, Any]
 ) -> None:
-    """torch.distributed.checkpoint asks an optimizer without states to make some, but not where there are gradients: it
-    then saves and loads nothing, without a word. Ids that are names come from there."""
+    """Raises where states are missing that torch.distributed.checkpoint should have made.
+
+    It asks an optimizer without states to make some, but not where there are gradients: it then saves and loads nothing,
+    without a word. Ids that are names come from there.
+    """
     listed = [(index, key, param) for index, key, param, _ in slots]
     stateful = [(key, param) for index, key, param in listed if RULES[rules[index]].state_names and param.requires_grad]
     if (
@@ -185,6 +191,7 @@ def _check_that_states_were_saved(
 
 
 def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *, counts: bool) -> None:
+    """Raises where a state does not fit ``param``. ``needed``: what the rule goes on with. ``counts``: whether it counts steps."""
     if not isinstance(state, Mapping):
         raise TypeError(f"the state of {name} must be a dict, got {_shown(state)}")
     present = [key for key, value in state.items() if value is not None]
@@ -210,6 +217,7 @@ def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *,
 
 
 def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
+    """Raises where a tensor of a state has another shape, type or layout than ``param`` needs."""
     what = f"the state {key!r} of {name}"
     if not isinstance(value, Tensor):
         raise TypeError(f"{what} must be a tensor, got {_shown(value)}; convert it (torch.as_tensor)")
@@ -255,6 +263,7 @@ def _check_step(value: Any, name: str) -> None:
 
 
 def _shown(value: Any) -> str:
+    """Says what a value is, for messages."""
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return f"{type(value).__name__}: {repr(value)[:60]}"

@@ -29,7 +29,7 @@ class Mirror:
     """
 
     def __init__(self, param: Tensor, lane: Lane, buffers: tuple[Tensor, Tensor] | None) -> None:
-        """``buffers``: for weight and gradient; None for a parameter that is frozen, or has no shape yet."""
+        """Makes the parameter on the CPU. ``buffers``: for weight and gradient; None for a parameter that is frozen, or has no shape yet."""
         self.param, self.lane = param, lane
         self.holds = False
         self._weight: Tensor | None = None
@@ -52,7 +52,7 @@ class Mirror:
         self.host = nn.Parameter(spread_like(self._weight, param), requires_grad=param.requires_grad)
 
     def fits(self) -> bool:
-        """Whether the parameter still has the type, shape and strides that it had."""
+        """Tells whether the parameter still has the type, shape and strides that it had."""
         return _layout(self.param) == self._layout
 
     # --- gradients ---
@@ -71,6 +71,7 @@ class Mirror:
             self._hook = None
 
     def _arrived(self, param: Tensor) -> None:
+        """Is called in a backward, when the gradient of ``param`` is complete for this process."""
         grad, taker = param.grad, _takers.get(param)
         if grad is None or taker is None or taker() is not self or not self.fits() or _has_yet_to_be_reduced(param):
             return
@@ -104,7 +105,7 @@ class Mirror:
             self._adds, self._later_event = False, None
 
     def hand_over(self) -> None:
-        """The gradient, which has arrived, becomes that of `host`."""
+        """Makes the gradient, which has arrived, that of `host`."""
         self.add_later()
         self.host.grad = spread_like(self._room(), self.param)
 
@@ -116,6 +117,7 @@ class Mirror:
         return held(spread_as(self.param.grad, self.param)).detach()
 
     def _room(self) -> Tensor:
+        """Returns the memory for the gradient, which is allocated when first needed."""
         if self._gradient is None:
             (self._gradient,) = allocate([held(self.param)], pinned=self.lane.pins)
         return self._gradient
@@ -173,6 +175,7 @@ def check(param: Tensor, name: str) -> None:
 
 
 def _layout(param: Tensor) -> tuple[Any, ...]:
+    """Returns what a mirror has to have in common with its parameter."""
     if isinstance(param, nn.UninitializedParameter):
         return (None, param.dtype, param.device)
     own = held(param)
@@ -180,8 +183,10 @@ def _layout(param: Tensor) -> tuple[Any, ...]:
 
 
 def _has_yet_to_be_reduced(param: Tensor) -> bool:
-    """Whether the gradient of a parameter whose hook runs may not be complete: with several processes, autograd calls hooks
-    before anybody has reduced it. FSDP2 calls them itself, when that is done."""
+    """Tells whether the gradient of a parameter whose hook runs may not be complete.
+
+    With several processes, autograd calls hooks before anybody has reduced it. FSDP2 calls them itself, when that is done.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return False

@@ -1,4 +1,4 @@
-"""An optimizer on the CPU for a model on an accelerator."""
+"""The class that keeps an optimizer on the CPU for a model on an accelerator."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ class CPUOffload(Contract):
 
     @torch.no_grad()
     def read_weights(self) -> None:
-        """The next step takes all weights from the device, instead of those that it knows to have been changed."""
+        """Lets the next step take all weights from the device, instead of those that it knows to have been changed."""
         self._mirrors.forget_weights()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         inner: Optimizer | None = self.__dict__.get("_inner")
         if inner is None:  # called by the constructor, which has checked the group
             super().add_param_group(param_group)
@@ -230,6 +230,7 @@ def _pass_on_scale(optimizer: CPUOffload, inner: Optimizer) -> None:
 
 
 def _check_arguments(optimizer_class: object, free_gradients: object, options: Mapping[str, Any]) -> None:
+    """Raises where arguments of `CPUOffload` are not allowed, alone or together."""
     if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
         raise TypeError(
             f"optimizer_class must be a class of regkernels.optim, such as regkernels.optim.AdamW, got {optimizer_class!r}"

@@ -1,4 +1,4 @@
-"""The tensors of a param group's ``l1_weights``: noticing that somebody has exchanged or changed them."""
+"""The memory of a param group's ``l1_weights``, which notices that somebody has exchanged or changed them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from regkernels.distributed.shards import trace
 
 
 class L1Weights:
-    """As they were when a plan was built."""
+    """Remembers tensors as they were when something was made of them: a plan, or copies."""
 
     def __init__(self, tensors: Sequence[Any]) -> None:
         self._tensors = list(tensors)
         self._seen = [trace(tensor) for tensor in self._tensors]
 
     def changed(self, tensors: Sequence[Any]) -> bool:
-        """Whether there are other tensors now, or others' values: what was copied would be out of date, and what is negative
-        now must be refused."""
+        """Tells whether there are other tensors now, or other values in them.
+
+        What was copied would be out of date then, and what is negative now must be refused.
+        """
         return len(tensors) != len(self._tensors) or any(
             new is not old or trace(new) != seen
             for new, old, seen in zip(tensors, self._tensors, self._seen, strict=True)
