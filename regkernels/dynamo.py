@@ -1,4 +1,4 @@
-"""Marks for functions that ``torch.compile`` is to call, not to trace."""
+"""Marks functions that ``torch.compile`` is to call, not to trace."""
 
 from __future__ import annotations
 

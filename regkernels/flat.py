@@ -1,4 +1,4 @@
-"""The class that moves parameters and gradients into contiguous buffers, and what finds it again."""
+"""Moves parameters and gradients into contiguous buffers, and finds these again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about how a tensor's elements lie in memory: without gaps, as another's do, in the same places as another's.
+"""Answers how a tensor's elements lie in memory: without gaps, as another's do, in the same places as another's.
 
 Looks at shapes, strides and addresses only; what the memory is used for is no matter here.
 """

@@ -1,4 +1,4 @@
-"""The function that divides a model's parameters into those to penalise and the rest."""
+"""Divides a model's parameters into those to penalise and the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact L1 and L2 after the step of optimizers that know nothing of them.
+"""Adds exact L1 and L2 after the step of optimizers that know nothing of them.
 
 How weights are shrunk is not decided here: that is the backends' `proximal`, as `regkernels.reference` specifies it.
 """

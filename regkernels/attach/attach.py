@@ -1,4 +1,4 @@
-"""The function that attaches: what it checks before anything is changed, and where it finds the metric."""
+"""Attaches the shrinkage to an optimizer: checks everything before anything is changed, and finds the metric."""
 
 from __future__ import annotations
 

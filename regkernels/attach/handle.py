@@ -1,4 +1,4 @@
-"""The handle whose hooks shrink weights after a step."""
+"""Holds the handle whose hooks shrink weights after a step."""
 
 from __future__ import annotations
 

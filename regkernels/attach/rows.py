@@ -1,4 +1,4 @@
-"""The rows of hyper-parameters that one step needs on one device."""
+"""Computes the rows of hyper-parameters that one shrinkage needs on one device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Rows:
     """
 
     def __init__(self, skip: Number) -> None:
-        """``skip``: not 0 on the device where the step was left out."""
+        """Begins with none. ``skip``: not 0 on the device where the step was left out."""
         self.rows: list[Hyper] = []
         self._skip = skip
 
     def computed(
         self, group: Mapping[str, Any], metric: str, source: Source, states: Sequence[Mapping[str, Any]]
     ) -> list[int | None]:
-        """Returns the row of each parameter of a param group, by its counts; None where it has not made a step yet."""
+        """Returns the row of each parameter of a param group, by its counts; None where no step was made yet."""
         columns = [[state[name] for state in states] for name in source.counts]
         if any(_stay(column, group) for column in columns):
             return self._on_device(group, metric, source, columns)

@@ -1,4 +1,4 @@
-"""Which weights are shrunk after a step, and where they and what their metric is computed from lie in memory.
+"""Knows which weights are shrunk after a step, and where they and what their metric is computed from lie in memory.
 
 There is one `Shrinkage` per device. It keeps the table of addresses and the buffers of what cannot be used where it lies, as long
 as the same memory is handed in; nothing is cached by the identity of a tensor.
@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Says what messages call it."""
         return parameter_name(self.group, *self.place)
 
 
@@ -87,7 +87,7 @@ class Buffers:
 
     @property
     def any(self) -> bool:
-        """Whether there are any, so that `load` and `save` have something to do."""
+        """Tells whether there are any, so that `load` and `save` have something to do."""
         return self.weight is not None or any(operand is not None for operand in self.operands)
 
     def load(self, item: Item) -> None:

@@ -1,4 +1,4 @@
-"""Where optimizers of torch.optim leave the step s that they took for each element.
+"""Says where optimizers of torch.optim leave the step s that they took for each element.
 
 All of them move a weight by ``s * c * g`` where the gradient g is constant; c is the gain of what they average or accumulate.
 A soft-threshold by ``l1 * s * c`` then stands still exactly where ``0`` is in ``g + l1 * sign(w)``: at the solution.

@@ -1,4 +1,4 @@
-"""Who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All are a `Backend`.
+"""Chooses who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All are a `Backend`.
 
 ``REGKERNELS_BACKEND=reference|cpp|triton`` forces one for the process, `use` for a block of code. Nothing here knows who asks.
 """

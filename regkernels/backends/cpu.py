@@ -1,4 +1,4 @@
-"""The C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation.
+"""Calls the C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation.
 
 What each function does is said in `regkernels.backends.protocol`.
 """

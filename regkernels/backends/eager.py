@@ -1,4 +1,4 @@
-"""The reference as a backend: eager PyTorch, which is slow and says what is right.
+"""Makes a backend of the reference: eager PyTorch, which is slow and says what is right.
 
 What each function does is said in `regkernels.backends.protocol`.
 """

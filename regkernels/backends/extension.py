@@ -1,4 +1,4 @@
-"""The compiled extension `regkernels._C`, or the reason why there is none, and what Python and C++ must agree on."""
+"""Loads the compiled extension `regkernels._C`, or keeps the reason why there is none. Says what Python and C++ must agree on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ missing_because: str | None = None
 
 
 def agreement() -> dict[str, int | list[str]]:
-    """Returns what the extension's ``layout()`` must say: the names of csrc/lists.h, whose places are the numbers that stand for them."""
+    """Returns what the extension's ``layout()`` must say: the names of csrc/lists.h, which stand at the places of their numbers."""
     return {
         "interface": INTERFACE,
         "chunk": CHUNK,

@@ -1,4 +1,4 @@
-"""What the Triton kernels need: a Triton, and a device that has the types. Triton is imported when first needed."""
+"""Checks what the Triton kernels need: a Triton, and a device that has the types. Triton is imported when first needed."""
 
 from __future__ import annotations
 

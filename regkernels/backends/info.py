@@ -1,4 +1,4 @@
-"""A report of what this installation runs on."""
+"""Reports what this installation runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend has to do. The modules `cpu`, `eager` and `triton` are backends; they differ in who does the arithmetic only.
+"""Says what a backend has to do. The modules `cpu`, `eager` and `triton` are backends; they differ in who does the arithmetic only.
 
 Numbers that a kernel computes are Python's where the host knows them, and tensors on the device where it would have to wait.
 """

@@ -1,4 +1,4 @@
-"""The comparison of the ranks' optimizers, before they drift apart in silence."""
+"""Compares the ranks' optimizers, before they drift apart in silence."""
 
 from __future__ import annotations
 

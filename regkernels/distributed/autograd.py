@@ -1,4 +1,4 @@
-"""The ways from whole tensors to what each rank holds of them and back, and sums over ranks: differentiable at will.
+"""Goes from whole tensors to what each rank holds of them and back, and sums over ranks: differentiable at will.
 
 What is computed from sums is the same on every rank, and every rank goes through its own backward pass. So the gradient
 of a sum is handed on as it is, without a message; only the derivative of that, by what came from above, is a sum again.

@@ -1,4 +1,4 @@
-"""The places in the whole parameter of the elements that a rank holds, by which stochastic rounding draws its numbers.
+"""Finds the places in the whole parameter of the elements that a rank holds, by which stochastic rounding draws its numbers.
 
 The *place* of an element is its offset in the memory of the whole parameter: by the strides that the `DTensor` has as a whole,
 or those of a contiguous tensor where these would leave gaps. It depends neither on the number of ranks nor on the placements,
@@ -67,8 +67,8 @@ def part_of(whole: Tensor, like: Any) -> Tensor:
 
 
 def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[GroupLayout, int]:
-    """Returns where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has its own
-    number, ``o`` times what is returned beside the layout, and that of the first one as its place.
+    """Returns where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has
+    its own number, ``o`` times what is returned beside the layout, and that of the first one as its place.
 
     ``found``: `runs`. ``layout``: of the part; what is returned has the same groups. ``name``: of the parameter, for the message.
 
@@ -129,8 +129,10 @@ def _within(windows: list[Window], chunk: Window) -> list[Window]:
 
 
 class Lines(NamedTuple):
-    """Describes the lines of one parameter. A line is what a rank holds at one index of the dimension that groups are cut along; it belongs to one
-    group as a whole."""
+    """Describes the lines of one parameter.
+
+    A line is what a rank holds at one index of the dimension that groups are cut along; it belongs to one group as a whole.
+    """
 
     dim: int | None  # None: the whole parameter is one group
     size: int  # indices of a group

@@ -1,4 +1,4 @@
-"""Checks that refuse what is spread over ranks, where each rank would have to have all of it."""
+"""Refuses what is spread over ranks, where each rank would have to have all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about a tensor that is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`), and what this rank holds of it.
+"""Says how a tensor is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`), and what this rank holds of it.
 
 Importing DTensor takes as long as half of torch: nothing here does before somebody else has made one.
 """

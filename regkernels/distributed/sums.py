@@ -1,4 +1,4 @@
-"""Sums over parameters that are spread over ranks.
+"""Adds up sums over parameters that are spread over ranks.
 
 Each rank adds up what it holds. Parameters that are sharded over the same dimensions of a mesh form a *class*: their sums
 are added over the ranks of those dimensions. What is replicated is the same on every rank and counts once.
@@ -32,7 +32,7 @@ class Pending:
     _ranks: int = 1
 
     def get(self) -> Tensor:
-        """Returns the sum on the device of the parts it was made of; waits for the other ranks, on an accelerator in its stream only."""
+        """Returns the sum on the device of its parts; waits for the other ranks, on an accelerator in its stream only."""
         if self._work is not None:
             _waited(self._work, self._ranks)
             self._work = None
@@ -81,17 +81,18 @@ class Sums:
 
     @property
     def communicates(self) -> bool:
-        """Whether other ranks take part: then every `add` is a message."""
+        """Tells whether other ranks take part: then every `add` is a message."""
         return bool(self._process_groups)
 
     @property
     def process_groups(self) -> list[Any]:
-        """The process groups that sums are added over."""
+        """Returns the process groups that sums are added over."""
         return list(self._process_groups.values())
 
     def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
-        """Returns the sums over all ranks and classes of the columns of ``table``: float64, (classes, columns), on the device of the
-        parameters; after them those of ``common``, which each rank has one of.
+        """Returns the sums over all ranks and classes of the columns of ``table``, then those of ``common``.
+
+        ``table``: float64, (classes, columns), on the device of the parameters. ``common``: numbers of which each rank has one.
 
         One message where a single process group takes part, or all ranks; else one for each dimension of the mesh that
         something is sharded over. Every rank gets the same bits. Nothing is changed.

@@ -1,4 +1,4 @@
-"""The trace of torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank other parameters and does not say so."""
+"""Notices torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank other parameters and does not say so."""
 
 from __future__ import annotations
 

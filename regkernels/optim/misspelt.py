@@ -1,4 +1,4 @@
-"""Warnings of arguments that would do nothing, though whoever gave them thinks that they do."""
+"""Warns of arguments that would do nothing, though whoever gave them thinks that they do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def warn_of_keys(group: Mapping[str, Any], known: Iterable[str], index: int) -> 
 
 
 def warn_of_overridden(strengths: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Warns of strengths that were given for all param groups, where each says 0. Tensors are not looked into, which may take waiting."""
+    """Warns of strengths that were given for all param groups, where each says 0. Looks into no tensor, which may take waiting."""
     for key, strength in strengths.items():
         values = [strength, *(group.get(key, strength) for group in groups)]
         if groups and all(isinstance(value, (int, float)) for value in values) and strength and not any(values[1:]):

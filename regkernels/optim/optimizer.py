@@ -1,4 +1,4 @@
-"""The class that all optimizers derive from: torch's contract, kept once for all of them."""
+"""Holds the class that all optimizers derive from, which keeps torch's contract once for all of them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Optimizer(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """The sums of the last step; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step; None before the first one and with ``stats=False``."""
         return self.stepper.stats(len(self.param_groups)) if self.substitute is None else self.substitute.stats()
 
     @outside_of_graphs
@@ -202,7 +202,7 @@ class Optimizer(Contract):
     def _begin(self, options: Options, *, trusted: bool = True) -> None:
         """Makes a stepper. ``trusted``: nobody else can have the dictionary of states."""
         self._stepper = Stepper(options)
-        self._stepper.trust.state = trusted
+        self._stepper.trust.holds = trusted
         self._owners = Owners()
         self._announce_scaling()
 

@@ -1,4 +1,4 @@
-"""The arguments that all optimizers share and that have nothing to do with their rule."""
+"""Holds the arguments that all optimizers share and that have nothing to do with their rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 
 
 class Common(Penalties, total=False):
-    """Keyword arguments of every optimizer, beside those of `regkernels.optim.Penalties`, which param groups may have, too.
+    """Names the keyword arguments of every optimizer, beside those of `regkernels.optim.Penalties`, which param groups have, too.
 
     - ``max_grad_norm``: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
       the gradients; None: no clipping.
@@ -75,12 +75,12 @@ class Options(NamedTuple):
 
     @property
     def may_skip(self) -> bool:
-        """Whether only a step's own gradients, or a scaler, say that it is left out."""
+        """Tells whether only a step's own gradients, or a scaler, say that it is left out."""
         return self.skip_nonfinite or self.amp_scaling
 
     @property
     def asks_for_norm(self) -> bool:
-        """Whether a step needs the norm of all gradients."""
+        """Tells whether a step needs the norm of all gradients."""
         return self.max_grad_norm is not None or self.may_skip
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The one value that backends are given to work on, whoever asks for it."""
+"""Holds the one value that backends are given to work on, whoever asks for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which formats weights and states are stored, and what is stored beside them."""
+"""Says in which formats weights and states are stored, and what is stored beside them."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Format(NamedTuple):
 
     @property
     def kept(self) -> str | None:
-        """The state that the rounding adds; None where it adds none."""
+        """Names the state that the rounding adds; None where it adds none."""
         return self.rounding if self.rounding in KEPT_DTYPES else None
 
     @property
     def draws(self) -> bool:
-        """Whether a step needs random numbers, and with them the number of the step."""
+        """Tells whether a step needs random numbers, and with them the number of the step."""
         return self.narrow or self.rounding == "stochastic"
 
     def dtype_of(self, name: str) -> torch.dtype:
@@ -75,6 +75,3 @@ class Precision(NamedTuple):
         rounding = self.rounding if param.dtype.itemsize < 4 else "nearest"
         states = self.state_dtype or computed
         return Format(rounding, states, narrow=states.itemsize < computed.itemsize)
-
-
-PLAIN = Precision()

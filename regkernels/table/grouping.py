@@ -1,4 +1,4 @@
-"""Groups of weights: which elements of a tensor in memory belong together."""
+"""Says which elements of a tensor in memory belong together: groups of weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GroupLayout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many elements a group has."""
+        """Returns how many elements a group has."""
         return self.outer * self.inner
 
     def weight(self, weighting: str) -> float:

@@ -1,4 +1,4 @@
-"""Hyper-parameters of one step, as the kernels read them: computed on the host in double, rounded once.
+"""Computes the hyper-parameters of one step, as the kernels read them: on the host in double, rounded once.
 
 Every mode of regularisation is a number here, so a kernel knows no mode names and a value that changes during training
 (a scheduled ``lr``, ``l1`` or ``weight_decay``) never selects another kernel.
@@ -92,7 +92,7 @@ def averages(group: Mapping[str, Any]) -> dict[str, Number]:
 
 
 def clip_factor(square_sum: Number, max_norm: float) -> Number:
-    """Returns what torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes everything NaN, there and here."""
+    """Returns what torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes all NaN, there and here."""
     clip = max_norm / (square_root(square_sum) + 1e-6)
     if isinstance(clip, Tensor):
         return clip.clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""Tables of segments, which kernels work on, and of sums, which they form on the way.
+"""Makes tables of segments, which kernels work on, and of sums, which they form on the way.
 
 The unit of work is a *segment*: a contiguous run of elements with the addresses of its weight, gradient and states, and
 the row of its hyper-parameters. A segment starts as one parameter; neighbours that are adjacent in all their buffers and
@@ -90,7 +90,7 @@ _WIDTHS = torch.tensor([_widths_of(*format_of(number)) for number in range(FORMA
 
 
 class Runs(NamedTuple):
-    """Describes elements that lie side by side in memory, as runs of consecutive places in the whole parameter. Both int64, (runs,)."""
+    """Describes elements side by side in memory, as runs of consecutive places in the whole parameter. Both int64, (runs,)."""
 
     places: Tensor  # of the first element of each
     lengths: Tensor

@@ -1,4 +1,4 @@
-"""The way of small tables to a device, on which the host does not wait for it."""
+"""Sends small tables to a device, without the host waiting for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of user input. Each raises before anything is changed and names the argument, its value and what is allowed.
+"""Checks user input. Each check raises before anything is changed and names the argument, its value and what is allowed.
 
 What arguments mean is not known here, nor which rules there are: `regkernels.optim.penalty_keys` checks penalties.
 """

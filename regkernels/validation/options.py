@@ -1,4 +1,4 @@
-"""Checks of arguments and of the options of param groups: numbers, choices, and what they are listed in."""
+"""Checks arguments and the options of param groups: numbers, choices, and what they are listed in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of tensors: parameters, their gradients and states, and weights of their elements."""
+"""Checks tensors: parameters, their gradients and states, and weights of their elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels: turns tensors into tables of addresses in device memory and launches one kernel per operation.
+"""Calls the Triton kernels: turns tensors into tables of addresses in device memory and launches one kernel per operation.
 
 What each function does is said in `regkernels.backends.protocol`. Tensors are on a CUDA or ROCm device, which the host never
 waits for; with ``TRITON_INTERPRET=1`` the same kernels run, slowly, on CPU tensors.

@@ -1,4 +1,4 @@
-"""How wide the kernels are launched, by architecture: one fixed table.
+"""Says how wide the kernels are launched, by architecture: one fixed table.
 
 Nothing is tuned at run time: an update that is tried out has been done.
 """

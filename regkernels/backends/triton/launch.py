@@ -1,4 +1,4 @@
-"""Launches: which kernel, on which chunks, with which constants. The host never waits for the device."""
+"""Launches kernels: says which, on which chunks, with which constants. The host never waits for the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Penalties in the loss, and their gradients: one launch per dtype, and one or two that add partial sums."""
+"""Computes penalties in the loss, and their gradients: one launch per dtype, and one or two that add partial sums."""
 
 from __future__ import annotations
 

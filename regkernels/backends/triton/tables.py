@@ -1,4 +1,4 @@
-"""Tables in device memory: which chunks there are, and where their segments lie.
+"""Makes tables in device memory: which chunks there are, and where their segments lie.
 
 Made with NumPy: torch shares even small index operations out among threads, and waiting for those takes milliseconds on a
 machine whose cores are busy.
@@ -46,7 +46,7 @@ def _shifted(table: Integers) -> Integers:
 
 
 class Launch(NamedTuple):
-    """One launch of a kernel: the segments of one kind, strip and shift, which are neighbours in the table, as are their chunks."""
+    """Describes a launch. Segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
 
     kind: int  # the number of a `regkernels.reference.Kind`
     first_chunk: int
@@ -108,7 +108,7 @@ class Layout(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A table of segments in device memory, cut into chunks."""
+    """Holds a table of segments in device memory, cut into chunks."""
 
     layout: Layout
     segments: Tensor

@@ -1,4 +1,4 @@
-"""The check whether a state dict fits an optimizer, before anything of it is loaded.
+"""Checks whether a state dict fits an optimizer, before anything of it is loaded.
 
 What torch.optim accepts is accepted, except where the next step would fail, or would go on with states that belong to
 another parameter or to another method. Dtypes of floating-point states are none of that: they are converted.
@@ -248,7 +248,7 @@ def _check_step(value: Any, name: str) -> None:
     what = f"the state 'step' of {name}"
     if is_dtensor(value):
         raise TypeError(
-            f"{what} must be a plain tensor or a number, got {shards.kind(value)}; call full_tensor() on it"
+            f"{what} must be a plain tensor or a number, got {shards.described(value)}; call full_tensor() on it"
         )
     if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
         raise TypeError(f"{what} must be one real number, got {_shown(value)} on {value.device}")

@@ -1,4 +1,4 @@
-"""The parts of loading a state dict that torch leaves out, or spoils."""
+"""Does what torch leaves out, or spoils, when it loads a state dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parameter on a device and its mirror on the CPU, which an optimizer updates in its place."""
+"""Mirrors a parameter on a device by one on the CPU, which an optimizer updates in its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mirror:
     """
 
     def __init__(self, param: Tensor, lane: Lane, buffers: tuple[Tensor, Tensor] | None) -> None:
-        """Makes the parameter on the CPU. ``buffers``: for weight and gradient; None for a parameter that is frozen, or has no shape yet."""
+        """Makes the parameter on the CPU. ``buffers``: for weight and gradient; None for one that is frozen, or has no shape yet."""
         self.param, self.lane = param, lane
         self.holds = False
         self._weight: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The mirrors of all parameters of an optimizer, and what travels between them and the devices in a step."""
+"""Keeps the mirrors of all parameters of an optimizer, and moves what travels between them and the devices in a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class that keeps an optimizer on the CPU for a model on an accelerator."""
+"""Keeps an optimizer on the CPU for a model on an accelerator."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class CPUOffload(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """The sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
         return self._inner.stats
 
     @outside_of_graphs
@@ -216,7 +216,7 @@ class CPUOffload(Contract):
         """Hands over the options of the param groups, and states that somebody has exchanged."""
         self._handover.options(self.param_groups, self._inner.param_groups)
         if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
-            self.stepper.trust.state = False
+            self.stepper.trust.holds = False
         if self._free:
             self._mirrors.watch()
 

@@ -1,4 +1,4 @@
-"""Copies of param groups with parameters' mirrors in the place of parameters.
+"""Copies param groups, with parameters' mirrors in the place of parameters.
 
 What is no param group, or no parameter, passes through: the optimizer that is given it says what is wrong.
 """

@@ -1,4 +1,4 @@
-"""The memory on the CPU for what belongs to tensors on a device, and the copies between the two."""
+"""Allocates memory on the CPU for what belongs to tensors on a device, and copies between the two."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Lane:
 
     @property
     def pins(self) -> bool:
-        """Whether memory on the CPU is to be page-locked."""
+        """Tells whether memory on the CPU is to be page-locked."""
         return self._module is not None
 
     def fetch(self, source: Tensor, target: Tensor) -> Any:

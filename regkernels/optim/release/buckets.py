@@ -1,4 +1,4 @@
-"""Buckets of parameters that are stepped together in a backward pass, each by a stepper of its own."""
+"""Steps buckets of parameters together in a backward pass, each by a stepper of its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Bucket:
 
     @property
     def stats(self) -> Stats | None:
-        """The sums of the last step."""
+        """Returns the sums of the last step; None before the first one."""
         return None if self._stepper is None else self._stepper.stats(len(self._own_groups))
 
     @torch.no_grad()

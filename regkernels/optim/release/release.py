@@ -1,4 +1,4 @@
-"""The function that lets a backward pass make the steps, and the handle that it returns."""
+"""Lets a backward pass make the steps: says when, and for which parameters."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class GradientRelease:
             self._held -= 1
 
     def remove(self) -> None:
-        """Lets ``backward`` leave gradients from now on, and ``optimizer.step()`` update. States stay. A second call does nothing."""
+        """Lets ``backward`` leave gradients again, and ``optimizer.step()`` update. States stay. A second call does nothing."""
         for member in self._members.values():
             member.ignore()
         self._members, self._buckets, self._open, self._updated = {}, [], {}, []

@@ -1,4 +1,4 @@
-"""The entries that the next step updates, the rows of hyper-parameters that they need, and the segments they make."""
+"""Finds the entries that the next step updates, the rows of hyper-parameters that they need, and the segments they make."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ class Active:
 
     @property
     def mask(self) -> Tensor | None:
-        """Which entries are updated: bool, one for each; None where all are."""
+        """Tells which entries are updated: bool, one for each; None where all are."""
         return None if self._all else self._mask
 
     @property
     def has_rows(self) -> bool:
-        """Whether the next step updates anything."""
+        """Tells whether the next step updates anything."""
         return bool(self._row_keys)
 
     @property
     def rows(self) -> list[Row]:
-        """The distinct rows that the next step needs, in the order of `segments`' row column."""
+        """Returns the distinct rows that the next step needs, in the order of `segments`' row column."""
         return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
 
     def first_steps_are_made(self) -> None:

@@ -1,4 +1,4 @@
-"""The step counts of all parameters of a plan, side by side: counting is one operation, however many there are."""
+"""Counts the steps of all parameters of a plan, side by side: that is one operation, however many there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for the parameters that a step works on: validated, and in the order in which their memory lies."""
+"""Searches for the parameters that a step works on: validates them, and orders them as their memory lies."""
 
 from __future__ import annotations
 

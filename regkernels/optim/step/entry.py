@@ -1,4 +1,4 @@
-"""The entry: one parameter of a step, as the kernels see it."""
+"""Describes one parameter of a step as the kernels see it: an entry."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def own(self) -> Tensor:
-        """The parameter's memory on this rank."""
+        """Returns the parameter's memory on this rank."""
         return held(self.param).detach()
 
     @property
@@ -85,55 +85,55 @@ class Entry:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """The names of the rule's states, and last of what the rounding keeps."""
+        """Names the rule's states, and last what the rounding keeps."""
         names = reference.RULES[self.rule].state_names
         return names if self.format.kept is None else (*names, self.format.kept)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The rule's states as the kernels see them."""
+        """Returns the rule's states as the kernels see them."""
         return [real(held(tensor)) for tensor in self.states[: len(reference.RULES[self.rule].state_names)]]
 
     @property
     def kept(self) -> Tensor | None:
-        """The state that the rounding keeps; None where it keeps none."""
+        """Returns the state that the rounding keeps; None where it keeps none."""
         return None if self.format.kept is None else held(self.states[-1])
 
     @property
     def kind(self) -> Kind:
-        """Which kernel updates it."""
+        """Says which kernel updates it."""
         return Kind(self.rule, self.weight.dtype, self.format.rounding, self.format.narrow, self.method.penalty)
 
     @property
     def stream(self) -> int:
-        """What tells its random numbers from others'; the same for all that need none, so that they can be merged."""
+        """Returns what tells its random numbers from others'; the same for all that need none, so that they can be merged."""
         return self.number if self.format.draws else 0
 
     @property
     def by_groups(self) -> bool:
-        """Whether groups of its weights are shrunk as a whole."""
+        """Tells whether groups of its weights are shrunk as a whole."""
         return self.method.penalty == "group"
 
     @property
     def place(self) -> int:
-        """The place of its first element in the whole parameter."""
+        """Returns the place of its first element in the whole parameter."""
         return 0 if self.runs is None else int(self.runs.places[0])
 
     @property
     def is_cut(self) -> bool:
-        """Whether it makes a segment of each run. What goes by groups does not: how far its runs are apart is in the table."""
+        """Tells whether it makes a segment of each run. What goes by groups does not: the distance of its runs is in the table."""
         return self.runs is not None and len(self.runs.places) > 1 and not self.by_groups
 
     @property
     def pieces(self) -> Runs:
-        """The segments it makes."""
+        """Returns the runs of which it makes a segment each."""
         if self.runs is None or not self.is_cut:
             return Runs.one(self.place, self.weight.numel())
         return self.runs
 
     @property
     def places(self) -> Tensor | int:
-        """The places of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
+        """Returns the places of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
         return self.place if self.runs is None or len(self.runs.places) == 1 else self.runs.of_elements()
 
     def operands(self, row: int) -> Operands:

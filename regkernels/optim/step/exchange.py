@@ -1,4 +1,4 @@
-"""The messages of a step between the ranks of a sharded run: sums, and whether they still have the same optimizer.
+"""Sends what the ranks of a sharded run tell each other in a step: sums, and whether they still have the same optimizer.
 
 How many messages a step takes must not depend on what a single rank sees: one for the norm of all gradients where anything
 asks for it, one for `stats`, whether or not the step is left out.
@@ -48,7 +48,7 @@ class Exchange:
 
     @property
     def communicates(self) -> bool:
-        """Whether there are other ranks to tell anything."""
+        """Tells whether there are other ranks to tell anything."""
         return self.sums.communicates
 
     def norm(self, described: Described, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:

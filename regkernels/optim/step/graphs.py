@@ -1,4 +1,4 @@
-"""Checks of what a step needs that is captured into a CUDA graph; they raise before anything is recorded."""
+"""Checks what a step needs that is captured into a CUDA graph, and raises before anything is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of a param group's ``l1_weights``, which notices that somebody has exchanged or changed them."""
+"""Notices that somebody has exchanged or changed the tensors of a param group's ``l1_weights``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sums over gradients and weights of plans that are not built, as building creates states and the step may be left out."""
+"""Sums over gradients and weights of plans that are not built: building creates states, and the step may be left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a step: which parameters have gradients, where their memory is, which segments that makes.
+"""Plans a step: which parameters have gradients, where their memory is, which segments that makes.
 
 There is one plan per device.
 

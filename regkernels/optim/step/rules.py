@@ -1,4 +1,4 @@
-"""The questions that a step has for an optimizer. Everything else about a step is the same for all of them."""
+"""Lists what a step asks of an optimizer. Everything else about a step is the same for all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number that gradients are multiplied by, and whether a step is to be left out: clipping and torch.amp.GradScaler.
+"""Says what gradients are multiplied by, and whether a step is to be left out: clipping and torch.amp.GradScaler.
 
 A number that only the device knows stays a tensor there; nothing here waits for it.
 """
@@ -28,7 +28,7 @@ class Scaling(NamedTuple):
 
     @property
     def skips(self) -> bool:
-        """Whether the host knows that the step is left out."""
+        """Tells whether the host knows that the step is left out."""
         return not isinstance(self.skip, Tensor) and self.skip != 0
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The step of parameters whose groups of weights lie on several ranks.
+"""Makes the step of parameters whose groups of weights lie on several ranks.
 
 What a group has in common, its second moment and its norm, is known only when all its ranks have added up what they hold.
 So the step has three phases, between which sums travel: those of all groups of all such parameters in one message. Nothing is

@@ -1,4 +1,4 @@
-"""The states of a plan's entries: allocated flat and viewed per parameter where they are missing, adopted otherwise."""
+"""Keeps the states of a plan's entries: allocates those that are missing, a view each of a flat buffer, and adopts the others."""
 
 from __future__ import annotations
 

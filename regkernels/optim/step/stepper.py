@@ -1,4 +1,4 @@
-"""The stepper, which makes one step over all parameters: what it updates, what scales gradients, who computes it."""
+"""Makes one step over all parameters: says what it updates, what scales gradients, and who computes it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Trust:
     """Says whether nobody else can have exchanged tensors in a dictionary of states; shared by all who step with that.
 
     Attributes:
-        state: whether the dictionary need not be looked at.
+        holds: whether it is so, and the dictionary need not be looked at.
     """
 
-    def __init__(self, state: bool = True) -> None:
-        self.state = state
+    def __init__(self) -> None:
+        self.holds = True
 
 
 class Stepper:
@@ -163,7 +163,7 @@ class Stepper:
 
         None where the step is left out and would have to create states first.
         """
-        check = not self.trust.state
+        check = not self.trust.holds
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
         ):
