@@ -236,7 +236,7 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
         grouping.group_layout(param, dim, size, name, prefix="group_")
         if group.get("capturable") and shards.splits_groups(param, dim, size):
             raise ValueError(
-                f"{name} is {shards.kind(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
+                f"{name} is {shards.described(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
                 "several ranks, whose step cannot be captured into a CUDA graph; leave capturable out, choose a group_dim "
                 "that is not sharded, or shard along it in multiples of group_size"
             )

@@ -1,4 +1,4 @@
-"""All mirrors of an optimizer's parameters, and what travels between them and the devices in a step."""
+"""Keeps the mirrors of all parameters of an optimizer, and moves what travels between them and the devices in a step."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Mirrors:
         return iter(self._by_param.values())
 
     def of(self, groups: Iterable[Mapping[str, Any]], first: int = 0) -> dict[int, Mirror]:
-        """Those of all parameters in ``groups``, by their ids; new ones where there are none that fit. Nothing is kept yet.
+        """Returns those of all parameters in ``groups``, by ids; new ones where there are none that fit. Keeps nothing yet.
 
-        ``first``: the index of the first group, for messages.
+        ``first``: the index of the first param group, for messages.
         """
         found: dict[int, Mirror] = {}
         new: dict[int, tuple[Tensor, str]] = {}
@@ -49,13 +49,13 @@ class Mirrors:
         self._by_param.update(mirrors)
 
     def replace(self, mirrors: Mapping[int, Mirror]) -> None:
-        """The same, and drops all others."""
+        """Keeps what `of` has found, and drops all others."""
         for key in [key for key, mirror in self._by_param.items() if mirrors.get(key) is not mirror]:
             self._by_param.pop(key).ignore()
         self.add(mirrors)
 
     def are_known(self, groups: Groups, theirs: Groups) -> bool:
-        """Whether ``theirs`` are the groups of the parameters' mirrors, and these still fit."""
+        """Tells whether ``theirs`` are the param groups of the parameters' mirrors, and these still fit."""
         return len(groups) == len(theirs) and all(map(self._is_known, groups, theirs))
 
     def _is_known(self, group: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
@@ -118,7 +118,7 @@ class Mirrors:
         return exchanged
 
     def states_of_params(self, theirs: State) -> defaultdict[Any, Any]:
-        """The states of mirrors, by parameter; others by what they have been by."""
+        """Returns the states of mirrors by parameter, others by what they have been by."""
         params = {id(mirror.host): mirror.param for mirror in self}
         return defaultdict(dict, {params.get(id(key), key): value for key, value in theirs.items()})
 

@@ -1,4 +1,4 @@
-"""An optimizer on the CPU for a model on an accelerator."""
+"""Keeps an optimizer on the CPU for a model on an accelerator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regkernels.distributed.agreement import Described
 from regkernels.dynamo import outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checkpoint.check import dictionary
-from regkernels.optim.contract import Contract
+from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.offload.mirror import Mirror
 from regkernels.optim.offload.mirrors import Mirrors, publish, send
 from regkernels.optim.offload.param_groups import Handover, listed, on_cpu, refuse_capturable
@@ -95,10 +95,7 @@ class CPUOffload(Contract):
         The host waits for the gradients. It does not wait for the new weights: what the current stream does next will see
         them.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._align()
         updated = self._mirrors.gather(self.param_groups, free=self._free)
         _pass_on_scale(self, self._inner)
@@ -120,7 +117,7 @@ class CPUOffload(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """The sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
         return self._inner.stats
 
     @outside_of_graphs
@@ -131,11 +128,11 @@ class CPUOffload(Contract):
 
     @torch.no_grad()
     def read_weights(self) -> None:
-        """The next step takes all weights from the device, instead of those that it knows to have been changed."""
+        """Lets the next step take all weights from the device, instead of those that it knows to have been changed."""
         self._mirrors.forget_weights()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         inner: Optimizer | None = self.__dict__.get("_inner")
         if inner is None:  # called by the constructor, which has checked the group
             super().add_param_group(param_group)
@@ -219,7 +216,7 @@ class CPUOffload(Contract):
         """Hands over the options of the param groups, and states that somebody has exchanged."""
         self._handover.options(self.param_groups, self._inner.param_groups)
         if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
-            self.stepper.trust.state = False
+            self.stepper.trust.holds = False
         if self._free:
             self._mirrors.watch()
 
@@ -233,6 +230,7 @@ def _pass_on_scale(optimizer: CPUOffload, inner: Optimizer) -> None:
 
 
 def _check_arguments(optimizer_class: object, free_gradients: object, options: Mapping[str, Any]) -> None:
+    """Raises where arguments of `CPUOffload` are not allowed, alone or together."""
     if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
         raise TypeError(
             f"optimizer_class must be a class of regkernels.optim, such as regkernels.optim.AdamW, got {optimizer_class!r}"

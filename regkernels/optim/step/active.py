@@ -1,4 +1,4 @@
-"""Which entries the next step updates, the rows of hyper-parameters that they need, and the segments they make."""
+"""Finds the entries that the next step updates, the rows of hyper-parameters that they need, and the segments they make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regkernels.table.segments import Pieces
 
 
 class Active:
-    """The entries that have a gradient. A look at the table of all entries finds them, whenever addresses have changed.
+    """Finds the entries that have a gradient, by a look at the table of all entries, whenever addresses have changed.
 
     Attributes:
         segments: int64 table (see `regkernels.table.segments`) of what the next step updates.
@@ -27,9 +27,9 @@ class Active:
     """
 
     def __init__(self, entries: Sequence[Entry], storages: Sequence[int], table: Tensor, counts: Counts | None) -> None:
-        """``storages``: see `Entries`. ``table``: of all entries, whose column of rows is filled here."""
+        """Takes ``storages`` as `Entries` has them, and ``table``, of all entries, whose column of rows is filled here."""
         self._entries, self._table, self._counts = entries, table, counts
-        self._group_of = torch.tensor([entry.group for entry in entries], dtype=torch.int64, device="cpu")
+        self._param_group_of = torch.tensor([entry.group for entry in entries], dtype=torch.int64, device="cpu")
         same = [a == b for a, b in pairwise(storages)]
         may_follow = zip([False, *same], entries, strict=False)
         self._may_follow = torch.tensor([s and not e.by_groups for s, e in may_follow], dtype=torch.bool, device="cpu")
@@ -63,8 +63,9 @@ class Active:
             self.segments = segments.merge(self._table[mask], self._may_follow[mask])
 
     def _find_rows(self) -> None:
+        """Finds the distinct rows of what has a gradient, and writes their numbers into the table."""
         # One number per (param group, split, step count, first): equal rows are found without a loop over parameters.
-        key = (self._group_of << 41) + (self._split << 40)
+        key = (self._param_group_of << 41) + (self._split << 40)
         if self._counts is not None:
             key += self._counts.classes() << 1
         key += self._first
@@ -78,37 +79,37 @@ class Active:
 
     @property
     def mask(self) -> Tensor | None:
-        """bool, per entry; None where all are updated."""
+        """Tells which entries are updated: bool, one for each; None where all are."""
         return None if self._all else self._mask
 
     @property
     def has_rows(self) -> bool:
-        """Whether the next step updates anything."""
+        """Tells whether the next step updates anything."""
         return bool(self._row_keys)
 
     @property
     def rows(self) -> list[Row]:
-        """The distinct rows that the next step needs, in the order of `segments`' row column."""
+        """Returns the distinct rows that the next step needs, in the order of `segments`' row column."""
         return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
 
     def first_steps_are_made(self) -> None:
-        """After a step: the next one is nobody's first whose buffer it began."""
+        """Notes, after a step, that the next one is nobody's first whose buffer it began."""
         if any(first for _, _, first in self._row_keys):
             self._first[self._mask] = False
             self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]
 
     def entries(self) -> Iterator[tuple[Entry, int]]:
-        """Each entry of the next step, with the index of its row."""
+        """Yields each entry of the next step, with the index of its row."""
         for index in self._mask.nonzero().flatten().tolist():
             yield self._entries[index], int(self._table[index, segments.ROW])
 
     def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
-        """Those of them that `regkernels.optim.step.split_groups` updates, with their rows."""
+        """Yields the entries that `regkernels.optim.step.split_groups` updates, with their rows."""
         if self.splits:
             yield from ((entry, rows[row]) for entry, row in self.entries() if entry.split)
 
     def rows_of_kernels(self, rows: list[Hyper]) -> list[Hyper]:
-        """The rows, where a kernel only forms the sums of these entries."""
+        """Returns the rows that kernels get, which only form the sums of these entries."""
         if not self.splits:
             return rows
         pairs = zip(rows, self._row_keys, strict=True)

@@ -1,4 +1,4 @@
-"""Which parameters a step works on, as entries: validated, and in the order in which their memory lies."""
+"""Searches for the parameters that a step works on: validates them, and orders them as their memory lies."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ State = MutableMapping[Any, Any]
 
 
 class Entries:
-    """The parameters of some param groups that have a gradient, or states from an earlier one.
+    """Lists the parameters of some param groups that have a gradient, or states from an earlier one.
 
     Attributes:
-        found: their entries, by the rows of sums that they belong to, then by storage, then by address.
+        found: their entries, by the totals that their sums are added to, then by storage, then by address.
         storages: for each of them, what its memory belongs to: neighbours within it may be merged.
     """
 
@@ -41,7 +41,10 @@ class Entries:
         staged_before: Sequence[Entry],
         sums: Sums,
     ) -> None:
-        """``members``: which of ``groups``. ``staged_before``: entries whose buffers to use again. Changes nothing."""
+        """Looks for them; raises where one cannot be updated, and changes nothing.
+
+        ``groups``: all param groups, and ``members``: which of these. ``staged_before``: entries whose buffers to use again.
+        """
         self._options, self._state = options, state
         self._interpreted = backends.name() == "triton"
         self._computable: set[tuple[torch.device, torch.dtype]] = set()  # what a backend was found for
@@ -55,7 +58,7 @@ class Entries:
             if param.grad is not None or self._is_known(param, names[g])
         ]
         for entry in found:
-            entry.total = sums.class_of(entry.param) * len(groups) + entry.group
+            entry.total = sums.total_of(entry.param, entry.group, len(groups))
         # By address within a storage, so that neighbours can be merged; storages in the order given.
         storages = {id(entry): _storage(entry) for entry in found}
         order = {storage: rank for rank, storage in enumerate(dict.fromkeys(storages.values()))}
@@ -64,8 +67,10 @@ class Entries:
         validation.no_shared_memory((entry.own, entry.name) for entry in self.found)
 
     def _is_known(self, param: Tensor, names: Sequence[str]) -> bool:
-        """Whether a parameter without a gradient has had one. A rule without states does not know; where nothing is created
-        either, its parameters are listed once and for all."""
+        """Tells whether a parameter without a gradient has had one.
+
+        A rule without states does not know; where nothing is created either, its parameters are listed once and for all.
+        """
         state = self._state.get(param)
         if names:
             return state is not None and all(state.get(name) is not None for name in names)
@@ -77,6 +82,7 @@ class Entries:
     def _entry(
         self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], method: Method
     ) -> Entry:
+        """Returns the entry of a parameter; raises where the parameter, its gradient or its states do not fit."""
         name = parameter_name(options, group, position)
         validation.parameter(param, name)
         validation.complex_parameter(param, options["l1"], method.rule, name)
@@ -106,5 +112,6 @@ class Entries:
 
 
 def _storage(entry: Entry) -> int:
+    """Returns the address of what an entry's memory belongs to: a flat buffer, or its own storage."""
     buffer = None if entry.staged else FlatParameters.buffer(entry.param)
     return (entry.weight if buffer is None else buffer).untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""What a step works on: which parameters have gradients, where their memory is, which segments that makes.
+"""Plans a step: which parameters have gradients, where their memory is, which segments that makes.
 
 There is one plan per device.
 
@@ -35,15 +35,15 @@ State = MutableMapping[Any, Any]
 
 
 class Plan:
-    """Entries, the table made of them, and what takes part in the next step.
+    """Keeps entries, the table made of them, and what takes part in the next step.
 
     Attributes:
         entries: parameters with states, whether or not they have a gradient at present.
         active: those that the next step updates; there once the plan is built.
         draws: whether a step needs random numbers.
         may_skip: whether only the device knows that a step is left out.
-        totals: number of rows of a table of sums: of all classes (see `regkernels.distributed.sums`) one per param group of the
-            optimizer, those on other devices included.
+        totals: how many totals a table of sums has: for each class (see `regkernels.distributed.sums`) one per param group of
+            the optimizer, those on other devices included.
     """
 
     active: Active
@@ -59,7 +59,7 @@ class Plan:
         before: Plan | None = None,
         sums: Sums | None = None,
     ) -> None:
-        """Of the groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`.
+        """Plans for the param groups ``members``, which are on ``device``. Validates everything and changes nothing; see `build`.
 
         ``before``: the plan that this one replaces. What a captured graph may still use stays where it is.
         """
@@ -77,7 +77,7 @@ class Plan:
         entries = Entries(groups, methods, options, state, members, staged, sums)
         self.entries, self._storages = entries.found, entries.storages
         weighted = [g for g in members if methods[g].penalty == "weighted_l1"]
-        self._l1_weights = {g: L1Weights(groups[g]) for g in weighted}
+        self._l1_weights = {g: L1Weights(groups[g]["l1_weights"]) for g in weighted}
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         self._params = [param for g in members for param in groups[g]["params"]]
 
@@ -117,7 +117,7 @@ class Plan:
             return False
         if _is_capturable(groups[g] for g in self._members) != self._capturable:
             return False
-        if any(l1_weights.changed(groups[g]) for g, l1_weights in self._l1_weights.items()):
+        if any(l1_weights.changed(groups[g]["l1_weights"]) for g, l1_weights in self._l1_weights.items()):
             return False
         if any(entry.changed() for entry in self._staged) or (
             check_states and not states.are_ours(self.entries, self._state, self._table, self._counts)
@@ -148,7 +148,7 @@ class Plan:
             entry.load()
 
     def batch(self, rows: list[Hyper] | None = None) -> Batch:
-        """What the next step updates, for a backend. ``rows``: of hyper-parameters, one for each of `Active.rows`."""
+        """Returns what the next step updates, for a backend. ``rows``: of hyper-parameters, one for each of `Active.rows`."""
         active = self.active
         return Batch(
             self.device,
@@ -165,7 +165,7 @@ class Plan:
         return [entry.operands(row) for entry, row in self.active.entries()]
 
     def advance(self, skip: Number) -> None:
-        """After the kernels: copies staged weights back and counts the step, unless ``skip`` is not 0 on the device."""
+        """Copies staged weights back, after the kernels, and counts the step, unless ``skip`` is not 0 on the device."""
         for entry in self._staged:
             if entry.param.grad is not None:
                 entry.save()
@@ -178,11 +178,12 @@ class Plan:
     # --- building ---
 
     def _must_count(self) -> bool:
-        """Whether steps are counted for another reason than the rule: random numbers, or a first step that may be left out
-        without the host knowing."""
+        """Tells whether steps are counted for another reason than the rule: random numbers, or a first step that may be left
+        out without the host knowing."""
         return any(entry.format.draws or (self.may_skip and entry.rule == "momentum") for entry in self.entries)
 
     def _make_roster(self, params: Sequence[Tensor]) -> Any:
+        """Makes the fast check of the addresses of ``params``; None without the extension."""
         slots = {id(entry.param): slot for slot, entry in enumerate(self.entries)}
         modes = [
             extension.WITHOUT_STATE
@@ -197,7 +198,7 @@ class Plan:
         return extension.roster(params, modes, [slots.get(id(param), 0) for param in params])
 
     def check_options(self, index: int, group: Mapping[str, Any]) -> None:
-        """Raises where options of a group that have changed do not fit its parameters."""
+        """Raises where options of a param group that have changed do not fit its parameters."""
         for entry in self.entries:
             if entry.group == index:
                 validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
@@ -206,5 +207,5 @@ class Plan:
 
 
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:
-    """Counts are kept on the device for all groups of a plan as soon as one asks for it."""
+    """Tells whether a param group asks for counts on the device: they are kept there for all of a plan then."""
     return any(group.get("capturable") for group in groups)
