@@ -18,7 +18,7 @@ from regkernels import backends, validation
 from regkernels.distributed.shards import described, held, is_dtensor, is_spread_alike
 from regkernels.memory import empty_dense, has_layout, is_usable
 from regkernels.optim.step.entry import parameter_name
-from regkernels.reference import MetricKind
+from regkernels.reference.kinds import MetricKind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.hyper import Hyper

@@ -42,7 +42,7 @@ def agreement() -> dict[str, int | list[str]]:
         "roundings": list(ROUNDINGS),
         "rules": list(reference.RULES),
         "metrics": list(reference.METRICS),
-        "penalties": list(reference.PENALTIES),
+        "penalties": list(reference.family.PENALTIES),
         "formulas": list(reference.VALUES),
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from regkernels import backends, reference, validation
 from regkernels.memory import has_layout
 from regkernels.ops.library import dense, like, register
-from regkernels.reference import Kind
+from regkernels.reference.kinds import Kind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.grouping import GroupLayout

@@ -11,7 +11,7 @@ from torch.nn import UninitializedParameter
 
 from regkernels import validation
 from regkernels.distributed import shards
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Number, number
 
@@ -53,7 +53,7 @@ class Penalties(TypedDict, total=False):
     settles only with steps that are not too large for it: t below the inverse of the curvature (an adaptive step grows to ``lr / eps``
     where gradients vanish), and with momentum below ``1 - momentum`` times that.
 
-    Sources: `regkernels.reference.FAMILY`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
+    Sources: `regkernels.reference.family.FAMILY`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
     Zou (2006) for the adaptive lasso.
     """
 
@@ -89,7 +89,7 @@ OFF: dict[str, Any] = {
 class Method(NamedTuple):
     """What a param group asks its kernel to do. Another one takes another plan.
 
-    ``penalty``: one of `regkernels.reference.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
+    ``penalty``: one of `regkernels.reference.family.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """
 
     rule: str

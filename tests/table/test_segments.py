@@ -16,7 +16,10 @@ pytestmark = pytest.mark.interpreted
 
 
 def test_pieces_of_segments() -> None:
-    wide, narrow = regkernels.reference.Kind("adam", torch.float32), regkernels.reference.Kind("sgd", torch.bfloat16)
+    wide, narrow = (
+        regkernels.reference.kinds.Kind("adam", torch.float32),
+        regkernels.reference.kinds.Kind("sgd", torch.bfloat16),
+    )
     rows = []
     for kind, numel, addresses in (
         (wide, 10, [1000, 2000, 3000, 4000]),
@@ -48,12 +51,12 @@ def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
     number = st.integers(0, 2)
     likely = st.integers(0, 9).map(bool)
     kinds = st.builds(
-        regkernels.reference.Kind,
+        regkernels.reference.kinds.Kind,
         st.sampled_from(list(regkernels.reference.RULES)),
         st.sampled_from(cases.DTYPES),
         st.sampled_from(ROUNDINGS),
         st.booleans(),
-        st.sampled_from(regkernels.reference.PENALTIES),
+        st.sampled_from(regkernels.reference.family.PENALTIES),
     )
     table: list[list[int]] = []
     for _ in range(draw(st.integers(0, 6))):

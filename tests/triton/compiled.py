@@ -34,14 +34,14 @@ from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update, 
 OPERATORS = [
     lambda x: rk.prox.positive(x, 1.0),
     lambda x: rk.prox.weighted_l1(x, 1.0, torch.ones_like(x)),
-    *(partial(getattr(rk.prox, name), strength=1.0) for name in reference.FAMILY),
+    *(partial(getattr(rk.prox, name), strength=1.0) for name in reference.family.FAMILY),
 ]
 """One for each penalty but that by groups."""
 
 DTYPES = {"l_half": torch.float64, "log_sum": torch.bfloat16}
 PENALTIES = {
     of.formulas.name: (getattr(rk, f"{key}_penalty"), DTYPES.get(key, torch.float32))
-    for key, of in reference.FAMILY.items()
+    for key, of in reference.family.FAMILY.items()
 }
 """By what `regkernels.reference.VALUES` calls their formulas, and the dtype for which they are compiled."""
 

@@ -33,7 +33,7 @@ from regkernels.backends.triton.penalties import (
     weighted_gradient,
 )
 from regkernels.backends.triton.tables import BatchMemory
-from regkernels.reference import Kind, MetricKind
+from regkernels.reference.kinds import Kind, MetricKind
 from regkernels.table.batch import Batch
 from regkernels.table.segments import SUMS
 

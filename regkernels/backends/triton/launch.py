@@ -26,7 +26,7 @@ def over_chunks(
     pointers: Sequence[Tensor],
     numbers: Sequence[float],
     constants: Callable[[Any], dict[str, Any]],
-    kind_of: Callable[[int], Any] = reference.Kind.of,
+    kind_of: Callable[[int], Any] = reference.kinds.Kind.of,
     by_groups: Any = None,
 ) -> None:
     """Launches a kernel once for each launch of the layout: once per kind of segment, strip and shift.

@@ -48,7 +48,7 @@ def _shifted(table: Integers) -> Integers:
 class Launch(NamedTuple):
     """Describes a launch. Segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
 
-    kind: int  # the number of a `regkernels.reference.Kind`
+    kind: int  # the number of a `regkernels.reference.kinds.Kind`
     first_chunk: int
     chunks: int
     strip: int  # groups that make a chunk; 0 where chunks are of so many elements

@@ -14,7 +14,7 @@ from regkernels.distributed import index, shards
 from regkernels.distributed.shards import held
 from regkernels.memory import empty_dense, has_layout, is_dense
 from regkernels.optim.penalty_keys import Method
-from regkernels.reference import Kind
+from regkernels.reference.kinds import Kind
 from regkernels.table import segments
 from regkernels.table.batch import Operands
 from regkernels.table.formats import Format
