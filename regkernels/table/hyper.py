@@ -17,7 +17,7 @@ Number = float | Tensor
 
 
 class Hyper(NamedTuple):
-    """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/table.h.
+    """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/lists.h.
 
     On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it.
     """

@@ -43,7 +43,7 @@ FIELDS = Segment._fields
 """Columns of a table of segments (int64), in the order of csrc/lists.h."""
 
 SUMS = ("absolute", "square", "nonzeros", "gradient", "zero_groups")
-"""Columns of a table of sums (float64), in the order of csrc/table.h."""
+"""Columns of a table of sums (float64), in the order of csrc/lists.h."""
 
 WEIGHT, GRADIENT, STATE0, KEPT, L1_WEIGHT, NUMEL, ROW, TOTAL, STREAM, PLACE, GAP, GROUPS, INNER, KIND = (
     FIELDS.index(name) for name in FIELDS if name not in ("state1", "state2")

@@ -48,7 +48,7 @@ class Entry:
     states: list[Tensor] = field(default_factory=list)  # as they stand in `state`: `state_names`
     runs: Runs | None = None  # places in the whole parameter, of what draws random numbers; None for 0, 1, 2, ...
     layout: GroupLayout = field(init=False)  # of its groups; zeros where nothing goes by groups
-    gap: int = 0  # see csrc/table.h
+    gap: int = 0  # see `regkernels.table.segments.Segment`
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
     _strides: tuple[int, ...] = field(init=False, repr=False)
