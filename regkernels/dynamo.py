@@ -51,6 +51,7 @@ def outside_of_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def is_outside_of_graphs(function: Any) -> bool:
+    """Tells whether `outside_of_graphs` has made a function."""
     return getattr(function, "_torchdynamo_disable", False) is True
 
 

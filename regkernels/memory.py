@@ -94,12 +94,14 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def _share_an_element(a: Tensor, b: Tensor) -> bool:
+    """Tells whether two tensors whose extents overlap have an element in common."""
     if all((end - begin) == t.nbytes for t in (a, b) for begin, end in [_extent(t)]):
         return True  # both without gaps, and their extents overlap
     return bool(torch.isin(_addresses(a), _addresses(b)).any())
 
 
 def _addresses(tensor: Tensor) -> Tensor:
+    """Returns the address of each element; int64, on the CPU."""
     offsets = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         shape = [1] * dim + [size] + [1] * (tensor.dim() - dim - 1)

@@ -69,6 +69,7 @@ class Rows:
         return list(range(first, first + count))
 
     def _add(self, group: Mapping[str, Any], metric: str, step: Step) -> int:
+        """Returns the number of a row, which is added unless it is the last one."""
         row = Hyper(**self._fields(group, metric, step))
         if self.rows and not isinstance(self._skip, Tensor) and _equal(row, self.rows[-1]):
             return len(self.rows) - 1
@@ -76,6 +77,7 @@ class Rows:
         return len(self.rows) - 1
 
     def _fields(self, group: Mapping[str, Any], metric: str, step: Step) -> dict[str, Any]:
+        """Returns the fields of `Hyper` for a shrinkage by ``step``."""
         l1, weight_decay = (number(group[key], group) for key in ("l1", "prox_weight_decay"))
         fields: dict[str, Any] = {"lr": step.lr, "skip": self._skip}
         if metric == "constant":

@@ -59,6 +59,7 @@ def sgd(group: Group) -> Step:
 
 
 def adam(group: Group, step: Number) -> Step:
+    """Takes lr, the bias correction of the second moment, and eps."""
     beta2 = number(group["betas"][1], group)
     return Step(
         number(group["lr"], group),
@@ -79,6 +80,7 @@ def nadam(group: Group, step: Number, mu_product: Number) -> Step:
 
 
 def radam(group: Group, step: Number) -> Step:
+    """Takes what makes Adam's step RAdam's, as `regkernels.optim.RAdam` does."""
     beta2 = number(group["betas"][1], group)
     factor, inverse_sqrt_bias2, eps = rectification(beta2, step, float(group["eps"]))
     return Step(number(group["lr"], group) * factor, inverse_sqrt_bias2=inverse_sqrt_bias2, eps=eps)
@@ -90,10 +92,12 @@ def adamax(group: Group) -> Step:
 
 
 def rmsprop(group: Group) -> Step:
+    """Takes lr, the gain of its momentum, and eps."""
     return Step(number(group["lr"], group), gain=1.0 / (1.0 - group["momentum"]), eps=float(group["eps"]))
 
 
 def adagrad(group: Group, step: Number) -> Step:
+    """Takes lr as it has decayed, and eps."""
     lr = number(group["lr"], group) / (1.0 + (step - 1.0) * group["lr_decay"])
     return Step(lr, eps=float(group["eps"]))
 

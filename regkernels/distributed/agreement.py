@@ -168,6 +168,7 @@ def differ(count: float, total: float, squares: float) -> bool:
 
 
 def _text(value: Any) -> str:
+    """Says what a hyper-parameter is, as far as the host knows it without waiting."""
     if isinstance(value, Tensor):
         return repr(value.item()) if value.is_cpu and value.numel() == 1 else f"a tensor on {value.device.type}"
     if isinstance(value, (tuple, list)):

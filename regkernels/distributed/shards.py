@@ -129,7 +129,9 @@ def described(tensor: Any) -> str:
 
 
 def check_parameter(param: Any, name: str) -> None:
-    """Raises where no rank holds the elements of a `DTensor`, or this one holds nothing of it."""
+    """Raises where no rank holds the elements of a `DTensor`, or this one holds nothing of it; plain tensors pass."""
+    if not is_dtensor(param):
+        return
     if any(placement.is_partial() for placement in param.placements):
         raise ValueError(
             f"{name} is a DTensor with placements {words(param)}: a partial tensor is a sum that has yet to be formed, and no rank "

@@ -77,6 +77,7 @@ class Sums:
 
     @property
     def classes(self) -> int:
+        """Returns how many classes there are."""
         return len(self._classes)
 
     @property

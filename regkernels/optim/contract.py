@@ -59,6 +59,7 @@ class Contract(torch.optim.Optimizer):
         return packed
 
     def _announce_scaling(self) -> None:
+        """Lets torch.amp.GradScaler hand over its scale, where that was asked for."""
         if self.stepper.options.amp_scaling:
             self._step_supports_amp_scaling = True  # GradScaler looks for it
 
@@ -66,5 +67,6 @@ class Contract(torch.optim.Optimizer):
         self.stepper.trust.holds = trusted
 
     def _patch_step_function(self) -> None:
+        """Does what torch does for hooks and profiling, and keeps the step out of graphs after it."""
         super()._patch_step_function()
         keep_step_outside_of_graphs(type(self))

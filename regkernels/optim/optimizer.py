@@ -207,5 +207,6 @@ class Optimizer(Contract):
         self._announce_scaling()
 
     def _forget(self) -> None:
+        """Lets the next step look at everything anew."""
         self._stepper.forget()
         self._owners = Owners()

@@ -30,9 +30,9 @@ class Common(Penalties, total=False):
     - ``amp_scaling``: lets torch.amp.GradScaler hand its scale, and whether it found NaN or Inf, to the step: the kernel
       divides the gradients, and the host need not wait for the device. A skipped step changes nothing.
     - ``process_group``: a group of ranks, each of which gives this optimizer other parameters, such as stages of a pipeline.
-      Within torch.distributed.optim.ZeroRedundancyOptimizer None means its group. Norms (``max_grad_norm``, ``skip_nonfinite``) and ``stats``
-      are then those of all. Not needed for DTensors, which know their ranks; wrong for DDP, whose ranks have the same
-      parameters. It is not saved.
+      Within torch.distributed.optim.ZeroRedundancyOptimizer None means its process group. Norms (``max_grad_norm``,
+      ``skip_nonfinite``) and ``stats`` are then those of all. Not needed for DTensors, which know their ranks; wrong for DDP,
+      whose ranks have the same parameters. It is not saved.
     - ``param_rounding``: of float16 and bfloat16 weights. "nearest"; "stochastic": up or down by chance, so that the mean is
       exact; "remainder" (bfloat16): 16 more bits in the state ``remainder``, so that weight and remainder together are the
       float32 weight of a float32 run; "master": a float32 copy in the state ``master``.
@@ -129,6 +129,7 @@ class Checked:
 
 
 def _cannot_change(value: object) -> bool:
+    """Tells whether a value stays what it is as long as it is the same object."""
     if isinstance(value, tuple):
         return all(map(_cannot_change, value))
     return value is None or isinstance(value, (float, int, bool, str))

@@ -100,6 +100,7 @@ class Runs(NamedTuple):
 
     @classmethod
     def one(cls, place: int, length: int) -> Runs:
+        """Makes a single run."""
         return cls(torch.tensor([place], device="cpu"), torch.tensor([length], device="cpu"))
 
     def joined(self) -> Runs:

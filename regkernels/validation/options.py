@@ -88,6 +88,7 @@ def seed(value: Any) -> int:
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...], where: str = "") -> None:
+    """Raises unless ``value`` is among those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{where}")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import regkernels
 from regkernels import optim
-from regkernels.backends import triton
+from regkernels.backends.triton import launch as launching
 
 pytestmark = pytest.mark.interpreted
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.interpreted
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that were launched."""
     names: list[str] = []
-    launch = triton._launch
+    launch = launching.launch
 
     def recorded(kernel: Any, *arguments: Any, **constants: Any) -> None:
         names.append(kernel.fn.__name__)
         launch(kernel, *arguments, **constants)
 
-    monkeypatch.setattr(triton, "_launch", recorded)
+    monkeypatch.setattr(launching, "launch", recorded)
     return names
 
 
@@ -81,7 +81,7 @@ def test_a_launch_that_fails_leaves_the_step_count(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("CUDA error: out of resources")
 
     with monkeypatch.context() as patch:
-        patch.setattr(triton, "_launch", fail)
+        patch.setattr(launching, "launch", fail)
         with pytest.raises(RuntimeError, match="out of resources"):
             optimizer.step()
     assert all(torch.equal(param, value) for param, value in zip(params, before, strict=True))

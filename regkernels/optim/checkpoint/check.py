@@ -108,6 +108,7 @@ def _parts(state_dict: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], 
 
 
 def _check_sizes(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where param groups, or parameters in one of them, are of another number."""
     if len(saved) != len(own):
         raise ValueError(
             f"the state dict has another number of parameter groups: {len(saved)}, this optimizer has {len(own)}; make the "
@@ -245,6 +246,7 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
 
 
 def _check_step(value: Any, name: str) -> None:
+    """Raises where a step count is no whole number >= 0."""
     what = f"the state 'step' of {name}"
     if is_dtensor(value):
         raise TypeError(
@@ -270,5 +272,6 @@ def _shown(value: Any) -> str:
 
 
 def _listed(keys: Iterable[Any]) -> str:
+    """Lists the first keys, for messages."""
     words = [repr(key) for key in keys]
     return (", ".join(words[:6]) + (", ..." if len(words) > 6 else "")) or "nothing"

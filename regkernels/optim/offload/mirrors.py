@@ -59,6 +59,7 @@ class Mirrors:
         return len(groups) == len(theirs) and all(map(self._is_known, groups, theirs))
 
     def _is_known(self, group: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+        """Tells whether a param group of ours and one of theirs list the same parameters and their mirrors."""
         params, hosts = group["params"], theirs["params"]
         mirrors = [self._by_param.get(id(param)) for param in params]
         return len(params) == len(hosts) and all(

@@ -197,6 +197,7 @@ class CPUOffload(Contract):
         weakref.finalize(self, self._mirrors.ignore).atexit = False
 
     def _take_on(self, inner: Optimizer, mirrors: Mapping[int, Mirror]) -> None:
+        """Begins to work with an optimizer on the CPU."""
         self._inner = inner
         self._mirrors.add(mirrors)
         self._announce_scaling()

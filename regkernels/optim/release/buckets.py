@@ -72,6 +72,7 @@ class Bucket:
         self.streams.clear()
 
     def _begin(self, whole: Optimizer) -> None:
+        """Makes the stepper, and param groups of the members alone."""
         self._stepper = Stepper(whole.stepper.options, whole.stepper.trust, is_part=True)
         self.groups = sorted({member.group for member in self.members})
         by_group = [[member for member in self.members if member.group == index] for index in self.groups]

@@ -186,6 +186,7 @@ class GradientRelease:
         return [self._members[id(param)] for param in params]
 
     def _update(self, waiting: Sequence[Member]) -> None:
+        """Steps the buckets of parameters that have a gradient."""
         for member in waiting:
             self._watch(member)  # it may have been frozen until now
             if member.bucket is None:

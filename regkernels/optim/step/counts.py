@@ -51,7 +51,7 @@ class HostCounts:
 
 
 class DeviceCounts:
-    """Counts on the device, where the replays of a CUDA graph advance them unseen by Python.
+    """Does what `HostCounts` does on the device, where the replays of a CUDA graph advance counts unseen by Python.
 
     A count never moves: a graph that was captured goes on counting there. Entries that come later get a block of their own.
     What the host knows is which entries have always been counted together. Those that have not are taken for different

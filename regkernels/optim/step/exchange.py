@@ -117,6 +117,7 @@ class Exchange:
                 self._copied = _on_its_way(marks)
 
     def _keep(self, sent: Pending) -> None:
+        """Keeps fingerprints for `look_back`."""
         if not capturing():  # else it would be looked at once, and added up in every replay
             self._sent = sent
 

@@ -54,5 +54,6 @@ def _zero_groups(entry: Entry, weight: Tensor) -> float:
 
 
 def _norm(tensor: Tensor) -> float:
+    """Returns the Euclidean norm, added up in float64."""
     dtype = torch.complex128 if tensor.is_complex() else torch.float64
     return float(torch.linalg.vector_norm(tensor.detach(), dtype=dtype))
