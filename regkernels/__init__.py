@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from regkernels import selection
     from regkernels.structure import Compacted, SparsityReport, compact, sparsity_report
 
-__all__ = [
+__all__ = [  # noqa: F811
     "Compacted",
     "FlatParameters",
     "ProxHandle",

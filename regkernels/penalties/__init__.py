@@ -8,5 +8,5 @@ from regkernels.penalties.l1_l2 import elastic_net_penalty, l1_penalty, l2_penal
 from regkernels.penalties.sparse import *  # noqa: F403  (what there is, is said there only)
 from regkernels.penalties.sparse import __all__ as __all__  # without it mypy does not know the names
 
-__all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty"]
+__all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty"]  # noqa: F811
 __all__ += sparse.__all__
