@@ -14,14 +14,15 @@ FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
 SITE := build/docs
 # What is passed on to the program: make test ARGS="-k adamw -x"
 ARGS ?=
-# A process per processor; a file's tests stay together, as they share what is compiled. Threads that wait must not spin: other
-# processes want the processor.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+# A process per processor; a file's tests stay together, as they share what is compiled, and the long files come first. Threads
+# that wait must not spin: other processes want the processor. Bytecode is kept, or else every process rewrites all assertions.
+PYTEST := OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest \
+    -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # pytest's status 5: what ARGS selects is in the other of the two runs of `make test`.
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test touch lint types bench docs gpu kernels format clean distclean
+.PHONY: help demo test check coverage touch lint types bench docs gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -32,16 +33,23 @@ demo: $(PACKAGE) ## show what the package does, in the terminal
 	@$(BIN)/python -m regkernels demo $(ARGS)
 
 test: $(PACKAGE) ## run the tests, then those of the GPU kernels in Triton's interpreter (ARGS="-k name" selects)
-	@$(PYTEST) --cov=regkernels --cov-report=term $(ARGS) || $(NONE_SELECTED)
+	@$(PYTEST) $(ARGS) || $(NONE_SELECTED)
 	@REGKERNELS_BACKEND=triton TRITON_INTERPRET=1 $(PYTEST) -m interpreted $(ARGS) || $(NONE_SELECTED)
+
+check: $(PACKAGE) ## run a tenth of the tests, of every file those that the same hash of their names picks: in a minute
+	@$(PYTEST) --tenth $(ARGS)
+
+coverage: $(PACKAGE) ## run the tests, without those in Triton's interpreter, and list the lines that none of them reaches
+	@$(PYTEST) --cov=regkernels --cov-report=term $(ARGS)
 
 # Builds the extension of copies of the tree: minutes.
 touch: $(PACKAGE) ## add an optimizer and a penalty to a copy, in the files that CONTRIBUTING.md lists, and test them there
 	@REGKERNELS_TOUCH=1 $(BIN)/python -m pytest -n 0 tests/touch $(ARGS)
 
-lint: $(TOOLS) ## check style and formatting of Python and C++
+lint: $(TOOLS) ## check style, formatting, and that imports point downwards
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
 	@$(if $(FORMATTED),$(BIN)/clang-format --dry-run -Werror $(FORMATTED))
 
 types: $(TOOLS) ## check the types

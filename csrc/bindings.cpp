@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <initializer_list>
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -73,9 +74,13 @@ PYBIND11_MODULE(_C, m) {
                        groups ? totals.data() : nullptr);
             }
             py::list result;
-            for (const Sums& sums : totals)
-                result.append(
-                    py::make_tuple(sums.absolute, sums.square, sums.nonzeros, sums.gradient, sums.zero_groups));
+            for (const Sums& sums : totals) {
+                py::tuple row(kSums);
+                size_t column = 0;
+#define REGKERNELS_COLUMN(NAME) row[column++] = sums.NAME;
+                REGKERNELS_SUMS(REGKERNELS_COLUMN)
+                result.append(row);
+            }
             return result;
         },
         py::arg("segments"), py::arg("count"), py::arg("rows"), py::arg("groups"));

@@ -36,7 +36,7 @@ struct GroupStep : GroupPass<T> {
         GroupNumbers<C> numbers;
         GroupLanes lanes(layout);
         double totals[kStrip];
-        StepSums step_sums;
+        StepSums step_sums = {};
         use_none(numbers);
         const C step_of_all = step_of(C(0));  // where no second moment is shared
         for (int64_t g = begin; g < end; g += layout.strip()) {
@@ -76,7 +76,7 @@ struct GroupStep : GroupPass<T> {
     void tile_pass(const Tile& tile, const GroupWork& work, Sums* sums) const {
         GroupNumbers<C> numbers;
         GroupLanes lanes(layout);
-        StepSums step_sums;
+        StepSums step_sums = {};
         use_none(numbers);
         lanes.clear(tile.end - tile.begin);
         if (kStage != kObserve && shares) {

@@ -22,7 +22,7 @@ inline double run_squares(const typename T::Storage* run, int64_t numel) {
         for (int64_t i = 0; i < numel; ++i) sum += square(T::load(run[i]));
         return sum;
     }
-    GradientLanes lanes;
+    GradientLanes lanes = {};
     add<T>(lanes, run, numel);
     return add_lanes(lanes.square);
 }

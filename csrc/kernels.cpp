@@ -16,7 +16,7 @@ namespace {
 
 template <class T>
 void reduce(const void* weight, int64_t numel, Sums* sums) {
-    WeightLanes<false> lanes;
+    WeightLanes<false> lanes = {};
     add<T>(lanes, static_cast<const typename T::Storage*>(weight), numel);
     finish(lanes, sums);
 }

@@ -9,8 +9,8 @@ namespace regkernels {
 
 // Those for weights of one dtype.
 struct DtypeKernels {
-    // Elements [begin, end) of one segment; adds to `sums` where it is not null.
-    void (*update)(const Segment&, int64_t begin, int64_t end, const Hyper&, Sums* sums);
+    // Elements [begin, end) of one segment of this kind; adds to `sums` where it is not null.
+    void (*update)(const Segment&, const Kind&, int64_t begin, int64_t end, const Hyper&, Sums* sums);
     // A stage of the update of groups; `work` is null for whole groups.
     void (*update_groups)(GroupStage, const Segment&, const Tile&, const Hyper&, const GroupWork* work, Sums*);
     // Elements [begin, end) of one segment, whose operands are in the place of states; its kind is a ProximalKind.

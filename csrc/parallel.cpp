@@ -140,7 +140,7 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
                                                  totals ? &partials[i] : nullptr);
             return;
         }
-        kernels.of[kind.dtype].update(segment, chunk.begin, chunk.end, rows[segment.row],
+        kernels.of[kind.dtype].update(segment, kind, chunk.begin, chunk.end, rows[segment.row],
                                       totals ? &partials[i] : nullptr);
     });
     for (size_t i = 0; i < partials.size(); ++i) {

@@ -8,8 +8,8 @@ namespace regkernels {
 namespace {
 
 // Which of the regularisation steps are in the loop of a rule. Chosen outside of it: each costs as much as a rule. What
-// is asked for beside those of a loop is prepared before it, see below, or asked for in vain: beside the division of a
-// decay a threshold of 0 costs next to nothing.
+// a gradient needs beside those is prepared before the loop, see below. A decay without a threshold takes the loop with
+// both: beside its division a threshold of 0 costs next to nothing.
 enum Loop : int { kStepOnly, kCoupledDecay, kThreshold, kThresholdAndShrink, kLoops };
 
 template <class C>

@@ -11,10 +11,9 @@ namespace {
 
 // Elements [begin, end) of a segment; adds to `sums` where it is not null.
 template <class T>
-void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyper, Sums* sums) {
+void update(const Segment& segment, const Kind& kind, int64_t begin, int64_t end, const Hyper& hyper, Sums* sums) {
     using C = typename T::Compute;
     constexpr bool kWide = sizeof(typename T::Storage) == sizeof(C);
-    const Kind kind(segment.kind);
     const RuleBlocks<C>& rule = kRuleBlocks<C>[kind.rule];
     const Row<C> row = row_for<C>(hyper, rule.step_per_element);
     const Loop loop = kind.penalty == kPlain ? loop_of(row) : kLoops;
@@ -23,6 +22,7 @@ void update(const Segment& segment, int64_t begin, int64_t end, const Hyper& hyp
 
     WeightLanes<true> weight_sums;
     GradientLanes gradient_sums;
+    if (sums) weight_sums = {}, gradient_sums = {};
     WeightBlock<T, kWide> weight;
     StateBlocks<C> states;
     C ready_gradient[kBlock], steps[kBlock];

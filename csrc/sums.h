@@ -52,12 +52,13 @@ inline Doubles add_square(Doubles sum, Doubles x) {
     return sum + x * x;
 }
 
-// Carried across the blocks of a chunk, whose lengths must be multiples of kLanes except for the last.
+// Carried across the blocks of a chunk, whose lengths must be multiples of kLanes except for the last. They begin as
+// {}, where somebody asks for sums: of the step of a small tensor, to clear them is a large part.
 template <bool kNonzeros>
 struct WeightLanes {
-    Doubles absolute[kVectors] = {};
-    Doubles square[kVectors] = {};
-    Integers nonzeros[kVectors] = {};
+    Doubles absolute[kVectors];
+    Doubles square[kVectors];
+    Integers nonzeros[kVectors];
 
     template <class C>
     void add16(const C* w) {
@@ -71,7 +72,7 @@ struct WeightLanes {
 };
 
 struct GradientLanes {
-    Doubles square[kVectors] = {};
+    Doubles square[kVectors];
 
     template <class C>
     void add16(const C* g) {

@@ -1,4 +1,4 @@
-// The memory layout that Python (regkernels/segments.py) and the kernels agree on, expanded from lists.h.
+// The memory layout that Python (regkernels/table/segments.py) and the kernels agree on, expanded from lists.h.
 //
 // Python lays these tables out as int64 and float64 tensors and passes their addresses.
 #pragma once
@@ -10,7 +10,7 @@
 namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
-// extension that was built for others. regkernels/segments.py has the same number.
+// extension that was built for others. regkernels/backends/extension.py has the same number.
 constexpr int kInterface = 7;
 
 #define REGKERNELS_INTEGER(NAME) int64_t NAME;
@@ -30,6 +30,8 @@ struct Hyper {
 struct Sums {
     REGKERNELS_SUMS(REGKERNELS_DOUBLE)
 };
+
+constexpr int kSums = 0 REGKERNELS_SUMS(REGKERNELS_ONE);
 
 enum Dtype : int64_t { REGKERNELS_DTYPES(REGKERNELS_ENUMERATOR) kDtypes };
 enum Rounding : int64_t { REGKERNELS_ROUNDINGS(REGKERNELS_ENUMERATOR) kRoundings };

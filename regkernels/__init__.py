@@ -38,7 +38,7 @@ __all__ = [  # noqa: F811
 __all__ += penalties.__all__
 
 # Optimizers that were pickled whole name the module where this stood in 0.1.
-sys.modules["regkernels.table.formats"] = formats
+sys.modules["regkernels.precision"] = formats
 
 _OF_STRUCTURE = ("Compacted", "SparsityReport", "compact", "sparsity_report")
 

@@ -1,4 +1,4 @@
-"""Functions that ``torch.compile`` is to call, not to trace."""
+"""Marks functions that ``torch.compile`` is to call, not to trace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _R = TypeVar("_R")
 
 
 def outside_of_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A copy of ``function`` that a compiled program calls as it is, between two of its graphs, with all that it calls.
+    """Returns a copy of ``function`` that a compiled program calls as it is, between two of its graphs, with all that it calls.
 
     For what works on memory addresses, which do not exist while a program is traced, and for what launches kernels.
     Without it the compiler traces a step in pieces, takes numbers that change in every step for constants, and compiles
@@ -54,7 +54,7 @@ def is_outside_of_graphs(function: Any) -> bool:
     return getattr(function, "_torchdynamo_disable", False) is True
 
 
-def keep_step_outside_of_graphs(kind: Any) -> None:
-    """For a class of optimizers, again after torch has put a step of its own around theirs."""
-    if not is_outside_of_graphs(kind.step):
-        kind.step = outside_of_graphs(kind.step)
+def keep_step_outside_of_graphs(optimizer_class: Any) -> None:
+    """Replaces the step of a class of optimizers, again after torch has put a step of its own around theirs."""
+    if not is_outside_of_graphs(optimizer_class.step):
+        optimizer_class.step = outside_of_graphs(optimizer_class.step)

@@ -1,4 +1,4 @@
-"""Parameters and gradients in contiguous buffers."""
+"""Moves parameters and gradients into contiguous buffers, and finds these again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from regkernels import validation
 from regkernels.distributed import sharded
 from regkernels.dynamo import outside_of_graphs
-from regkernels.memory import dense_strides
+from regkernels.memory import dense_strides, own_storage
 
 _WITHOUT = (
     "leave FlatParameters out: what spreads parameters keeps the memory of each rank's parts itself, and exchanges it"
@@ -55,15 +54,15 @@ class FlatParameters:
 
     def __init__(self, module_or_params: nn.Module | Iterable[Any]) -> None:
         sharded.check_whole_model(module_or_params, _WITHOUT)
-        ranked = _ranked(module_or_params)
-        _check([param for _, param in ranked])
-        kinds: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-        for rank, param in ranked:
-            kinds.setdefault((param.device, param.dtype), []).append((rank, param))
+        ordered = _ordered(module_or_params)
+        _check([param for _, param in ordered])
+        by_buffer: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+        for order, param in ordered:
+            by_buffer.setdefault((param.device, param.dtype), []).append((order, param))
         self.weights: list[Tensor] = []
         self.gradients: list[Tensor] = []
         self._views: list[tuple[TensorWeakRef, Tensor, int, int]] = []
-        for (device, dtype), members in kinds.items():
+        for (device, dtype), members in by_buffer.items():
             members.sort(key=lambda member: (member[1].nbytes % _ALIGNMENT != 0, member[0]))
             size = sum(param.numel() for _, param in members)
             self.weights.append(torch.empty(size, dtype=dtype, device=device))
@@ -72,6 +71,7 @@ class FlatParameters:
         FlatParameters.created += 1
 
     def _move(self, params: list[Tensor]) -> None:
+        """Moves parameters and their gradients into the latest pair of buffers."""
         weights, gradients = self.weights[-1], self.gradients[-1]
         offset = 0
         for param in params:
@@ -122,12 +122,12 @@ class FlatParameters:
 
     @staticmethod
     def owner(param: Tensor) -> FlatParameters | None:
-        """The latest instance that moved ``param``, or None."""
+        """Returns the latest instance that moved ``param``, or None."""
         return _owners.get(param)  # type: ignore[no-any-return]
 
     @staticmethod
     def buffer(param: Tensor) -> Tensor | None:
-        """The buffer that the memory of ``param`` lies in, or None."""
+        """Returns the buffer that the memory of ``param`` lies in, or None."""
         flat, address = FlatParameters.owner(param), param.data_ptr()
         for weights in () if flat is None else flat.weights:
             if weights.data_ptr() <= address < weights.data_ptr() + weights.nbytes:
@@ -143,17 +143,8 @@ class FlatParameters:
 _owners = WeakIdKeyDictionary()
 
 
-def own_storage(run: Tensor) -> Tensor:
-    """The same memory, as a storage that ends where ``run`` ends.
-
-    Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
-    parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
-    """
-    return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
-
-
-def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
-    """Trainable parameters, each once, with the rank of the group they should be placed in."""
+def _ordered(module_or_params: Any) -> list[tuple[int, Tensor]]:
+    """Returns trainable parameters, each once, with what they are ordered by: their param group, or their dimensions."""
     if isinstance(module_or_params, nn.Module):
         listed: list[tuple[int, Tensor]] = [(int(p.dim() < 2), p) for p in module_or_params.parameters()]
     else:
@@ -172,7 +163,7 @@ def _ranked(module_or_params: Any) -> list[tuple[int, Tensor]]:
             else:
                 param = _tensor(item)
                 listed.append((int(param.dim() < 2), param))
-    unique = {id(param): (rank, param) for rank, param in listed if param.requires_grad}
+    unique = {id(param): (order, param) for order, param in listed if param.requires_grad}
     return list(unique.values())
 
 
@@ -184,6 +175,7 @@ def _tensor(item: Any) -> Tensor:
 
 
 def _check(params: list[Tensor]) -> None:
+    """Raises where parameters cannot be moved."""
     if not params:
         raise ValueError("module_or_params has no trainable parameter (requires_grad=True)")
     for index, param in enumerate(params):
@@ -200,7 +192,7 @@ def _check(params: list[Tensor]) -> None:
 
 
 class Owners:
-    """Which instances own the parameters of an optimizer; looked up anew when those, or the instances, have changed."""
+    """Knows which instances own the parameters of an optimizer; looks anew when those, or the instances, have changed."""
 
     def __init__(self) -> None:
         self._key: Any = None

@@ -1,4 +1,4 @@
-"""How a tensor's elements lie in memory: dense or with gaps, as another's do, in the same places as another's.
+"""Answers how a tensor's elements lie in memory: without gaps, as another's do, in the same places as another's.
 
 Looks at shapes, strides and addresses only; what the memory is used for is no matter here.
 """
@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 
 def has_layout(tensor: Tensor, like: Tensor) -> bool:
-    """Whether element i of the one lies at the same offset as element i of the other."""
+    """Tells whether element i of the one lies at the same offset as element i of the other."""
     if tensor.shape != like.shape:
         return False
     if tensor.numel() == 0:
@@ -22,7 +23,7 @@ def has_layout(tensor: Tensor, like: Tensor) -> bool:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one run of memory, in any order of dimensions, each element once."""
+    """Tells whether the elements fill one run of memory, in any order of dimensions, each element once."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -36,23 +37,32 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Strides of a copy without gaps: the tensor's own where it is dense, else those of a contiguous one."""
+    """Returns the strides of a copy without gaps: the tensor's own where it is dense, else those of a contiguous one."""
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
 def is_usable(tensor: Tensor) -> bool:
-    """Whether kernels can take a tensor where it lies: real, dense, its memory not to be read negated or conjugated."""
+    """Tells whether kernels can take a tensor where it lies: real, dense, its memory not to be read negated or conjugated."""
     return is_dense(tensor) and not tensor.is_complex() and not tensor.is_neg()
 
 
 def empty_dense(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory without values and without gaps, in the layout of ``like`` where that is dense, else contiguous."""
+    """Returns memory without values and without gaps, in the layout of ``like`` where that is dense, else contiguous."""
     keep = torch.preserve_format if is_dense(like) else torch.contiguous_format
     return torch.empty_like(like, dtype=dtype, memory_format=keep)
 
 
+def own_storage(run: Tensor) -> Tensor:
+    """Returns the memory of ``run`` as a storage of its own, which begins and ends where ``run`` does; a copy where that is empty.
+
+    Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
+    parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
+    """
+    return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements are one place in memory, as in an expanded tensor."""
+    """Tells whether two elements are one place in memory, as in an expanded tensor."""
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= reach:
@@ -63,7 +73,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def first_shared(named: Iterable[tuple[Tensor, str]]) -> tuple[str, str] | None:
-    """The names of two tensors that have an element in common; None where there are none."""
+    """Returns the names of two tensors that have an element in common; None where there are none."""
     runs = sorted(
         ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
     )
@@ -78,7 +88,7 @@ def first_shared(named: Iterable[tuple[Tensor, str]]) -> tuple[str, str] | None:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First address, and the one after the last."""
+    """Returns the first address, and the one after the last."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 

@@ -1,4 +1,4 @@
-"""Which weights are penalised: decay and no-decay groups."""
+"""Divides a model's parameters into those to penalise and the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def param_groups(
     regularise: Callable[[str, Tensor], bool] = has_two_dimensions,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Two param groups for an optimizer: the weights to penalise, and the rest with ``l1 = weight_decay = 0``.
+    """Makes two param groups for an optimizer: the weights to penalise, and the rest with ``l1 = weight_decay = 0``.
 
     Biases, the scales and shifts of normalisations, and other 1-D or 0-D tensors are not regularised: shrinking them
     changes a layer's output range instead of its complexity. Each trainable parameter is in one of the groups, once,
@@ -76,6 +76,7 @@ def param_groups(
 
 
 def _listed(weights: Mapping[str, Tensor], named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Returns the weight of each parameter in ``named``, ones where ``weights`` has none; raises for a name of nobody."""
     unknown = weights.keys() - {name for name, _ in named}
     if unknown:
         raise ValueError(

@@ -28,7 +28,7 @@ from regkernels.distributed.sharded import check_whole_groups
 from regkernels.distributed.shards import check_parameter, check_weight, held, is_dtensor
 from regkernels.dynamo import outside_of_graphs
 from regkernels.memory import is_dense
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Hyper
 

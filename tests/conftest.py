@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -12,14 +13,31 @@ import torch
 
 from regkernels import backends
 from regkernels.backends import extension
+from tests.support import selecting
 
 _PACKAGE = "regkernels"
 
 if backends.interprets():
-    from tests.support.interpreter import patch_once_per_launch
+    from tests.support.interpreter import make_fast
 
-    patch_once_per_launch()
+    make_fast()
     numpy.seterr(all="ignore")  # the interpreter computes with NumPy, which warns of what kernels do in silence
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tenth", action="store_true", help="of each file every tenth test, without slow ones")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return selecting.is_left_out(collection_path, config) or None
+
+
+@pytest.hookimpl(trylast=True)  # after ``-m`` and ``-k``
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("tenth"):
+        every, items[:] = set(items), selecting.tenth(items)
+        config.hook.pytest_deselected(items=list(every.difference(items)))
+    items[:] = selecting.long_first(items)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The rows of hyper-parameters that one step needs on one device."""
+"""Computes the rows of hyper-parameters that one shrinkage needs on one device."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from regkernels.table.hyper import Hyper, Number, as_float, number
 
 
 class Rows:
-    """Collects them. ``skip``: not 0 on the device where the step was left out."""
+    """Collects the rows of a step, each but once where the host can tell.
+
+    Attributes:
+        rows: those collected so far.
+    """
 
     def __init__(self, skip: Number) -> None:
+        """Begins with none. ``skip``: not 0 on the device where the step was left out."""
         self.rows: list[Hyper] = []
         self._skip = skip
 
     def computed(
         self, group: Mapping[str, Any], metric: str, source: Source, states: Sequence[Mapping[str, Any]]
     ) -> list[int | None]:
-        """The row of each parameter of a group, by its counts; None where it has not made a step yet."""
+        """Returns the row of each parameter of a param group, by its counts; None where no step was made yet."""
         columns = [[state[name] for state in states] for name in source.counts]
         if any(_stay(column, group) for column in columns):
             return self._on_device(group, metric, source, columns)
@@ -38,7 +43,7 @@ class Rows:
     def given(
         self, group: Mapping[str, Any], step: float | Tensor, param: Tensor, name: str
     ) -> tuple[str, tuple[Tensor, ...], int]:
-        """Metric, operands and row for what a user's function has returned for a parameter."""
+        """Returns metric, operands and row for what a user's function has returned for a parameter."""
         if not isinstance(step, Tensor) or step.dim() == 0:
             validation.nonnegative(f"what metric has returned for {name}", step, wait=False)
             return "constant", (), self._add(group, "constant", Step(number(step, group)))
@@ -52,7 +57,7 @@ class Rows:
     def _on_device(
         self, group: Mapping[str, Any], metric: str, source: Source, columns: Sequence[Sequence[Any]]
     ) -> list[int | None]:
-        """A row per parameter, all of them computed in one go: the host does not know which counts are equal."""
+        """Adds a row for each parameter, computed in one go: the host does not know which counts are equal."""
         vectors = [torch.stack([torch.as_tensor(value).reshape(()) for value in column]).double() for column in columns]
         fields = self._fields(group, metric, source.step(group, *vectors))
         count, first = len(columns[0]), len(self.rows)
@@ -83,13 +88,14 @@ class Rows:
 
 
 def _stay(counts: Sequence[Any], group: Mapping[str, Any]) -> bool:
-    """Whether counts have to stay on their device, as nobody is to wait for them."""
+    """Tells whether counts have to stay on their device, as nobody is to wait for them."""
     if group.get("capturable"):
         return any(isinstance(value, Tensor) for value in counts)
     return any(isinstance(value, Tensor) and not value.is_cpu for value in counts)
 
 
 def _equal(row: Hyper, other: Hyper) -> bool:
+    """Tells whether two rows are known to be equal: numbers that only a device knows are not."""
     return all(
         not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b for a, b in zip(row, other, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What is shrunk after a step: which weights, and where they and what their metric is computed from lie.
+"""Knows which weights are shrunk after a step, and where they and what their metric is computed from lie in memory.
 
 There is one `Shrinkage` per device. It keeps the table of addresses and the buffers of what cannot be used where it lies, as long
 as the same memory is handed in; nothing is cached by the identity of a tensor.
@@ -15,43 +15,45 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, validation
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, kind
+from regkernels.distributed.shards import described, held, is_dtensor, is_spread_alike
 from regkernels.memory import empty_dense, has_layout, is_usable
 from regkernels.optim.step.entry import parameter_name
-from regkernels.reference import MetricKind
+from regkernels.reference.kinds import MetricKind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Segment
 
 
 class Item(NamedTuple):
-    """One weight of a step, as the optimizer has it."""
+    """Names one weight of a step, as the optimizer has it, and what it is shrunk by."""
 
     param: Tensor
     group: Mapping[str, Any]
-    place: tuple[int, int]  # of the group, and of the parameter in it
+    place: tuple[int, int]  # of the param group, and of the parameter in it
     metric: str
     operands: tuple[Tensor, ...]  # of the parameter's shape
     row: int  # of hyper-parameters
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Says what messages call it."""
         return parameter_name(self.group, *self.place)
 
 
 def on_this_rank(items: Sequence[Item]) -> Sequence[Item]:
-    """The same, with what this rank holds in the place of tensors that are spread over ranks."""
+    """Returns the items with what this rank holds in the place of tensors that are spread over ranks."""
     if "torch.distributed.tensor" not in sys.modules:
         return items
     return [_held(item) if is_dtensor(item.param) or any(map(is_dtensor, item.operands)) else item for item in items]
 
 
 def _held(item: Item) -> Item:
+    """Returns an item of this rank's tensors; raises where its operands are spread otherwise than its parameter."""
     for operand in item.operands:
         if not is_spread_alike(operand, item.param):
             raise RuntimeError(
-                f"the step of {item.name} is to be computed from {kind(operand)}, and the parameter is {kind(item.param)}: they must "
+                f"the step of {item.name} is to be computed from {described(operand)}, and the parameter is {described(item.param)}: they must "
                 "be spread alike; the step was made, without L1"
             )
     torch.autograd.graph.increment_version(item.param)
@@ -68,7 +70,7 @@ class Buffers:
 
     @classmethod
     def of(cls, item: Item) -> Buffers:
-        """Allocates what is needed."""
+        """Allocates the buffers that an item needs."""
         param = item.param.detach()
         weight = None if is_usable(param) else empty_dense(param)
         narrow = param.dtype.itemsize < 4 and all(operand.dtype == param.dtype for operand in item.operands)
@@ -86,11 +88,11 @@ class Buffers:
 
     @property
     def any(self) -> bool:
-        """Whether there are any: then `load` and `save` have something to do."""
+        """Tells whether there are any, so that `load` and `save` have something to do."""
         return self.weight is not None or any(operand is not None for operand in self.operands)
 
     def load(self, item: Item) -> None:
-        """Before the kernels: copies the item's tensors into the buffers."""
+        """Copies the item's tensors into the buffers, before the kernels."""
         if self.weight is not None:
             self.weight.copy_(item.param.detach())
         for buffer, operand in zip(self.operands, item.operands, strict=True):
@@ -98,12 +100,12 @@ class Buffers:
                 buffer.copy_(operand)
 
     def save(self, item: Item) -> None:
-        """After the kernels: copies the weight back."""
+        """Copies the weight back, after the kernels."""
         if self.weight is not None:
             item.param.detach().copy_(self.weight)
 
     def as_operands(self, item: Item) -> Operands:
-        """The tensors that are worked on."""
+        """Returns the tensors that are worked on: the item's own, or their buffers."""
         weight = item.param.detach() if self.weight is None else self.weight
         pairs = zip(self.operands, item.operands, strict=True)
         states = [operand if buffer is None else buffer for buffer, operand in pairs]
@@ -111,7 +113,7 @@ class Buffers:
 
 
 class Shrinkage:
-    """The weights of one device that are shrunk after a step, and the batch that they make."""
+    """Holds the weights of one device that are shrunk after a step, and makes a batch of them."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._generation, self._memory = device, 0, Memory()
@@ -140,14 +142,14 @@ class Shrinkage:
             self._buffers[index].load(items[index])
 
     def batch(self, rows: list[Hyper]) -> Batch:
-        """What a backend is given; ``rows``: of hyper-parameters, which the items count through."""
+        """Returns what a backend is given; ``rows``: of hyper-parameters, which the items count through."""
         return Batch(self._device, self._segments, self._operands, rows, self._memory, self._generation)
 
     def _operands(self) -> list[Operands]:
         return [buffers.as_operands(item) for buffers, item in zip(self._buffers, self._items, strict=True)]
 
     def save(self) -> None:
-        """After the kernels: copies staged weights back, and lets go of the step's tensors."""
+        """Copies staged weights back, after the kernels, and lets go of the step's tensors."""
         for index in self._staged:
             self._buffers[index].save(self._items[index])
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
@@ -167,17 +169,20 @@ def check_parameter(param: Tensor, name: str) -> None:
 
 
 def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:
-    rows = []
+    """Returns the table of segments, one for each item."""
+    listed = []
     for own, item in zip(buffers, items, strict=True):
         tensors = own.as_operands(item)
-        states = {f"state{number}": state.data_ptr() for number, state in enumerate(tensors.states)}
-        rows.append(
-            segments.row(
+        state0, state1, state2 = (*(state.data_ptr() for state in tensors.states), 0, 0, 0)[:3]
+        listed.append(
+            Segment(
                 weight=tensors.weight.data_ptr(),
+                state0=state0,
+                state1=state1,
+                state2=state2,
                 numel=tensors.weight.numel(),
                 row=item.row,
                 kind=own.kind.number,
-                **states,
             )
         )
-    return segments.table(rows)
+    return segments.table(listed)

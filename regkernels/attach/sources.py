@@ -1,4 +1,4 @@
-"""Where optimizers of torch.optim leave the step s that they took for each element.
+"""Says where optimizers of torch.optim leave the step s that they took for each element.
 
 All of them move a weight by ``s * c * g`` where the gradient g is constant; c is the gain of what they average or accumulate.
 A soft-threshold by ``l1 * s * c`` then stands still exactly where ``0`` is in ``g + l1 * sign(w)``: at the solution.
@@ -20,7 +20,7 @@ Group = Mapping[str, Any]
 
 
 class Step(NamedTuple):
-    """The numbers in the formula of a metric (`regkernels.reference.METRICS`), and the gain c."""
+    """Holds the numbers in the formula of a metric (`regkernels.reference.METRICS`), and the gain c."""
 
     lr: Number
     gain: Number = 1.0
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 class Source(NamedTuple):
-    """How the metric of an optimizer is found.
+    """Says how the metric of an optimizer is found.
 
     ``operands(group)``: its name, and those of the states it is computed from; ``counts``: the states that are numbers and
     that ``step(group, *counts)`` needs; ``keys``: the options that a param group must have.
@@ -41,19 +41,19 @@ class Source(NamedTuple):
     keys: tuple[str, ...]
 
     def gain_of(self, group: Group) -> tuple[float, float] | None:
-        """Momentum and dampening, where these make a gain that has to be positive."""
+        """Returns momentum and dampening, where these make a gain that has to be positive; else None."""
         if self.step not in (sgd, rmsprop):
             return None
         return group["momentum"], group.get("dampening", 0.0)
 
 
 def uniform(group: Group) -> Step:
-    """The step size alone: no metric, or not one that is known."""
+    """Takes the step size alone: there is no metric, or not one that is known."""
     return Step(number(group["lr"], group))
 
 
 def sgd(group: Group) -> Step:
-    """torch's momentum, with Nesterov's, too."""
+    """Takes lr, with the gain of torch's momentum, which is that of Nesterov's, too."""
     gain = (1.0 - group["dampening"]) / (1.0 - group["momentum"]) if group["momentum"] else 1.0
     return Step(number(group["lr"], group), gain)
 
@@ -85,7 +85,7 @@ def radam(group: Group, step: Number) -> Step:
 
 
 def adamax(group: Group) -> Step:
-    """The state ``exp_inf`` has eps in it."""
+    """Takes lr alone: the state ``exp_inf`` has eps in it."""
     return Step(number(group["lr"], group))
 
 
@@ -119,7 +119,7 @@ SOURCES = {
     "adagrad": Source(lambda group: ("root", ("sum",)), adagrad, ("step",), ("eps", "lr_decay")),
     "sgd": Source(_nothing, sgd, (), ("momentum", "dampening")),
 }
-"""By the name that ``metric=`` takes."""
+"""Sources by the name that ``metric=`` takes."""
 
 UNIFORM = Source(_nothing, uniform, (), ())
 
@@ -135,12 +135,12 @@ _CLASSES: dict[type[torch.optim.Optimizer], str] = {
 }
 
 
-def of_class(kind: type[torch.optim.Optimizer]) -> Source | None:
-    """The source of a class of torch.optim, or of a class derived from one that makes the same step."""
-    for base in kind.__mro__:
+def of_class(optimizer_class: type[torch.optim.Optimizer]) -> Source | None:
+    """Returns the source of a class of torch.optim, or of a class derived from one that makes the same step; else None."""
+    for base in optimizer_class.__mro__:
         name = _CLASSES.get(base)
         if name is not None:
-            classes: tuple[Any, ...] = (kind, base)
+            classes: tuple[Any, ...] = (optimizer_class, base)
             made_by, known = (inspect.unwrap(cls.step) for cls in classes)
             return SOURCES[name] if made_by is known else None
     return None

@@ -1,4 +1,4 @@
-"""Who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All are a `Backend`.
+"""Chooses who does the arithmetic: `cpu` (C++), `eager` (the reference) or `triton` (CUDA and ROCm devices). All are a `Backend`.
 
 ``REGKERNELS_BACKEND=reference|cpp|triton`` forces one for the process, `use` for a block of code. Nothing here knows who asks.
 """
@@ -21,6 +21,7 @@ _forced: str | None = None
 
 
 def _checked(name: str, source: str) -> str:
+    """Returns ``name`` where it is a backend that can be used; raises otherwise, naming the ``source`` of the wish."""
     if name not in NAMES:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
     if name == "cpp" and extension.C is None:
@@ -34,7 +35,7 @@ def _checked(name: str, source: str) -> str:
 
 
 def forced() -> str | None:
-    """The backend that was asked for, by `use` or by the environment; None: each device has its own."""
+    """Returns the backend that was asked for, by `use` or by the environment; None: each device has its own."""
     if _forced is not None:
         return _forced
     chosen = os.environ.get(VARIABLE)
@@ -42,18 +43,18 @@ def forced() -> str | None:
 
 
 def name() -> str:
-    """The backend in use for CPU tensors."""
+    """Returns the backend in use for CPU tensors."""
     return forced() or ("cpp" if extension.C is not None else "reference")
 
 
 def usable() -> list[str]:
-    """The backends that compute on CPU tensors here: "triton" is among them in Triton's interpreter only."""
+    """Returns the backends that compute on CPU tensors here: "triton" is among them in Triton's interpreter only."""
     names = ["reference"] if extension.C is None else ["reference", "cpp"]
     return [*names, "triton"] if interprets() else names
 
 
 def interprets() -> bool:
-    """Whether the Triton kernels run on CPU tensors, in Triton's interpreter. Imports Triton only where that was asked for."""
+    """Tells whether the Triton kernels run on CPU tensors, in its interpreter. Imports Triton only where that was asked for."""
     return bool(os.environ.get("TRITON_INTERPRET")) and gpu.missing_because() is None and _interpreted()
 
 
@@ -70,7 +71,7 @@ def _triton() -> Backend:
 
 
 def backend_for(device: torch.device) -> Backend:
-    """The backend that computes on ``device``; raises where there is none."""
+    """Returns the backend that computes on ``device``; raises RuntimeError where there is none."""
     if device.type == "cpu":
         chosen = name()
         if chosen == "triton":
@@ -93,6 +94,7 @@ def backend_for(device: torch.device) -> Backend:
 
 
 def _check_device(device: torch.device) -> None:
+    """Raises where no kernels run on a device that is not the CPU."""
     if device.type != "cuda":
         raise RuntimeError(
             f"regkernels has kernels for CPU, CUDA and ROCm tensors, got a tensor on device {str(device)!r}; "
@@ -113,7 +115,7 @@ def check(device: torch.device, dtype: torch.dtype, name: str) -> None:
 
 
 def is_asynchronous(device: torch.device) -> bool:
-    """Whether numbers that kernels compute for ``device`` are handed out as tensors there, which nobody waits for."""
+    """Tells whether numbers that kernels compute for ``device`` are handed out as tensors there, which nobody waits for."""
     return device.type != "cpu" or name() == "triton"
 
 

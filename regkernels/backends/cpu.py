@@ -1,4 +1,4 @@
-"""The C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation.
+"""Calls the C++ kernels: turns tensors into tables of addresses and makes one call, one OpenMP region, per operation.
 
 What each function does is said in `regkernels.backends.protocol`.
 """
@@ -38,8 +38,8 @@ def gradient_square_sum(batch: Batch) -> float:
 
 
 def gradient_square_sums(batch: Batch, classes: int) -> list[float]:
-    of_segment = batch.segments[:, segments.TOTAL] // (batch.totals // classes)
-    return [_gradient_square_sum(batch.segments[of_segment == index]) for index in range(classes)]
+    class_of = segments.class_of_total(batch.segments[:, segments.TOTAL], batch.totals, classes)
+    return [_gradient_square_sum(batch.segments[class_of == index]) for index in range(classes)]
 
 
 def _gradient_square_sum(table: Tensor) -> float:
@@ -119,15 +119,15 @@ def group_gradient(
 def _table(
     tensors: Sequence[Tensor], *columns: Sequence[Tensor], layouts: Sequence[GroupLayout] | None = None
 ) -> Tensor:
-    """The addresses of ``tensors`` and ``columns``, then sizes, dtypes and layouts: one row per tensor, int64."""
+    """Returns the addresses of ``tensors`` and ``columns``, then sizes, dtypes and layouts: int64, a run for each tensor."""
     _adopt_thread_count()
-    rows = [
-        [w.data_ptr(), *(of.data_ptr() for of in row), w.numel(), DTYPES.index(w.dtype)]
-        for w, *row in zip(tensors, *columns, strict=True)
+    runs = [
+        [w.data_ptr(), *(other.data_ptr() for other in others), w.numel(), DTYPES.index(w.dtype)]
+        for w, *others in zip(tensors, *columns, strict=True)
     ]
     if layouts is not None:
-        rows = [[*row, *layout] for row, layout in zip(rows, layouts, strict=True)]
-    return torch.tensor(rows, dtype=torch.int64, device="cpu")
+        runs = [[*run, *layout] for run, layout in zip(runs, layouts, strict=True)]
+    return torch.tensor(runs, dtype=torch.int64, device="cpu")
 
 
 def _adopt_thread_count() -> None:

@@ -1,4 +1,4 @@
-"""The eager reference behind the calls of a backend.
+"""Makes a backend of the reference: eager PyTorch, which is slow and says what is right.
 
 What each function does is said in `regkernels.backends.protocol`.
 """
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from regkernels import reference
 from regkernels.reference import Penalty
+from regkernels.table import segments
 from regkernels.table.batch import Batch
 from regkernels.table.grouping import GroupLayout
-from regkernels.table.segments import SUMS
 
 
 def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
-    totals = [[0.0] * len(SUMS) for _ in range(batch.totals if with_sums else 0)]
+    totals = segments.no_sums(batch.totals if with_sums else 0)
     for own in batch.operands():
         # Before the step: gradient and weight may be one memory.
         squares = reference.sums([own.gradient])[1] if with_sums else 0.0
@@ -37,8 +37,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
         )
         if with_sums:
             zero_groups = 0 if own.layout is None else reference.zero_groups(own.weight, own.layout)
-            found = (*reference.sums([own.weight]), squares, float(zero_groups))
-            totals[own.total] = [total + value for total, value in zip(totals[own.total], found, strict=True)]
+            segments.add_sums(totals, own.total, (*reference.sums([own.weight]), squares, float(zero_groups)))
     return [tuple(total) for total in totals]
 
 
@@ -54,7 +53,7 @@ def gradient_square_sum(batch: Batch) -> float:
 def gradient_square_sums(batch: Batch, classes: int) -> list[float]:
     gradients: list[list[Tensor]] = [[] for _ in range(classes)]
     for own in batch.operands():
-        gradients[own.total // (batch.totals // classes)].append(own.gradient)
+        gradients[segments.class_of_total(own.total, batch.totals, classes)].append(own.gradient)
     return [reference.sums(of_class)[1] for of_class in gradients]
 
 

@@ -1,4 +1,4 @@
-"""The compiled extension `regkernels._C`, or why there is none."""
+"""Loads the compiled extension `regkernels._C`, or keeps the reason why there is none. Says what Python and C++ must agree on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 
 INTERFACE = 7
-"""Of the extension's functions; kInterface in csrc/table.h."""
+"""The version of the extension's functions; kInterface in csrc/table.h."""
 
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
 SAME, MOVED, REBUILD = range(3)
@@ -31,7 +31,7 @@ missing_because: str | None = None
 
 
 def agreement() -> dict[str, int | list[str]]:
-    """What the extension's ``layout()`` must say: the names of csrc/lists.h, whose places are the numbers that stand for them."""
+    """Returns what the extension's ``layout()`` must say: the names of csrc/lists.h, which stand at the places of their numbers."""
     return {
         "interface": INTERFACE,
         "chunk": CHUNK,
@@ -42,13 +42,13 @@ def agreement() -> dict[str, int | list[str]]:
         "roundings": list(ROUNDINGS),
         "rules": list(reference.RULES),
         "metrics": list(reference.METRICS),
-        "penalties": list(reference.PENALTIES),
+        "penalties": list(reference.family.PENALTIES),
         "formulas": list(reference.VALUES),
     }
 
 
 def disagreements(layout: Mapping[str, Any]) -> list[str]:
-    """Of each list that is another one in the extension, where it begins to differ."""
+    """Says of each list that is another one in the extension where it begins to differ."""
     found = []
     for name, ours in agreement().items():
         theirs = layout.get(name)
@@ -97,12 +97,15 @@ if C is None:
 
 
 def keeps_plans() -> bool:
-    """Whether there is a fast check of addresses; without it every step rebuilds its plan."""
+    """Tells whether there is a fast check of addresses; without it every step rebuilds its plan."""
     return C is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 
 def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int]) -> Any | None:
-    """The fast check of addresses; None where it is not there (then each step rebuilds its plan)."""
+    """Makes the fast check of addresses; None where there is none, so that each step rebuilds its plan.
+
+    ``modes``: IN_PLACE, STAGED, WITHOUT_STATE or SPREAD, and ``slots``: the segment, for each of ``parameters``.
+    """
     if not keeps_plans():
         return None
     api = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
@@ -111,7 +114,7 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
 
 
 def _objects_behind(param: Tensor) -> list[int]:
-    """Addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
+    """Returns addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
     if isinstance(param, torch.nn.UninitializedParameter):  # it has none yet
         return [id(param), 0, 0] * 2
     grad = param if param.grad is None else param.grad

@@ -1,4 +1,4 @@
-"""What the Triton kernels need: a Triton, and a device that has the types. Triton is imported when first needed."""
+"""Checks what the Triton kernels need: a Triton, and a device that has the types. Triton is imported when first needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_triton(wanted_for: str) -> None:
 
 @cache
 def missing_because() -> str | None:
-    """Why the Triton kernels cannot be used; None where they can."""
+    """Says why the Triton kernels cannot be used; None where they can."""
     needed = OLDEST_ON_ROCM if torch.version.hip else OLDEST
     oldest = ".".join(map(str, needed))
     try:

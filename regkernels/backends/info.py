@@ -1,4 +1,4 @@
-"""What this installation runs on."""
+"""Reports what this installation runs on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regkernels.backends import extension, gpu
 
 
 def info() -> dict[str, Any]:
-    """Backend, instruction set, threads, devices and versions, as plain strings, numbers and lists.
+    """Returns backend, instruction set, threads, devices and versions, as plain strings, numbers and lists.
 
     ``python -m regkernels info`` prints it; please add that to a bug report.
     """

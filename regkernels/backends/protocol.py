@@ -1,4 +1,4 @@
-"""What a backend does. The modules `cpu`, `eager` and `triton` are backends; they differ in who does the arithmetic only.
+"""Says what a backend has to do. The modules `cpu`, `eager` and `triton` are backends; they differ in who does the arithmetic only.
 
 Numbers that a kernel computes are Python's where the host knows them, and tensors on the device where it would have to wait.
 """
@@ -17,13 +17,13 @@ from regkernels.table.hyper import Number
 
 
 class Backend(Protocol):
-    """Takes dense, real tensors of one device. Outputs named ``out`` have the layout of their inputs and may be these."""
+    """Computes on dense, real tensors of one device. Outputs named ``out`` have the layout of their inputs and may be these."""
 
     def update(self, batch: Batch, *, with_sums: bool) -> Any:
         """Makes the step of a batch: changes weights and states.
 
         Returns the sums of `regkernels.table.segments.SUMS` for each of ``batch.totals``, a list of tuples or a float64 tensor
-        (totals, sums) on the device; nothing to speak of without ``with_sums``.
+        (totals, sums) on the device; without ``with_sums`` nothing that can be used.
         """
 
     def proximal(self, batch: Batch) -> None:
@@ -33,10 +33,10 @@ class Backend(Protocol):
         """Returns the sum of the squares of all gradients, in float64."""
 
     def gradient_square_sums(self, batch: Batch, classes: int) -> Sequence[Number]:
-        """Returns the same for each class of parameters."""
+        """Returns the sum of the squares of the gradients of each class of parameters (`table.segments.class_of_total`)."""
 
     def soft_threshold(self, x: Tensor, out: Tensor, threshold: float) -> None:
-        """Computes ``out = soft_threshold(x)``."""
+        """Computes ``out = sign(x) * max(|x| - threshold, 0)``."""
 
     def penalty(self, tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
         """Returns ``l1 * sum |w| + l2 * sum w^2``, 0-dim."""
@@ -52,7 +52,7 @@ class Backend(Protocol):
     def value_gradient(
         self, penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor
     ) -> None:
-        """Computes ``upstream`` times the penalty's gradient."""
+        """Computes ``out``: ``upstream`` times the penalty's gradient."""
 
     def weighted(self, tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: float) -> Tensor:
         """Returns ``strength * sum factor * |w|``; factors are in the compute type and in the layout of the tensors.

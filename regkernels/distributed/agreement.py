@@ -1,4 +1,4 @@
-"""Whether all ranks have the same optimizer: found out before they drift apart in silence."""
+"""Compares the ranks' optimizers, before they drift apart in silence."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from regkernels.distributed.shards import is_dtensor, words
 from regkernels.distributed.sums import NOBODY_ANSWERS, Sums
 
 BITS = 18
-"""Of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
+"""Bits of a fingerprint: the sum of their squares over 2**17 ranks is an exact float64."""
 
 Description = dict[str, Any]
 """What ranks must agree on: a text for each thing, by what messages call it."""
 
 
 class Described(NamedTuple):
-    """An optimizer, as far as ranks compare it."""
+    """Holds an optimizer, as far as ranks compare it."""
 
     name: str
-    """Of its class."""
+    """The name of its class."""
     arguments: object
     """What the constructor was given beside param groups; its ``repr`` is compared."""
     groups: Sequence[Mapping[str, Any]]
+    """Its param groups."""
 
 
 def check_agreement(optimizer: Any, group: Any = None) -> None:
     """Raises on every rank where the ranks of ``group`` have different optimizers; a collective call, for each of them.
 
     Compares the number of param groups and parameters, their shapes in whole, types and placements, the hyper-parameters of
-    each group, and what was given to the constructor. The values of weights and states are not looked at, nor are
+    each param group, and what was given to the constructor. The values of weights and states are not looked at, nor are
     hyper-parameters that are tensors on an accelerator.
 
     In sharded runs the first step calls it by itself, and later steps that add up a norm or `stats` compare hyper-parameters
@@ -58,7 +59,7 @@ def check_agreement(optimizer: Any, group: Any = None) -> None:
 
 
 def check_process_group(value: Any, name: str = "process_group") -> Any:
-    """A process group that this rank is a member of, or None; raises TypeError for anything else."""
+    """Returns a process group that this rank is a member of, or None; raises TypeError for anything else."""
     if value is None:
         return None
     if not torch.distributed.is_available() or not isinstance(value, torch.distributed.ProcessGroup):
@@ -71,7 +72,7 @@ def check_process_group(value: Any, name: str = "process_group") -> Any:
 
 
 def description(described: Described, *, params: bool = True) -> Description:
-    """Puts it into words. ``params``: whether ranks have the same ones."""
+    """Puts into words what ranks compare. ``params``: whether they have the same parameters, too."""
     found: Description = {"type": described.name, "the arguments of the constructor": repr(described.arguments)}
     found["the number of param groups"] = str(len(described.groups))
     for index, group in enumerate(described.groups):
@@ -87,40 +88,41 @@ def check_first_step(described: Described, sums: Sums, process_group: Any) -> No
     """Compares the ranks' optimizers for parameters that are spread over ranks, by the ranks that they are spread over."""
     meshes = sorted(sums.meshes, key=lambda mesh: -mesh.size())
     if meshes:
-        compare([description(described)], _groups_of(meshes[0]))
+        compare([description(described)], _process_groups_of(meshes[0]))
     if process_group is not None and process_group.size() > 1:
         compare([description(described, params=False)], [process_group])
 
 
 def raise_difference(described: Described, sums: Sums) -> None:
-    """Where fingerprints differ: every rank of ``sums`` has seen that, and comes here."""
-    compare([description(described, params=False)], sums.groups)
+    """Raises on every rank of ``sums`` where fingerprints differ; all of them have seen that, and come here."""
+    compare([description(described, params=False)], sums.process_groups)
     raise ValueError(
         "the ranks have different optimizers: hyper-parameters were others in the last step, or are on ranks that hold the "
         "same shards; regkernels.distributed.check_agreement(optimizer), called on all ranks before each step, says which"
     )
 
 
-def _groups_of(mesh: Any) -> list[Any]:
+def _process_groups_of(mesh: Any) -> list[Any]:
+    """Returns the process groups by which all ranks of a mesh can be asked, one after the other."""
     if mesh.size() == torch.distributed.get_world_size():
         return [torch.distributed.group.WORLD]
     return [mesh.get_group(dim) for dim in range(mesh.ndim) if mesh.size(dim) > 1]
 
 
-def compare(found: Sequence[Description], groups: Sequence[Any]) -> None:
-    """Raises on all ranks where descriptions differ. ``found``: this rank's. ``groups``: asked one after the other, each for
-    what those before have answered, so that in the end all ranks know all."""
+def compare(found: Sequence[Description], process_groups: Sequence[Any]) -> None:
+    """Raises on all ranks where descriptions differ. ``found``: this rank's. ``process_groups``: asked one after the other, each
+    for what those before have answered, so that in the end all ranks know all."""
     # First by digests: what ten thousand ranks say of a thousand parameters is gigabytes, on each of them.
     text = repr([sorted(one.items()) for one in found])
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     seen = {digest}
-    for group in groups:
-        seen = set().union(*_asked(seen, group))
+    for process_group in process_groups:
+        seen = set().union(*_asked(seen, process_group))
     if len(seen) == 1:
         return
     everything = [(torch.distributed.get_rank(), one) for one in found]
-    for group in groups:
-        everything = [one for answer in _asked(everything, group) for one in answer]
+    for process_group in process_groups:
+        everything = [one for answer in _asked(everything, process_group) for one in answer]
     everything.sort(key=lambda answer: answer[0])
     keys = dict.fromkeys(key for _, one in everything for key in one)
     for key in keys:
@@ -135,33 +137,33 @@ def compare(found: Sequence[Description], groups: Sequence[Any]) -> None:
             )
 
 
-def _asked(own: Any, group: Any) -> list[Any]:
-    """What each rank of ``group`` has passed."""
-    answers: list[Any] = [None] * group.size()
+def _asked(own: Any, process_group: Any) -> list[Any]:
+    """Returns what each rank of a process group has passed as ``own``. One message."""
+    answers: list[Any] = [None] * process_group.size()
     try:
-        torch.distributed.all_gather_object(answers, own, group=group)
+        torch.distributed.all_gather_object(answers, own, group=process_group)
     except RuntimeError as error:
         raise RuntimeError(
-            f"the optimizers of {group.size()} ranks could not be compared before the first step: {NOBODY_ANSWERS}"
+            f"the optimizers of {process_group.size()} ranks could not be compared before the first step: {NOBODY_ANSWERS}"
         ) from error
     return answers
 
 
 def fingerprint(groups: Sequence[Mapping[str, Any]]) -> int:
-    """Of the hyper-parameters of param groups, as far as the host knows them; BITS bits."""
+    """Returns BITS bits that tell hyper-parameters of param groups from others, as far as the host knows them."""
     texts = (f"{key}={text}" for group in groups for key, text in _hyper_parameters(group))
     return zlib.crc32("|".join(texts).encode()) & ((1 << BITS) - 1)
 
 
 def _hyper_parameters(group: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the ranks that share parameters must have in common of a param group."""
+    """Yields what the ranks that share parameters must have in common of a param group, as names and texts."""
     for key, value in group.items():
         if key not in ("params", "param_names", "param_numbers", "l1_weights"):
             yield key, _text(value)
 
 
 def differ(count: float, total: float, squares: float) -> bool:
-    """Whether fingerprints differ, from how many were added up, their sum and the sum of their squares."""
+    """Tells whether fingerprints differ, from how many were added up, their sum and the sum of their squares."""
     return int(count) * int(squares) != int(total) ** 2
 
 
@@ -174,6 +176,7 @@ def _text(value: Any) -> str:
 
 
 def _text_of(param: Any) -> str:
+    """Says of a parameter what must be the same on all ranks."""
     if isinstance(param, torch.nn.UninitializedParameter):
         return f"{param.dtype} without a shape"
     spread = f", placements {words(param)}" if is_dtensor(param) else ""
@@ -181,5 +184,6 @@ def _text_of(param: Any) -> str:
 
 
 def _listed(ranks: Sequence[int]) -> str:
+    """Lists ranks behind the word "rank": " 3" or "s 1, 2, ..."."""
     shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     return f"s {shown}" if len(ranks) > 1 else f" {shown}"

@@ -1,4 +1,4 @@
-"""Between whole tensors and what each rank holds of them, and sums over ranks: differentiable as often as one likes.
+"""Goes from whole tensors to what each rank holds of them and back, and sums over ranks: differentiable at will.
 
 What is computed from sums is the same on every rank, and every rank goes through its own backward pass. So the gradient
 of a sum is handed on as it is, without a message; only the derivative of that, by what came from above, is a sum again.
@@ -14,12 +14,12 @@ from torch import Tensor, distributed
 
 from regkernels.distributed.shards import held, is_dtensor, spread_as, spread_like
 
-Groups = dict[str, Any]
+ProcessGroups = dict[str, Any]
 """Process groups by name: those of the dimensions of a mesh that something is cut over."""
 
 
 def own(tensors: Sequence[Tensor], *, watch: bool = False) -> list[Tensor]:
-    """What this rank holds of each; gradients become `DTensor`s like the tensor. Plain tensors are taken as they are.
+    """Returns what this rank holds of each; gradients become `DTensor`s like the tensor. Plain tensors are taken as they are.
 
     ``watch``: the backward pass raises where tensors were changed in place in the meantime. Autograd looks only at what is saved,
     this rank's memory, whose version counter stands still when the `DTensor` around it is changed.
@@ -30,21 +30,23 @@ def own(tensors: Sequence[Tensor], *, watch: bool = False) -> list[Tensor]:
 
 
 def whole(parts: Sequence[Tensor], likes: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of `own`: each part as what this rank holds of a `DTensor` that is spread as its like is."""
+    """Returns each part as what this rank holds of a `DTensor` that is spread as its like is: the inverse of `own`."""
     return list(_Whole.apply(tuple(likes), *parts))
 
 
-def summed(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
-    """Each 1-D vector summed over its groups, in one message per group."""
+def summed(vectors: Sequence[Tensor], over: Sequence[ProcessGroups]) -> list[Tensor]:
+    """Sums each 1-D vector over its process groups, in one message per process group."""
     return list(_Sum.apply(tuple(over), *vectors))
 
 
-def shared(tensor: Tensor, over: Groups) -> Tensor:
-    """``tensor``, equal on all ranks, for what each of them computes from it: gradients are summed over ``over``."""
+def shared(tensor: Tensor, over: ProcessGroups) -> Tensor:
+    """Returns ``tensor``, equal on all ranks, for what each of them computes from it: gradients are summed over ``over``."""
     return _Share.apply((over,), tensor.reshape(1))[0].reshape(tensor.shape)  # type: ignore[no-any-return]
 
 
 class _Own(torch.autograd.Function):
+    """Takes what this rank holds of tensors that are all spread; gradients are put into `DTensor`s again."""
+
     @staticmethod
     def forward(ctx: Any, watch: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.likes = tensors
@@ -66,6 +68,8 @@ class _Own(torch.autograd.Function):
 
 
 class _Whole(torch.autograd.Function):
+    """Puts parts into `DTensor`s; of their gradients each rank takes what it holds."""
+
     @staticmethod
     def forward(ctx: Any, likes: tuple[Tensor, ...], *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.likes = likes
@@ -84,15 +88,17 @@ def _versions(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _present(function: Any, ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """``function`` of pairs (like, gradient), for the gradients that there are."""
+    """Applies ``function`` to pairs (like, gradient), for the gradients that there are; None stands for the others."""
     pairs = [(like, g) for like, g in zip(ctx.likes, gradients, strict=True) if g is not None]
     found = iter(function(*pairs) if pairs else ())
     return tuple(None if g is None else next(found) for g in gradients)
 
 
 class _Sum(torch.autograd.Function):
+    """Sums vectors; their gradients are handed on as they are."""
+
     @staticmethod
-    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, over: tuple[ProcessGroups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
         ctx.over = over
         return tuple(_all_reduced(vectors, over))
 
@@ -102,8 +108,10 @@ class _Sum(torch.autograd.Function):
 
 
 class _Share(torch.autograd.Function):
+    """Hands vectors on as they are; their gradients are summed."""
+
     @staticmethod
-    def forward(ctx: Any, over: tuple[Groups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, over: tuple[ProcessGroups, ...], *vectors: Tensor) -> tuple[Tensor, ...]:
         ctx.over = over
         return tuple(vector.detach() for vector in vectors)
 
@@ -112,24 +120,25 @@ class _Share(torch.autograd.Function):
         return None, *_Sum.apply(ctx.over, *gradients)
 
 
-def _all_reduced(vectors: Sequence[Tensor], over: Sequence[Groups]) -> list[Tensor]:
+def _all_reduced(vectors: Sequence[Tensor], over: Sequence[ProcessGroups]) -> list[Tensor]:
+    """Returns sums of the vectors over their process groups, all that go over one of these in one message."""
     totals = [vector.detach().clone() for vector in vectors]
-    named = {name: group for groups in over for name, group in groups.items()}
-    for name, group in named.items():
-        members = [index for index, groups in enumerate(over) if name in groups]
+    named = {name: process_group for those in over for name, process_group in those.items()}
+    for name, process_group in named.items():
+        members = [index for index, those in enumerate(over) if name in those]
         message = torch.cat([totals[index] for index in members])
-        message = _reduced(message, group)
+        message = _reduced(message, process_group)
         for index, part in zip(members, message.split([len(totals[index]) for index in members]), strict=True):
             totals[index] = part.clone()
     return totals
 
 
-def _reduced(message: Tensor, group: Any) -> Tensor:
-    """The sum over a group of ranks. Its backend may know accelerators only, where parameters are kept on the host."""
-    devices = [device.type for device in group._device_types]
+def _reduced(message: Tensor, process_group: Any) -> Tensor:
+    """Returns the sum over a process group, whose backend may know accelerators only where parameters are kept on the host."""
+    devices = [device.type for device in process_group._device_types]
     if message.device.type in devices:
-        distributed.all_reduce(message, group=group)
+        distributed.all_reduce(message, group=process_group)
         return message
     carried = message.to(devices[0])
-    distributed.all_reduce(carried, group=group)
+    distributed.all_reduce(carried, group=process_group)
     return carried.to(message.device)

@@ -1,4 +1,4 @@
-"""Where the elements that a rank holds stand in the whole parameter: what stochastic rounding draws its numbers by.
+"""Finds the places in the whole parameter of the elements that a rank holds, by which stochastic rounding draws its numbers.
 
 The *place* of an element is its offset in the memory of the whole parameter: by the strides that the `DTensor` has as a whole,
 or those of a contiguous tensor where these would leave gaps. It depends neither on the number of ranks nor on the placements,
@@ -20,11 +20,11 @@ from regkernels.table.grouping import GroupLayout
 from regkernels.table.segments import Runs
 
 Window = tuple[int, int]
-"""First index and the one after the last."""
+"""The first index and the one after the last."""
 
 
 def runs(param: Any, own: Tensor) -> Runs | None:
-    """The places of this rank's elements, as runs of consecutive ones; None where nothing lies before any of them.
+    """Returns the places of this rank's elements, as runs of consecutive ones; None where nothing lies before any of them.
 
     ``param``: any parameter. ``own``: a dense tensor of the shape that this rank holds of it; its strides say in which order
     the elements are asked for. Takes time and memory in proportion to the number of runs: one, unless dimensions inside the
@@ -39,7 +39,7 @@ def runs(param: Any, own: Tensor) -> Runs | None:
         windows = windows_of(param, dim)
         stride = strides[dim]
         if len(found.places) == 1 and int(found.lengths) == stride:
-            # Whole rows, side by side: a parameter of one dimension would make a number of each element below.
+            # Whole slices, side by side: a parameter of one dimension would make a number of each element below.
             first = torch.tensor([begin for begin, _ in windows], dtype=torch.int64, device="cpu")
             count = torch.tensor([end - begin for begin, end in windows], dtype=torch.int64, device="cpu")
             found = Runs(first * stride + found.places, count * stride)
@@ -52,7 +52,7 @@ def runs(param: Any, own: Tensor) -> Runs | None:
 
 
 def part_of(whole: Tensor, like: Any) -> Tensor:
-    """Of a plain tensor that every rank has, the part that this rank holds of the `DTensor` ``like``, spread as that is.
+    """Cuts out of a plain tensor that every rank has what this rank holds of the `DTensor` ``like``; spread as that is.
 
     Sends nothing, and stays on the device of ``whole``: `torch.distributed.tensor.distribute_tensor` would first move all of
     it to that of the mesh.
@@ -67,8 +67,8 @@ def part_of(whole: Tensor, like: Any) -> Tensor:
 
 
 def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[GroupLayout, int]:
-    """Where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has its own
-    number, ``o`` times what is returned beside the layout, and that of the first one as its place.
+    """Returns where groups are, and how far their runs are apart: element ``(o * groups + g) * inner + i`` of the layout has
+    its own number, ``o`` times what is returned beside the layout, and that of the first one as its place.
 
     ``found``: `runs`. ``layout``: of the part; what is returned has the same groups. ``name``: of the parameter, for the message.
 
@@ -91,7 +91,7 @@ def by_groups(found: Runs | None, layout: GroupLayout, name: str) -> tuple[Group
 
 
 def windows_of(param: Any, dim: int) -> list[Window]:
-    """The indices of one dimension that this rank holds, in order; those of no elements are left out.
+    """Returns the indices of one dimension that this rank holds, in order; windows of no elements are left out.
 
     As torch.chunk cuts them, mesh dimension by mesh dimension. A strided shard, as FSDP makes it of what tensor parallelism has
     cut before, takes such a chunk of each of ``split_factor`` chunks.
@@ -109,14 +109,14 @@ def windows_of(param: Any, dim: int) -> list[Window]:
 
 
 def _chunk(window: Window, count: int, index: int) -> Window:
-    """As torch.chunk does it; what it has no chunk for is empty."""
+    """Cuts a window as torch.chunk does; what that has no chunk for is empty."""
     begin, end = window
     size = -(-(end - begin) // count)
     return min(begin + index * size, end), min(begin + (index + 1) * size, end)
 
 
 def _within(windows: list[Window], chunk: Window) -> list[Window]:
-    """The part ``chunk`` of ``windows``, counted through."""
+    """Returns the part ``chunk`` of ``windows``, whose indices are counted through."""
     found = []
     before = 0
     for begin, end in windows:
@@ -129,8 +129,10 @@ def _within(windows: list[Window], chunk: Window) -> list[Window]:
 
 
 class Lines(NamedTuple):
-    """Of one parameter. A line is what a rank holds at one index of the dimension that groups are cut along; it belongs to one
-    group as a whole."""
+    """Describes the lines of one parameter.
+
+    A line is what a rank holds at one index of the dimension that groups are cut along; it belongs to one group as a whole.
+    """
 
     dim: int | None  # None: the whole parameter is one group
     size: int  # indices of a group
@@ -140,7 +142,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def of(cls, param: Any, dim: int | str, size: int) -> Lines:
-        """``param``: a `DTensor`; ``dim`` and ``size``: as `regkernels.table.grouping.check` allows them."""
+        """Finds them. ``param``: a `DTensor`; ``dim`` and ``size``: as `regkernels.table.grouping.check` allows them."""
         if isinstance(dim, str) or not param.dim():
             return cls(None, 1, 1, param.numel(), [])
         own: int = dim % param.dim()
@@ -148,7 +150,7 @@ class Lines(NamedTuple):
         return cls(own, size, param.shape[own] // size, others * size, windows_of(param, own))
 
     def sums(self, x: Tensor) -> Tensor:
-        """What this rank adds to the sum of each group: float64, (groups,). ``x``: of the shape that it holds, any type.
+        """Returns what this rank adds to the sum of each group: float64, (groups,). ``x``: of the shape that it holds, any type.
 
         The same numbers have the same bits, also on an accelerator: nothing is added atomically.
         """
@@ -168,7 +170,7 @@ class Lines(NamedTuple):
         return total
 
     def spread(self, numbers: Tensor, like: Tensor) -> Tensor:
-        """A number of each group, for each element: what broadcasts against ``like``, of the shape that this rank holds."""
+        """Returns the number of its group for each element: what broadcasts against ``like``, of the shape that this rank holds."""
         if self.dim is None:
             return numbers.reshape((1,) * like.dim())
         pieces = [torch.arange(*window, device=numbers.device) for window in [(0, 0), *self.windows]]

@@ -25,9 +25,9 @@ def check_whole_model(model: object, remedy: str) -> None:
     if not isinstance(model, nn.Module):
         return
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kinds = () if fsdp is None else (fsdp.FSDPModule,)
-    for name, module in model.named_modules() if kinds else ():
-        if isinstance(module, kinds):
+    sharded_classes = () if fsdp is None else (fsdp.FSDPModule,)
+    for name, module in model.named_modules() if sharded_classes else ():
+        if isinstance(module, sharded_classes):
             raise TypeError(f"{name or 'the model'} is spread over ranks by fully_shard; {remedy}")
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         check_whole(tensor, name, remedy)

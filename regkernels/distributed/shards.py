@@ -1,4 +1,4 @@
-"""What this rank holds of a tensor that is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`).
+"""Says how a tensor is spread over a mesh of ranks (`torch.distributed.tensor.DTensor`), and what this rank holds of it.
 
 Importing DTensor takes as long as half of torch: nothing here does before somebody else has made one.
 """
@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
+
+from regkernels.memory import own_storage
 
 
 def is_dtensor(tensor: object) -> bool:
+    """Tells whether a tensor is a `DTensor`, without importing what makes one."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def held(tensor: Any) -> Tensor:
-    """The memory of this rank: a `DTensor`'s local tensor, any other tensor itself. May be empty."""
+    """Returns the memory of this rank: a `DTensor`'s local tensor, any other tensor itself. May be empty."""
     if not is_dtensor(tensor):
         return tensor  # type: ignore[no-any-return]
     own = tensor._local_tensor
@@ -28,7 +30,7 @@ def held(tensor: Any) -> Tensor:
 
 
 def cut_over(tensor: Any) -> dict[str, Any]:
-    """The process groups of the ranks that hold different elements of a tensor, by name: one for each dimension of the mesh."""
+    """Returns the process groups of ranks that hold different elements of a tensor, by name: one for each dimension of the mesh."""
     if not is_dtensor(tensor):
         return {}
     mesh = tensor.device_mesh
@@ -36,18 +38,24 @@ def cut_over(tensor: Any) -> dict[str, Any]:
     return {str(group.group_name): group for group in map(mesh.get_group, cut)}
 
 
+def trace(tensor: Any) -> tuple[int, int, int]:
+    """Returns numbers of which one is another after somebody has written or replaced the values, except through ``tensor.data``."""
+    own = held(tensor)  # what is done to a DTensor, and what is done to the memory of this rank, count for themselves
+    return own.data_ptr(), own._version, tensor._version
+
+
 def is_plain(tensor: Any) -> bool:
-    """Whether the memory of this rank is there: what a collective hands out may be on its way still."""
+    """Tells whether the memory of this rank is there: what a collective hands out may be on its way still."""
     return not is_dtensor(tensor) or type(tensor._local_tensor) is Tensor
 
 
 def spread_like(own: Tensor, like: Any) -> Tensor:
-    """``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
+    """Returns ``own`` as what this rank holds of a tensor that is spread as ``like`` is; ``own`` itself where ``like`` is not."""
     if not is_dtensor(like):
         return own
     if own.storage_offset():
         # The address of a DTensor is its storage offset, and torch can copy and pickle only those whose address is 0.
-        own = from_dlpack(to_dlpack(own)) if own.numel() else own.clone()
+        own = own_storage(own)
     dtensor = sys.modules["torch.distributed.tensor"].DTensor
     # Not from_local, which would move it to the device of the mesh: shards may have been moved to the CPU (CPUOffloadPolicy).
     spec = dataclasses.replace(like._spec, tensor_meta=like._spec.tensor_meta._replace(dtype=own.dtype))
@@ -55,7 +63,7 @@ def spread_like(own: Tensor, like: Any) -> Tensor:
 
 
 def spread_as(tensor: Any, like: Any) -> Any:
-    """``tensor``, or where it is spread otherwise than ``like``, the same numbers spread as ``like`` is.
+    """Returns ``tensor``, or where it is spread otherwise than ``like``, the same numbers spread as ``like`` is.
 
     That takes all ranks of the mesh.
     """
@@ -65,7 +73,7 @@ def spread_as(tensor: Any, like: Any) -> Any:
 
 
 def is_spread_alike(a: Any, b: Any) -> bool:
-    """Whether both are plain tensors, or both on one mesh with the same placements."""
+    """Tells whether both are plain tensors, or both on one mesh with the same placements."""
     if not is_dtensor(a) or not is_dtensor(b):
         return is_dtensor(a) == is_dtensor(b)
     first, second = a._spec, b._spec
@@ -73,8 +81,11 @@ def is_spread_alike(a: Any, b: Any) -> bool:
 
 
 def lies_alike(a: Any, b: Any) -> bool:
-    """Whether this rank has the same part of two `DTensor`s of one shape. The mesh of one that has been in a file knows
-    neither its process groups nor which rank it is on: the place of the rank that saved it is what it knows."""
+    """Tells whether this rank has the same part of two `DTensor`s of one shape.
+
+    The mesh of one that has been in a file knows neither its process groups nor which rank it is on: the place of the rank
+    that saved it is what it knows.
+    """
     ours, theirs = a.device_mesh, b.device_mesh
     return (
         tuple(a.placements) == tuple(b.placements)
@@ -84,17 +95,8 @@ def lies_alike(a: Any, b: Any) -> bool:
     )
 
 
-def begin(tensor: Any) -> tuple[int, ...]:
-    """Where in the whole tensor the part of this rank begins: an index per dimension."""
-    if not is_dtensor(tensor):
-        return (0,) * tensor.dim()
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    return tuple(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1])
-
-
 def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
-    """Whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
+    """Tells whether a group of ``size`` indices along ``dim``, or of the whole tensor, may lie on several ranks."""
     if not is_dtensor(tensor):
         return False
     own = dim % max(tensor.dim(), 1) if isinstance(dim, int) else None
@@ -114,15 +116,15 @@ def splits_groups(tensor: Any, dim: int | str, size: int) -> bool:
 
 
 def words(tensor: Any) -> str:
-    """How a `DTensor` is spread, for messages."""
+    """Says how a `DTensor` is spread, for messages."""
     names = tensor.device_mesh.mesh_dim_names
     placements = ", ".join(map(str, tensor.placements))
     over = f" over ({', '.join(names)})" if names else ""
     return f"[{placements}]{over}"
 
 
-def kind(tensor: Any) -> str:
-    """What a tensor is, for messages."""
+def described(tensor: Any) -> str:
+    """Says what a tensor is, for messages."""
     return f"a DTensor with placements {words(tensor)}" if is_dtensor(tensor) else "a plain tensor"
 
 
@@ -151,14 +153,16 @@ def check_weight(weight: Any, param: Any, name: str, of: str) -> None:
             f"{name}.full_tensor()"
         )
     raise ValueError(
-        f"{name} is {kind(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
+        f"{name} is {described(weight)}, and {of} a DTensor with placements {words(param)}: pass one that is spread like it, made by "
         "distribute_tensor(weights, param.device_mesh, param.placements) of torch.distributed.tensor, or computed from it"
     )
 
 
 def check_state(value: Any, param: Any, what: str) -> None:
-    """Raises where a state that is to be loaded is spread otherwise than its parameter. This rank's part can be taken from a
-    whole plain one, and from one that this rank has saved in the same layout."""
+    """Raises where a state that is to be loaded is spread otherwise than its parameter.
+
+    This rank's part can be taken from a whole plain one, and from one that this rank has saved in the same layout.
+    """
     if not is_dtensor(param):
         if is_dtensor(value):
             raise ValueError(
@@ -189,6 +193,7 @@ _ANEW = "Save and load with torch.distributed.checkpoint, which shards anew"
 
 
 def _layout(dtensor: Any) -> str:
+    """Says how a `DTensor` is spread, over which ranks, and how much of it is here."""
     ranks, part = dtensor.device_mesh.mesh, tuple(dtensor._local_tensor.shape)
     listed = f"ranks {ranks.tolist()}" if ranks.numel() <= 16 else f"a mesh of {tuple(ranks.shape)} ranks"
-    return f"{kind(dtensor)} on {listed} ({part} of it here)"
+    return f"{described(dtensor)} on {listed} ({part} of it here)"

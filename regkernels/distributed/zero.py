@@ -1,4 +1,4 @@
-"""torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank's optimizer other parameters and does not say so."""
+"""Notices torch.distributed.optim.ZeroRedundancyOptimizer, which gives each rank other parameters and does not say so."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 _MODULE = "torch.distributed.optim.zero_redundancy_optimizer"
-_FAR = 12
-"""Calls between it and the constructor that asks; subclasses and functools.partial add some."""
+_MOST_CALLS = 12
+"""How many calls may lie between it and the constructor that asks; subclasses and functools.partial add some."""
 
 
-def group_of_maker() -> Any:
-    """The process group of the `ZeroRedundancyOptimizer` that is making an optimizer just now; None where there is none.
+def process_group_of_maker() -> Any:
+    """Returns the process group of the `ZeroRedundancyOptimizer` that is making an optimizer just now; None where there is none.
 
     What it hands over looks like a whole model: a norm would be that of one rank's share, and nobody would notice. So the
     calls are looked at that lead here.
@@ -20,7 +20,7 @@ def group_of_maker() -> Any:
     if module is None:
         return None
     frame: Any = sys._getframe(1)
-    for _ in range(_FAR):
+    for _ in range(_MOST_CALLS):
         if frame is None:
             return None
         if frame.f_globals.get("__name__") == _MODULE and frame.f_code.co_name == "_init_local_optimizer":

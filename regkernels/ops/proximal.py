@@ -11,11 +11,12 @@ from torch import Tensor
 from regkernels import backends, reference, validation
 from regkernels.memory import has_layout
 from regkernels.ops.library import dense, like, register
-from regkernels.reference import Kind
+from regkernels.reference.kinds import Kind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
 from regkernels.table.grouping import GroupLayout
 from regkernels.table.hyper import Hyper
+from regkernels.table.segments import Segment
 
 
 def _soft_threshold(x: Tensor, threshold: float) -> Tensor:
@@ -50,7 +51,7 @@ def _proximal(
 def _batch(weight: Tensor, penalty: str, l1_weight: Tensor | None, layout: GroupLayout, row: Hyper) -> Batch:
     """The step of a rule that moves nothing before the penalty shrinks the weight, which is the gradient, too."""
     address = weight.data_ptr()
-    segment = segments.row(
+    segment = Segment(
         weight=address,
         gradient=address,
         l1_weight=0 if l1_weight is None else l1_weight.data_ptr(),
@@ -59,16 +60,12 @@ def _batch(weight: Tensor, penalty: str, l1_weight: Tensor | None, layout: Group
         inner=layout.inner,
         kind=Kind("still", weight.dtype, penalty=penalty).number,
     )
-    own = Operands(
-        "still",
-        weight,
-        weight,
-        (),
-        penalty=penalty,
-        l1_weight=l1_weight,
-        layout=layout if penalty == "group" else None,
-    )
-    return Batch(weight.device, segments.table([segment]), lambda: [own], [row], Memory())
+
+    def operands() -> list[Operands]:
+        groups = layout if penalty == "group" else None
+        return [Operands("still", weight, weight, (), penalty=penalty, l1_weight=l1_weight, layout=groups)]
+
+    return Batch(weight.device, segments.table([segment]), operands, [row], Memory())
 
 
 def _fake_threshold(x: Tensor, threshold: float) -> Tensor:

@@ -15,7 +15,7 @@ from regkernels.ops.library import dense, fake_gradients, fake_value, register, 
 def check_numbers(kind: str, strength: Any, shape: Any) -> None:
     """Raises for a strength or shape that a penalty cannot have."""
     validation.nonnegative("strength", strength, wait=False)
-    parameter = reference.FAMILY[kind].shape
+    parameter = reference.family.FAMILY[kind].shape
     if parameter is not None and not parameter.allows(validation.finite(parameter.name, shape)):
         raise ValueError(f"{parameter.name} must be {parameter.bound}, got {shape}")
 
@@ -31,7 +31,7 @@ def _value(params: Sequence[Tensor], kind: str, strength: float, shape: float) -
 
 def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: float, shape: float) -> list[Tensor]:
     weights = [dense(w) for w in params]
-    if reference.FAMILY[kind].formulas.flat:
+    if reference.family.FAMILY[kind].formulas.flat:
         return [torch.zeros_like(w) for w in weights]
     out = [torch.empty_like(w) for w in weights]
     if weights:

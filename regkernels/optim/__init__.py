@@ -1,4 +1,7 @@
-"""Optimizers: torch.optim's, with exact L1 and L2 in one pass over memory."""
+"""Offers torch.optim's optimizers, with exact L1 and L2 in one pass over memory.
+
+Each has a file of its own; what a step does is in `step`, and its arithmetic in the backends.
+"""
 
 from regkernels.optim.adagrad import Adagrad
 from regkernels.optim.adam import Adam

@@ -1,4 +1,4 @@
-"""Adagrad with exact L1 and L2."""
+"""Makes Adagrad with exact L1 and L2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adam and AdamW with exact L1 and L2."""
+"""Makes Adam with exact L1 and L2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW: Adam whose weight decay is decoupled unless another mode is asked for."""
+"""Makes AdamW, which is Adam whose weight decay is decoupled unless another mode is asked for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The part of torch's contract that does not depend on who makes the steps: states handed out, steps kept out of graphs."""
+"""Keeps the part of torch's contract that does not depend on who makes the steps: hands out states, keeps steps out of graphs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,21 +14,29 @@ from regkernels.dynamo import keep_step_outside_of_graphs
 from regkernels.optim.step.stepper import Stepper
 
 
+def evaluated(closure: Callable[[], float] | None) -> float | None:
+    """Returns what the ``closure`` of a step returns, which is called with gradients enabled; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Contract(torch.optim.Optimizer):
-    """An optimizer whose step is made by a `Stepper`, its own or that of another optimizer."""
+    """Stands for an optimizer whose step is made by a `Stepper`, its own or that of another optimizer."""
 
     @property
     def stepper(self) -> Stepper:
-        """What makes the steps."""
+        """Returns what makes the steps."""
         raise NotImplementedError
 
     def described(self) -> Described:
-        """What ranks compare of this optimizer; see `regkernels.distributed.check_agreement`."""
+        """Returns what ranks compare of this optimizer; see `regkernels.distributed.check_agreement`."""
         raise NotImplementedError
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
-        """torch's state dictionary, by parameter.
+        """Returns torch's state dictionary, by parameter.
 
         Whoever reads it may exchange tensors in it, now or later; from then on every step checks that it did not happen.
         """
@@ -41,16 +50,20 @@ class Contract(torch.optim.Optimizer):
         self.__dict__["state"] = state
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
-        trusted = self.stepper.trust.state
+        """Returns torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
+        trusted = self.stepper.trust.holds
         packed = super().state_dict()
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
             packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
-            self.stepper.trust.state = trusted
+            self.stepper.trust.holds = trusted
         return packed
 
+    def _announce_scaling(self) -> None:
+        if self.stepper.options.amp_scaling:
+            self._step_supports_amp_scaling = True  # GradScaler looks for it
+
     def _trust_state(self, trusted: bool) -> None:
-        self.stepper.trust.state = trusted
+        self.stepper.trust.holds = trusted
 
     def _patch_step_function(self) -> None:
         super()._patch_step_function()

@@ -1,4 +1,4 @@
-"""Lion with L1 and decoupled weight decay."""
+"""Makes Lion with L1 and decoupled weight decay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that would do nothing, though whoever gave them thinks that they do."""
+"""Warns of arguments that would do nothing, though whoever gave them thinks that they do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELSEWHERE = {
 
 
 def meant(name: str, known: Iterable[str]) -> str | None:
-    """What ``name`` probably stands for: another library's word, or one letter too many, too few, wrong or swapped."""
+    """Returns what ``name`` probably stands for: another library's word, or one letter too many, too few, wrong or swapped."""
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     return next((candidate for candidate in known if _one_slip_apart(name, candidate)), None)
@@ -36,7 +36,7 @@ def warn_of_keys(group: Mapping[str, Any], known: Iterable[str], index: int) -> 
 
 
 def warn_of_overridden(strengths: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Warns of strengths that were given for all groups, where each says 0. Tensors are not looked into, which may take waiting."""
+    """Warns of strengths that were given for all param groups, where each says 0. Looks into no tensor, which may take waiting."""
     for key, strength in strengths.items():
         values = [strength, *(group.get(key, strength) for group in groups)]
         if groups and all(isinstance(value, (int, float)) for value in values) and strength and not any(values[1:]):
@@ -47,7 +47,7 @@ def warn_of_overridden(strengths: Mapping[str, Any], groups: Sequence[Mapping[st
 
 
 def given(optimizer: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Strengths that the user chose: those that are not what ``optimizer`` has anyway."""
+    """Returns strengths that the user chose: those that are not what ``optimizer`` has anyway."""
     usual = inspect.signature(optimizer).parameters
     return {
         key: defaults[key] for key in ("l1", "weight_decay") if key in usual and usual[key].default is not defaults[key]
@@ -55,6 +55,7 @@ def given(optimizer: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_slip_apart(name: str, other: str) -> bool:
+    """Tells whether one letter is wrong, missing or too many, or two neighbours are swapped."""
     if len(name) == len(other):
         wrong = [i for i, (a, b) in enumerate(zip(name, other, strict=True)) if a != b]
         return len(wrong) == 1 or (
@@ -65,7 +66,7 @@ def _one_slip_apart(name: str, other: str) -> bool:
 
 
 def _warn(text: str) -> None:
-    """In the line of the user's that called, however many constructors are in between."""
+    """Warns in the line of the user's that called, however many constructors are in between."""
     level = 1
     while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] in ("regkernels", "torch"):
         level += 1

@@ -1,4 +1,4 @@
-"""torch's contract of an optimizer, once for all of them."""
+"""Holds the class that all optimizers derive from, which keeps torch's contract once for all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regkernels.flat import Owners
 from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
-from regkernels.optim.contract import Contract
+from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
@@ -27,15 +27,18 @@ from regkernels.table.hyper import Number
 class Substitute(Protocol):
     """Makes the steps in an optimizer's place, as `regkernels.optim.step_in_backward` does."""
 
-    def step(self) -> None: ...
+    def step(self) -> None:
+        """Updates what has a gradient."""
 
-    def stats(self) -> Stats | None: ...
+    def stats(self) -> Stats | None:
+        """Returns the sums of the last step."""
 
-    def groups_changed(self) -> None: ...
+    def groups_changed(self) -> None:
+        """Is called when a param group was added; may refuse it by raising ValueError."""
 
 
 class Optimizer(Contract):
-    """What all optimizers share: one pass over memory for gradient, decay, rule, shrinkage and sums.
+    """Does what all optimizers share: one pass over memory for gradient, decay, rule, shrinkage and sums.
 
     A subclass names its rule per param group and computes a row of hyper-parameters; see `regkernels.optim.SGD` for the
     arguments.
@@ -83,10 +86,7 @@ class Optimizer(Contract):
         enabled, and what it returns is returned. Raises before anything is changed where a hyper-parameter or a gradient
         is not allowed.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         if self.substitute is not None:
             self.substitute.step()
             return loss
@@ -98,7 +98,7 @@ class Optimizer(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """The sums of the last step; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step; None before the first one and with ``stats=False``."""
         return self.stepper.stats(len(self.param_groups)) if self.substitute is None else self.substitute.stats()
 
     @outside_of_graphs
@@ -112,10 +112,9 @@ class Optimizer(Contract):
             super().zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
+        validation.param_group_argument(param_group)
         self.check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)
@@ -191,21 +190,21 @@ class Optimizer(Contract):
         return self.stepper.described(self, self.param_groups)
 
     def check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
-        """Raises where an option of ``group`` has a value that is not allowed. ``where``: which group, for messages."""
+        """Raises where an option of a param group has a value that is not allowed; see `regkernels.optim.step.rules.Rules`."""
         validation.regularised_group(group, where, wait=wait)
         penalty_keys.check(group, where, wait=wait)
         self._validate(group, where, wait=wait)
 
     def step_was_made(self) -> None:
-        """To be called by a `Substitute`: schedulers of torch warn where they do not see a step."""
+        """Tells schedulers of torch, which warn where they do not see a step. A `Substitute` calls it."""
         self._opt_called = True
 
     def _begin(self, options: Options, *, trusted: bool = True) -> None:
+        """Makes a stepper. ``trusted``: nobody else can have the dictionary of states."""
         self._stepper = Stepper(options)
-        self._stepper.trust.state = trusted
+        self._stepper.trust.holds = trusted
         self._owners = Owners()
-        if options.amp_scaling:
-            self._step_supports_amp_scaling = True  # GradScaler looks for it
+        self._announce_scaling()
 
     def _forget(self) -> None:
         self._stepper.forget()

@@ -1,4 +1,4 @@
-"""Arguments that all optimizers share and that have nothing to do with their rule."""
+"""Holds the arguments that all optimizers share and that have nothing to do with their rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from regkernels import validation
 from regkernels.distributed.agreement import check_process_group
-from regkernels.distributed.zero import group_of_maker
+from regkernels.distributed.zero import process_group_of_maker
 from regkernels.optim import misspelt
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.table.formats import ROUNDINGS, Precision
@@ -20,7 +20,7 @@ _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 
 
 class Common(Penalties, total=False):
-    """Keyword arguments of every optimizer, beside those of `regkernels.optim.Penalties`, which param groups may have, too.
+    """Names the keyword arguments of every optimizer, beside those of `regkernels.optim.Penalties`, which param groups have, too.
 
     - ``max_grad_norm``: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
       the gradients; None: no clipping.
@@ -53,7 +53,7 @@ class Common(Penalties, total=False):
 
 
 class Options(NamedTuple):
-    """The same, checked."""
+    """Holds the arguments of `Common` that belong to no param group, checked."""
 
     max_grad_norm: float | None = None
     stats: bool = False
@@ -75,17 +75,17 @@ class Options(NamedTuple):
 
     @property
     def may_skip(self) -> bool:
-        """Whether only a step's own gradients, or a scaler, say that it is left out."""
+        """Tells whether only a step's own gradients, or a scaler, say that it is left out."""
         return self.skip_nonfinite or self.amp_scaling
 
     @property
     def asks_for_norm(self) -> bool:
-        """Whether a step needs the norm of all gradients."""
+        """Tells whether a step needs the norm of all gradients."""
         return self.max_grad_norm is not None or self.may_skip
 
     @classmethod
     def of(cls, common: Mapping[str, Any], optimizer: str) -> Options:
-        """Raises where an argument is unknown or its value not allowed."""
+        """Checks the arguments of an ``optimizer``; raises where one is unknown or its value not allowed."""
         for name in common:
             if name not in Common.__annotations__:
                 intended = misspelt.meant(name, [*_OF_ALL, *Common.__annotations__])
@@ -102,13 +102,13 @@ class Options(NamedTuple):
             bool(common.get("stats", False)),
             bool(common.get("skip_nonfinite", False)),
             bool(common.get("amp_scaling", False)),
-            check_process_group(common.get("process_group")) or group_of_maker(),
+            check_process_group(common.get("process_group")) or process_group_of_maker(),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
 
 
 class Checked:
-    """Options of param groups that have been checked and are the same objects still, which cannot change.
+    """Remembers options of param groups that have been checked and are the same objects still, which cannot change.
 
     They need no second look: that would be most of a step's Python for a small model.
     """
@@ -117,10 +117,12 @@ class Checked:
         self._values: dict[int, list[Any]] = {}
 
     def has(self, index: int, group: Mapping[str, Any]) -> bool:
+        """Tells whether ``group``, of number ``index``, has the options that were checked."""
         checked = self._values.get(index, [])
         return len(group) == len(checked) and all(map(operator.is_, group.values(), checked))
 
     def add(self, index: int, group: Mapping[str, Any]) -> None:
+        """Remembers that the options of ``group`` are checked, where none of them can change by itself."""
         self._values.pop(index, None)
         if all(_cannot_change(value) for key, value in group.items() if key != "params"):
             self._values[index] = list(group.values())

@@ -11,7 +11,7 @@ from torch.nn import UninitializedParameter
 
 from regkernels import validation
 from regkernels.distributed import shards
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Number, number
 
@@ -53,7 +53,7 @@ class Penalties(TypedDict, total=False):
     settles only with steps that are not too large for it: t below the inverse of the curvature (an adaptive step grows to ``lr / eps``
     where gradients vanish), and with momentum below ``1 - momentum`` times that.
 
-    Sources: `regkernels.reference.FAMILY`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
+    Sources: `regkernels.reference.family.FAMILY`; Yuan and Lin (2006) for the group lasso, Simon et al. (2013) for the sparse one,
     Zou (2006) for the adaptive lasso.
     """
 
@@ -89,7 +89,7 @@ OFF: dict[str, Any] = {
 class Method(NamedTuple):
     """What a param group asks its kernel to do. Another one takes another plan.
 
-    ``penalty``: one of `regkernels.reference.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
+    ``penalty``: one of `regkernels.reference.family.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """
 
     rule: str
@@ -236,7 +236,7 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
         grouping.group_layout(param, dim, size, name, prefix="group_")
         if group.get("capturable") and shards.splits_groups(param, dim, size):
             raise ValueError(
-                f"{name} is {shards.kind(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
+                f"{name} is {shards.described(param)}, and group_dim={dim!r} with group_size={size} makes groups that lie on "
                 "several ranks, whose step cannot be captured into a CUDA graph; leave capturable out, choose a group_dim "
                 "that is not sharded, or shard along it in multiples of group_size"
             )

@@ -1,4 +1,4 @@
-"""RAdam with exact L1 and L2."""
+"""Makes RAdam with exact L1 and L2."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class RAdam(Optimizer):
 
 
 def rectification(beta2: Number, step: Number, eps: float) -> tuple[Number, Number, Number]:
-    """What makes Adam's formula RAdam's in step number ``step``: a factor of lr, one of the second moment's root, and eps."""
+    """Returns what makes Adam's formula RAdam's in step number ``step``: factors of lr and of the second moment's root, and eps."""
     bias2 = 1.0 - beta2**step
     length = 2.0 / (1.0 - beta2) - 1.0
     now = length - 2.0 * step * (1.0 - bias2) / bias2

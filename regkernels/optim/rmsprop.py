@@ -1,4 +1,4 @@
-"""RMSprop with exact L1 and L2."""
+"""Makes RMSprop with exact L1 and L2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGD with exact L1 and L2."""
+"""Makes SGD with exact L1 and L2."""
 
 from __future__ import annotations
 
@@ -115,5 +115,5 @@ class SGD(Optimizer):
 
 
 def _one_minus(dampening: float, row: Row) -> Number:
-    """1 in a parameter's first step, whose buffer is the gradient."""
+    """Returns 1 - dampening, but 1 in a parameter's first step, whose buffer is the gradient."""
     return select(row.step == 1 if isinstance(row.step, Tensor) else row.first, 1.0, 1.0 - dampening)

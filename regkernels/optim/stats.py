@@ -1,4 +1,4 @@
-"""Sums that a step forms on the way."""
+"""Hands out the sums that a step forms on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regkernels.table.segments import SUMS
 
 
 class Stats(NamedTuple):
-    """Sums formed during a step, on the parameters' device.
+    """Holds sums formed during a step, on the parameters' device.
 
     Over the weights that the step updated (parameters whose gradient was None are not among them), after the update:
 
@@ -37,8 +37,10 @@ class Stats(NamedTuple):
 
     @classmethod
     def of(cls, totals: Sequence[Any], inverse_scale: Number, groups: int, device: torch.device) -> Stats:
-        """``totals``: one table (groups, sums) per device, or one for all ranks; of gradients that ``inverse_scale`` has yet to be
-        applied to."""
+        """Adds up ``totals``: one table (param groups, sums) per device, or one for all ranks.
+
+        ``inverse_scale`` has yet to be applied to the gradients that they are of. ``groups``: number of param groups.
+        """
         total = torch.zeros(groups, len(SUMS), dtype=torch.float64, device=device)
         for of_device in totals:
             table = of_device.get()[: total.numel()] if isinstance(of_device, Pending) else of_device

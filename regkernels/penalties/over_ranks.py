@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.distributed.autograd import Groups, own, shared, summed
+from regkernels.distributed.autograd import ProcessGroups, own, shared, summed
 from regkernels.distributed.shards import cut_over, held
 from regkernels.dynamo import outside_of_graphs
 
@@ -24,7 +24,7 @@ Call = tuple[Callable[..., Tensor], tuple[Any, ...]]
 class Share(NamedTuple):
     """Tensors that are cut over the same ranks."""
 
-    over: Groups
+    over: ProcessGroups
     """Empty: all ranks hold all of it."""
     listed: list[int]
     chosen: list[int]

@@ -146,6 +146,6 @@ def _penalty(params: Params, kind: str, strength: float | Tensor, shape: float) 
     function = torch.ops.regkernels.penalty_value
     if not isinstance(strength, Tensor):
         return evaluated([(function, (kind, float(strength), float(shape)))], listed)[0]
-    if not reference.FAMILY[kind].linear:
-        return evaluated([(reference.differentiable_value, (kind, strength, shape))], listed)[0]
+    if not reference.family.FAMILY[kind].linear:
+        return evaluated([(reference.folded_concave_penalty, (kind, strength, shape))], listed)[0]
     return times(strength, evaluated([(function, (kind, 1.0, float(shape)))], listed)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from regkernels.reference.rules import RULES
 from regkernels.table.formats import DTYPES, FORMATS, compute_dtype, format_number, format_of
 
 _RULES, _METRICS = tuple(RULES), tuple(METRICS)
+_NUMBERS = {pair: number for number, pair in enumerate(itertools.product(RULES, PENALTIES))}
 
 
 class Kind(NamedTuple):
@@ -26,8 +28,7 @@ class Kind(NamedTuple):
     @property
     def number(self) -> int:
         """What stands in the table: the method, rule and penalty, times FORMATS, plus the number of the format."""
-        method = _RULES.index(self.rule) * len(PENALTIES) + PENALTIES.index(self.penalty)
-        return method * FORMATS + format_number(self.dtype, self.narrow, self.rounding)
+        return _NUMBERS[self.rule, self.penalty] * FORMATS + format_number(self.dtype, self.narrow, self.rounding)
 
     @classmethod
     def of(cls, number: int) -> Kind:

@@ -42,7 +42,7 @@ def update_(
     the rule has, in `compute_dtype`, or bfloat16, which is always rounded stochastically. ``rounding``: of a half-precision
     weight, one of `regkernels.table.formats.ROUNDINGS`; ``kept``: the int16 "remainder" or the float32 "master" copy.
     ``stream``: the parameter's number, which tells its random numbers from others'. ``penalty``: one of
-    `regkernels.reference.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
+    `regkernels.reference.family.PENALTIES`; ``l1_weight``: of each element's l1, in `compute_dtype`, for "weighted_l1"; ``layout``: of
     the groups in the weight's memory, for "group". ``places``: in the whole parameter, for random numbers; see `random_bits`.
 
     A step with ``lr == 0`` updates the states and leaves the weight's bits alone; one with ``skip`` changes nothing.

@@ -59,8 +59,9 @@ def value_gradient(penalty: Penalty, weight: Tensor, upstream: float) -> Tensor:
     return VALUES[penalty.formulas].slope(w, tuple(numbers), square_root).to(weight.dtype)
 
 
-def differentiable_value(tensors: Sequence[Tensor], kind: str, strength: Tensor, shape: float) -> Tensor:
-    """Returns the value of a penalty that is not linear in its strength, differentiable in it as well as in the tensors: 0-dim."""
+def folded_concave_penalty(tensors: Sequence[Tensor], kind: str, strength: Tensor, shape: float) -> Tensor:
+    """Returns the value of a penalty that is not linear in its strength, as "mcp" and "scad" are: 0-dim, differentiable in the
+    strength as well as in the tensors."""
     member = FAMILY[kind]
     wide = strength.to(device=tensors[0].device, dtype=torch.float64).reshape(())
     numbers, _ = member.numbers(wide, shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regkernels import penalties, validation
 from regkernels.optim import SGD
 from regkernels.optim.penalty_keys import Penalties
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
 

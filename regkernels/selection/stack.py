@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regkernels.flat import own_storage
+from regkernels.memory import own_storage
 
 
 class Stack:

@@ -1,4 +1,4 @@
-"""What a backend is given to work on: one value, whoever asks for it."""
+"""Holds the one value that backends are given to work on, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Operands(NamedTuple):
     weight: Tensor
     gradient: Tensor
     states: Sequence[Tensor]
-    """Of the rule, or what the metric is computed from."""
+    """Those of the rule, or what the metric is computed from."""
     row: int = 0
     total: int = 0
     rounding: str = "nearest"
@@ -42,7 +42,7 @@ class Operands(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Everything that one call of a backend updates, on one device.
+    """Lists everything that one call of a backend updates, on one device.
 
     A step of an optimizer makes one, a shrinkage after somebody else's step, and a proximal operator of a single tensor.
     """
@@ -58,6 +58,6 @@ class Batch(NamedTuple):
     generation: int = 0
     """Tells one content of ``segments`` from another within the life of ``memory``."""
     totals: int = 1
-    """Rows of a table of sums: for each class of parameters (see `regkernels.distributed.sums`) one per param group."""
+    """How many totals a table of sums has: for each class of parameters (see `regkernels.distributed.sums`) one per param group."""
     may_leave_out: bool = False
     """Whether a row may say, by ``skip``, that nothing is to be written."""

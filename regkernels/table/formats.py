@@ -1,4 +1,4 @@
-"""In which formats weights and states are stored, and what is stored beside them."""
+"""Says in which formats weights and states are stored, and what is stored beside them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ FORMATS = len(DTYPES) * 2 * len(ROUNDINGS)
 
 
 def format_number(dtype: torch.dtype, narrow: bool, rounding: str) -> int:
-    """The number that kernels know a weight type, states in fewer bits, and a rounding by."""
+    """Returns the number that kernels know a weight type, states in fewer bits, and a rounding by."""
     return (DTYPES.index(dtype) * 2 + narrow) * len(ROUNDINGS) + ROUNDINGS.index(rounding)
 
 
 def format_of(number: int) -> tuple[torch.dtype, bool, str]:
-    """The inverse of `format_number`."""
+    """Returns what `format_number` was given: it is the inverse."""
     formats, rounding = divmod(number, len(ROUNDINGS))
     return DTYPES[formats // 2], bool(formats % 2), ROUNDINGS[rounding]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that weights of ``dtype`` are updated in, and that their states have: float64 for float64, else float32."""
+    """Returns the type that weights of ``dtype`` are updated in, and that their states have: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Format(NamedTuple):
-    """Of one parameter."""
+    """Says how one parameter is rounded, and in which type its states are."""
 
     rounding: str
     states: torch.dtype  # of the rule's states
@@ -46,27 +46,28 @@ class Format(NamedTuple):
 
     @property
     def kept(self) -> str | None:
+        """Names the state that the rounding adds; None where it adds none."""
         return self.rounding if self.rounding in KEPT_DTYPES else None
 
     @property
     def draws(self) -> bool:
-        """Whether a step needs random numbers, and with them the number of the step."""
+        """Tells whether a step needs random numbers, and with them the number of the step."""
         return self.narrow or self.rounding == "stochastic"
 
     def dtype_of(self, name: str) -> torch.dtype:
-        """Of the state ``name``."""
+        """Returns the type of the state ``name``."""
         return KEPT_DTYPES[name] if name == self.kept else self.states
 
 
 class Precision(NamedTuple):
-    """What an optimizer was asked for: ``param_rounding``, ``state_dtype`` and ``seed``."""
+    """Holds what an optimizer was asked for: ``param_rounding``, ``state_dtype`` and ``seed``."""
 
     rounding: str = "nearest"
     state_dtype: torch.dtype | None = None
     seed: int = 0
 
     def of(self, param: Tensor) -> Format:
-        """The format of a parameter; `regkernels.validation.precision` says which are refused."""
+        """Returns the format of a parameter; `regkernels.validation.precision` says which are refused."""
         if param.is_complex():
             states = torch.complex128 if param.dtype == torch.complex128 else torch.complex64
             return Format("nearest", states, narrow=False)
@@ -74,6 +75,3 @@ class Precision(NamedTuple):
         rounding = self.rounding if param.dtype.itemsize < 4 else "nearest"
         states = self.state_dtype or computed
         return Format(rounding, states, narrow=states.itemsize < computed.itemsize)
-
-
-PLAIN = Precision()

@@ -1,4 +1,4 @@
-"""Groups of weights: which elements of a tensor in memory belong together."""
+"""Says which elements of a tensor in memory belong together: groups of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHTS = ("sqrt_size", "ones")
 
 
 class GroupLayout(NamedTuple):
-    """Where the groups of a tensor without gaps lie in memory: element ``(o * groups + g) * inner + i`` belongs to group g."""
+    """Says where the groups of a tensor without gaps lie in memory: element ``(o * groups + g) * inner + i`` belongs to group g."""
 
     outer: int
     groups: int
@@ -23,12 +23,12 @@ class GroupLayout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements of a group."""
+        """Returns how many elements a group has."""
         return self.outer * self.inner
 
-    def weight(self, kind: str) -> float:
-        """What the norm of a group counts: the square root of its size ("sqrt_size"), or 1 ("ones")."""
-        return math.sqrt(self.size) if kind == "sqrt_size" else 1.0
+    def weight(self, weighting: str) -> float:
+        """Returns what the norm of a group counts: the square root of its size ("sqrt_size"), or 1 ("ones")."""
+        return math.sqrt(self.size) if weighting == "sqrt_size" else 1.0
 
 
 def check(dim: Any, size: Any, weight: Any, prefix: str = "") -> None:
@@ -49,7 +49,7 @@ def check(dim: Any, size: Any, weight: Any, prefix: str = "") -> None:
 
 
 def group_layout(tensor: Tensor, dim: Dim, size: int = 1, name: str = "the tensor", prefix: str = "") -> GroupLayout:
-    """The groups of ``size`` consecutive indices along ``dim``, or the one group that is the whole ``tensor``.
+    """Returns the groups of ``size`` consecutive indices along ``dim``, or the one group that is the whole ``tensor``.
 
     Looks at shape and strides only. For a tensor with gaps or overlaps it is the layout of its contiguous copy; one whose
     dimensions are permuted in memory is taken as it lies there. A tensor without dimensions has the dimensions 0 and -1,

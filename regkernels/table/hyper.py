@@ -1,4 +1,4 @@
-"""Hyper-parameters of one step, as the kernels read them: computed on the host in double, rounded once.
+"""Computes the hyper-parameters of one step, as the kernels read them: on the host in double, rounded once.
 
 Every mode of regularisation is a number here, so a kernel knows no mode names and a value that changes during training
 (a scheduled ``lr``, ``l1`` or ``weight_decay``) never selects another kernel.
@@ -17,7 +17,7 @@ Number = float | Tensor
 
 
 class Hyper(NamedTuple):
-    """One row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/table.h.
+    """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/lists.h.
 
     On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it.
     """
@@ -53,15 +53,15 @@ class Hyper(NamedTuple):
     unit_norm: Number = 0.0  # not 0: groups are scaled to norm 1
     skip: Number = 0.0  # not 0: nothing is written
     seed: Number = 0.0  # of stochastic rounding, a whole number below 2**32
-    step: Number = 0.0  # the same
+    step: Number = 0.0  # the number of the step, from 1, which stochastic rounding depends on
 
     def rounded(self, dtype: torch.dtype) -> Hyper:
-        """The same row with every value rounded to the compute type ``dtype``."""
+        """Returns the row with every value rounded to the compute type ``dtype``."""
         return Hyper(*torch.tensor(self, dtype=dtype, device="cpu").tolist())
 
 
 def number(value: Number, group: Mapping[str, Any]) -> Number:
-    """An option of a param group for arithmetic: a float, or a 0-dim float64 tensor.
+    """Returns an option of a param group for arithmetic: a float, or a 0-dim float64 tensor.
 
     A tensor on an accelerator stays a tensor: reading its value would make the host wait for the device. So does any
     tensor of a capturable optimizer: a captured step must see it change.
@@ -78,7 +78,7 @@ def square_root(value: Number) -> Number:
 
 
 def select(condition: bool | Tensor, value: Number, otherwise: float) -> Number:
-    """One of the two; a float64 tensor where the condition is known on a device only."""
+    """Returns one of the two values; a float64 tensor where the condition is known on a device only."""
     if isinstance(condition, Tensor):
         # torch.where would make float32 of two Python numbers.
         return torch.where(condition, value, torch.full((), otherwise, dtype=torch.float64, device=condition.device))
@@ -86,13 +86,13 @@ def select(condition: bool | Tensor, value: Number, otherwise: float) -> Number:
 
 
 def averages(group: Mapping[str, Any]) -> dict[str, Number]:
-    """The fields of `Hyper` that ``betas`` of a param group fill."""
+    """Returns the fields of `Hyper` that ``betas`` of a param group fill."""
     beta1, beta2 = (number(beta, group) for beta in group["betas"])
     return {"beta1": beta1, "one_minus_beta1": 1.0 - beta1, "beta2": beta2, "one_minus_beta2": 1.0 - beta2}
 
 
 def clip_factor(square_sum: Number, max_norm: float) -> Number:
-    """What torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes everything NaN, there and here."""
+    """Returns what torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes all NaN, there and here."""
     clip = max_norm / (square_root(square_sum) + 1e-6)
     if isinstance(clip, Tensor):
         return clip.clamp(max=1.0)
@@ -100,14 +100,14 @@ def clip_factor(square_sum: Number, max_norm: float) -> Number:
 
 
 def as_float(value: Number) -> float:
-    """A hyper-parameter that may be a one-element tensor (a tensor ``lr``) as a Python float."""
+    """Returns a hyper-parameter that may be a one-element tensor (a tensor ``lr``) as a Python float; waits for its device."""
     return float(value.item() if isinstance(value, Tensor) else value)
 
 
 def regularisation(
     group: Mapping[str, Any], *, gain: float, step_per_element: bool, lr_divisor: Number = 1.0
 ) -> dict[str, Number]:
-    """The fields of `Hyper` that ``l1`` and ``weight_decay`` of a param group fill, by their modes.
+    """Returns the fields of `Hyper` that ``l1`` and ``weight_decay`` of a param group fill, by their modes.
 
     ``gain`` is the rule's steady-state gain c: the factor by which a constant gradient is amplified (1 for SGD without
     momentum and for Adam). A proximal step must shrink by ``lr * c * l1`` to solve the problem with ``l1``; with

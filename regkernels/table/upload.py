@@ -1,4 +1,4 @@
-"""Small tables on their way to a device, without the host waiting for it."""
+"""Sends small tables to a device, without the host waiting for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def capturing() -> bool:
-    """Whether what is launched now on the current device is recorded into a CUDA graph instead of being run."""
+    """Tells whether what is launched now on the current device is recorded into a CUDA graph instead of being run."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def is_capturing(device: torch.device) -> bool:
-    """The same for ``device``, which has to be the current one unless it is the CPU."""
+    """Tells whether what is launched on ``device`` is recorded; that has to be the current one unless it is the CPU."""
     return device.type == "cuda" and capturing()
 
 
@@ -31,7 +31,7 @@ def stream(device: torch.device) -> int | None:
 
 
 def upload(table: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy in device memory, taken from page-locked memory on the current stream.
+    """Returns a copy in device memory, taken from page-locked memory on the current stream.
 
     A copy that is captured into a CUDA graph happens again at each replay, from the same memory. So that memory is set
     apart, for good, as nothing tells when a graph is gone.
@@ -58,6 +58,7 @@ _kept: list[Tensor] = []
 
 
 def _provide_for_captures(size: int) -> None:
+    """Fills up the stock, so that a step with tables of ``size`` bytes can be captured."""
     global _stock, _largest
     _largest = max(_largest, size)
     if len(_stock) < max(_LEAST // 2, _CAPTURES * _largest):
@@ -66,6 +67,7 @@ def _provide_for_captures(size: int) -> None:
 
 
 def _set_apart(host: Tensor) -> Tensor:
+    """Copies into page-locked memory that nobody else will use again."""
     global _stock
     size = -(-host.nbytes // _ALIGNMENT) * _ALIGNMENT
     if size > len(_stock):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regkernels import backends, reference
 from regkernels.attach.shrinkage import Item, Shrinkage
-from regkernels.reference import MetricKind
+from regkernels.reference.kinds import MetricKind
 from regkernels.table.hyper import Hyper
 from tests.support import cases, engine
 

@@ -1,23 +1,18 @@
-"""Wherever the elements lie in memory, the step is the one on contiguous copies of them; and the layout of tables."""
+"""Wherever the elements lie in memory, the step is the one on contiguous copies of them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import regkernels
 from regkernels import prox
-from regkernels.backends import extension
 from regkernels.memory import has_layout, is_dense
-from regkernels.table import segments
-from regkernels.table.formats import DTYPES, ROUNDINGS
-from regkernels.table.hyper import Hyper
-from tests.support import cases, engine
+from tests.support import cases, covering, engine
 
 pytestmark = pytest.mark.interpreted
 
@@ -62,19 +57,31 @@ def assert_same_as_contiguous(
         engine.assert_same(engine.snapshot(other), engine.snapshot(optimizers[0]), setting)
 
 
-@pytest.mark.parametrize("of_gradient", cases.LAYOUTS)
-@pytest.mark.parametrize("of_param", cases.LAYOUTS)
-def test_layouts_of_parameters_and_gradients(of_param: str, of_gradient: str) -> None:
-    for case in CASES:
-        assert_same_as_contiguous(case, [*cases.SHAPES], cases.LAYOUTS[of_param], [of_gradient] * 2)
+TWO_LAYOUTS = list(itertools.product(cases.LAYOUTS, cases.LAYOUTS))
+
+
+@pytest.mark.parametrize(
+    ("of_param", "of_gradient", "case"),
+    [(*two, case) for two, case in zip(TWO_LAYOUTS, covering.dealt(TWO_LAYOUTS, CASES), strict=True)],
+    ids=str,
+)
+def test_layouts_of_parameters_and_gradients(of_param: str, of_gradient: str, case: cases.Case) -> None:
+    assert_same_as_contiguous(case, [*cases.SHAPES], cases.LAYOUTS[of_param], [of_gradient] * 2)
+
+
+def test_every_case_meets_every_layout_of_either() -> None:
+    chosen = covering.dealt(TWO_LAYOUTS, CASES)
+    for factor in range(2):
+        met = {(two[factor], case) for two, case in zip(TWO_LAYOUTS, chosen, strict=True)}
+        assert met == set(itertools.product(cases.LAYOUTS, CASES))
 
 
 @pytest.mark.parametrize("of_param", cases.LAYOUTS)
 def test_gradients_whose_layout_changes_from_step_to_step(of_param: str) -> None:
     """What was updated in place one step may go through a copy in the next, and the other way round."""
     order = ["contiguous", *cases.LAYOUTS, *reversed(cases.LAYOUTS)]
-    for case in CASES[1:]:
-        assert_same_as_contiguous(case, [(5, 7), (2, 3, 4, 5)], cases.LAYOUTS[of_param], order)
+    case = CASES[1 + [*cases.LAYOUTS].index(of_param) % 2]
+    assert_same_as_contiguous(case, [(5, 7), (2, 3, 4, 5)], cases.LAYOUTS[of_param], order)
 
 
 @pytest.mark.parametrize("of_param", ["contiguous", "transposed", "every_other"])
@@ -198,90 +205,3 @@ def test_dense_is_what_fills_one_run_of_memory_with_each_element_once() -> None:
         assert is_dense(view) == one_run, (view.shape, view.stride())
         like = torch.zeros(view.shape)
         assert has_layout(view, like) == (view.is_contiguous() or not view.numel()), (view.shape, view.stride())
-
-
-def test_tables_are_those_of_the_extension() -> None:
-    assert extension.C is not None
-    assert extension.C.layout() == {
-        "segment": list(segments.FIELDS),
-        "hyper": list(Hyper._fields),
-        "sums": list(segments.SUMS),
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
-        "rules": list(regkernels.reference.RULES),
-        "metrics": list(regkernels.reference.METRICS),
-        "roundings": list(ROUNDINGS),
-        "penalties": list(regkernels.reference.PENALTIES),
-        "formulas": list(regkernels.reference.VALUES),
-        "chunk": cases.CHUNK,
-        "interface": extension.INTERFACE,
-    }
-    assert DTYPES == cases.DTYPES
-
-
-def test_pieces_of_segments() -> None:
-    wide, narrow = regkernels.reference.Kind("adam", torch.float32), regkernels.reference.Kind("sgd", torch.bfloat16)
-    rows = []
-    for kind, numel, addresses in (
-        (wide, 10, [1000, 2000, 3000, 4000]),
-        (narrow, 5, [500, 600]),
-        (wide, 3, [70, 80, 90, 95]),
-    ):
-        row = dict.fromkeys(segments.FIELDS, 0) | {"numel": numel, "kind": kind.number}
-        rows.append(list((row | dict(zip(segments.FIELDS, addresses, strict=False))).values()))
-    runs = [segments.Runs(torch.tensor([8, 20, 40]), torch.tensor([2, 5, 3])), segments.Runs.one(0, 5)]
-    pieces = segments.Pieces.of([*runs, segments.Runs(torch.tensor([1, 9]), torch.tensor([1, 2]))])
-    columns = [*range(6), segments.NUMEL, segments.PLACE]
-    first = [
-        [1000, 2000, 3000, 4000, 0, 0, 2, 8],
-        [1008, 2008, 3008, 4008, 0, 0, 5, 20],
-        [1028, 2028, 3028, 4028, 0, 0, 3, 40],
-    ]
-    last = [[70, 80, 90, 95, 0, 0, 1, 1], [74, 84, 94, 99, 0, 0, 2, 9]]
-    table, owners = pieces.cut(torch.tensor(rows), torch.tensor([True, True, True]))
-    assert table[:, columns].tolist() == [*first, [500, 600, 0, 0, 0, 0, 5, 0], *last]
-    assert owners.tolist() == [0, 0, 0, 1, 2, 2]
-    table, owners = pieces.cut(torch.tensor(rows), torch.tensor([True, False, True]))
-    assert table[:, columns].tolist() == [*first, *last]
-    assert owners.tolist() == [0, 0, 0, 2, 2]
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> tuple[list[list[int]], list[bool]]:
-    """Segments of which many begin where the one before ends; and some where only one buffer does not."""
-    number = st.integers(0, 2)
-    likely = st.integers(0, 9).map(bool)
-    kinds = st.builds(
-        regkernels.reference.Kind,
-        st.sampled_from(list(regkernels.reference.RULES)),
-        st.sampled_from(cases.DTYPES),
-        st.sampled_from(ROUNDINGS),
-        st.booleans(),
-        st.sampled_from(regkernels.reference.PENALTIES),
-    )
-    table: list[list[int]] = []
-    for _ in range(draw(st.integers(0, 6))):
-        before = dict(zip(segments.FIELDS, table[-1], strict=True)) if table else {}
-        kind = before["kind"] if before and draw(likely) else draw(kinds).number
-        values = dict.fromkeys(segments.FIELDS, 0) | {"kind": kind, "numel": draw(number)}
-        for name in ("row", "total", "stream", "place", "gap", "groups", "inner"):
-            values[name] = before[name] if before and draw(likely) else draw(number)
-        widths = dict(cases.buffers(before.get("kind", kind)))
-        for column, (name, _) in enumerate(cases.buffers(kind)):
-            if before and name in widths and before[name] and draw(likely):
-                values[name] = before[name] + widths[name] * before["numel"]
-            else:
-                values[name] = 1000 * (column + 1) + draw(number)
-        table.append(list(values.values()))
-    return table, draw(st.lists(likely, min_size=len(table), max_size=len(table)))
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(tables())
-def test_merge_joins_what_lies_side_by_side_and_nothing_else(case: tuple[list[list[int]], list[bool]]) -> None:
-    table, may_follow = case
-    given_table = torch.tensor(table, dtype=torch.int64).reshape(len(table), len(segments.FIELDS))
-    before = given_table.clone()
-    merged = segments.merge(given_table, torch.tensor(may_follow, dtype=torch.bool))
-    assert merged.tolist() == cases.joined(table, may_follow)
-    assert torch.equal(given_table, before)
-    assert merged.is_contiguous()

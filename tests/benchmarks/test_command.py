@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,43 +21,7 @@ from benchmarks.case import Case, Contender, Scope
 from benchmarks.measure import Plan
 from benchmarks.peers import Peer, Unsupported
 from benchmarks.record import LeftOut, Record
-
-LIMITS = {"copy": 50.0, "update": 60.0, "read": 45.0}
-
-
-def nothing() -> None:
-    pass
-
-
-def makers(*names: str) -> dict[str, Callable[[], Contender]]:
-    return {name: lambda: Contender(nothing) for name in names}
-
-
-def failing(error: BaseException) -> Callable[[], Contender]:
-    def make() -> Contender:
-        raise error
-
-    return make
-
-
-def crashing(error: BaseException, after: int = 0) -> Callable[[], Contender]:
-    calls = 0
-
-    def run() -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise error
-
-    return lambda: Contender(run)
-
-
-def absent() -> str:
-    raise ModuleNotFoundError("No module named 'exotic'")
-
-
-def found() -> str:
-    return "1.2.3"
+from tests.benchmarks.contenders import LIMITS, absent, bench, case, crashing, failing, found, kept, makers, nothing
 
 
 @pytest.fixture(autouse=True)
@@ -86,19 +50,6 @@ def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
     threads = torch.get_num_threads()
     yield said
     torch.set_num_threads(threads)
-
-
-def bench(*arguments: str) -> int:
-    return main(["bench", "--no-pictures", "--suite", "question", *arguments])
-
-
-def kept(folder: Path) -> Record:
-    (path,) = folder.glob("*/cpu-*-threads.json")
-    return Record.load(path)
-
-
-def case(name: str, contenders: dict[str, Callable[[], Contender]], **fields: Any) -> Case:
-    return Case("question", name, contenders, **{"bytes_moved": 1000} | fields)
 
 
 # --- what is measured ---

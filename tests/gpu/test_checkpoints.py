@@ -54,5 +54,5 @@ def test_flat_parameters_are_storages_of_their_own(device: torch.device) -> None
         assert param.device == flat.weights[0].device
         assert param.untyped_storage().nbytes() == param.nbytes and _size(param) == size
     (plan,) = training.optimizer.stepper.plans
-    assert len(plan.segments) == 2, "one per dtype"
-    assert plan.segments[:, segments.NUMEL].sum() == sum(param.numel() for param in training.params)
+    assert len(plan.active.segments) == 2, "one per dtype"
+    assert plan.active.segments[:, segments.NUMEL].sum() == sum(param.numel() for param in training.params)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from regkernels.backends.triton.kernels.columns import CHUNK
-from tests.support import cases, engine
+from tests.support import cases, covering, engine
 
 pytestmark = pytest.mark.interpreted
 
@@ -16,6 +18,9 @@ BLOCKS = (256, 512, 1024)
 """Elements that a program takes at a time, of float64, float32 and half-precision weights."""
 
 SMALL = (0, 1, 3, 17, 255, 256, 257, 513, 1025)
+DEALT = covering.dealt(cases.MATRIX, [SMALL[first::3] for first in range(3)])
+"""Sizes for each case: one of every kind. All rules and all modes have met all of them."""
+
 LARGE = (CHUNK.value - 1, CHUNK.value, CHUNK.value + 1, 2 * CHUNK.value + 300)
 
 
@@ -31,12 +36,18 @@ def model(sizes: tuple[int, ...], offset: int = 0, dtypes: tuple[torch.dtype, ..
     )
 
 
-@pytest.mark.parametrize("case", cases.MATRIX, ids=str)
-def test_every_rule_and_mode(case: cases.Case) -> None:
-    outcome = engine.assert_kernels_agree(case, model(SMALL), [TRITON])
-    ordinary = [weight for weight in engine.values_of(outcome, "weight") if len(weight) in SMALL]
-    assert len(ordinary) == len(SMALL) * len(cases.DTYPES)
+@pytest.mark.parametrize(("case", "sizes"), list(zip(cases.MATRIX, DEALT, strict=True)), ids=map(str, cases.MATRIX))
+def test_every_rule_and_mode(case: cases.Case, sizes: tuple[int, ...]) -> None:
+    outcome = engine.assert_kernels_agree(case, model(sizes), [TRITON])
+    ordinary = [weight for weight in engine.values_of(outcome, "weight") if len(weight) in sizes]
+    assert len(ordinary) == len(sizes) * len(cases.DTYPES)
     assert all(weight.isfinite().all() for weight in ordinary)
+
+
+def test_every_rule_and_mode_meets_every_size() -> None:
+    for factor in range(len(cases.Case._fields)):
+        met = {(case[factor], size) for case, sizes in zip(cases.MATRIX, DEALT, strict=True) for size in sizes}
+        assert met == set(itertools.product({case[factor] for case in cases.MATRIX}, SMALL))
 
 
 @pytest.mark.parametrize("precision", cases.PRECISIONS, ids=str)

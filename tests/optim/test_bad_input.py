@@ -1,4 +1,4 @@
-"""Bad input: the error names the argument, its value and what to do instead, and nothing has changed by then."""
+"""Bad options and parameters: the error names the argument, its value and what to do instead, and nothing has changed by then."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch.testing._internal.common_optimizers import (
     optim_error_inputs_func_sgd,
 )
 
-import regkernels
 from regkernels import optim
 from tests.support.training import OPTIMIZERS, network, ours, train
 
@@ -145,11 +144,11 @@ def test_options_of_a_group_are_checked_when_it_is_added_and_in_each_step(
     assert not torch.equal(before[0], model[0].weight), "and training goes on"
 
 
-def _parameter(*shape: int) -> nn.Parameter:
+def a_parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.ones(shape))
 
 
-TWICE = _parameter(3)
+TWICE = a_parameter(3)
 SPARSE = torch.eye(2).to_sparse().requires_grad_()
 GRID = torch.ones(8, 8)
 PARAMETERS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
@@ -157,20 +156,25 @@ PARAMETERS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("exhausted generator", lambda: iter(()), ValueError, "empty parameter list"),
     ("string", lambda: "weight", TypeError, r"params must be an iterable.*'weight'; pass model\.parameters\(\)"),
     ("module", lambda: nn.Linear(2, 2), TypeError, r"params must be.*Linear; pass model\.parameters\(\).*param_groups"),
-    ("tensor", lambda: _parameter(2), TypeError, "params argument .* iterable of Tensors or dicts, but got torch"),
+    ("tensor", lambda: a_parameter(2), TypeError, "params argument .* iterable of Tensors or dicts, but got torch"),
     ("state dict", lambda: nn.Linear(2, 2).state_dict(), TypeError, "only optimize Tensors.*str"),
-    ("list of a list", lambda: [[_parameter(2)]], TypeError, "only optimize Tensors.*list"),
-    ("group, then tensor", lambda: [{"params": _parameter(2)}, _parameter(2)], TypeError, "must be a dict.*Parameter"),
-    ("set", lambda: [{"params": {_parameter(2)}}], TypeError, "ordered collections.*use a list"),
-    ("non-leaf", lambda: [_parameter(2) * 2], ValueError, "non-leaf"),
+    ("list of a list", lambda: [[a_parameter(2)]], TypeError, "only optimize Tensors.*list"),
+    (
+        "group, then tensor",
+        lambda: [{"params": a_parameter(2)}, a_parameter(2)],
+        TypeError,
+        "must be a dict.*Parameter",
+    ),
+    ("set", lambda: [{"params": {a_parameter(2)}}], TypeError, "ordered collections.*use a list"),
+    ("non-leaf", lambda: [a_parameter(2) * 2], ValueError, "non-leaf"),
     ("integers", lambda: [torch.ones(2, dtype=torch.int64)], TypeError, "parameter 0 of param group 0.*int64; allowed"),
     ("bool", lambda: [torch.ones(2, dtype=torch.bool)], TypeError, "torch.bool; allowed are float64"),
     ("float8", lambda: [torch.ones(2).to(torch.float8_e4m3fn)], TypeError, "float8_e4m3fn; allowed are float64"),
-    ("sparse", lambda: [_parameter(2), SPARSE], TypeError, "parameter 1 of param group 0.*sparse_coo; only dense"),
+    ("sparse", lambda: [a_parameter(2), SPARSE], TypeError, "parameter 1 of param group 0.*sparse_coo; only dense"),
     ("expanded", lambda: [torch.ones(1).expand(3).requires_grad_()], ValueError, r"expanded.*pass a clone\(\)"),
-    ("same in one group", lambda: [TWICE, _parameter(1), TWICE], ValueError, "parameter 2 .* also parameter 0"),
+    ("same in one group", lambda: [TWICE, a_parameter(1), TWICE], ValueError, "parameter 2 .* also parameter 0"),
     ("same in two groups", lambda: [{"params": [TWICE]}, {"params": [TWICE]}], ValueError, "more than one parameter"),
-    ("some named", lambda: [("a", _parameter(2)), _parameter(2)], ValueError, "with/without names"),
+    ("some named", lambda: [("a", a_parameter(2)), a_parameter(2)], ValueError, "with/without names"),
 ]
 
 
@@ -198,7 +202,7 @@ ACCEPTED = {
 def test_what_torch_refuses(name: str, case: str) -> None:
     """torch's own table of errors: the same type here, or a reason to accept it."""
     given, error = TORCHS[name][case].optimizer_error_input, TORCHS[name][case].error_type
-    params = given.params if given.params is not None else [_parameter(3)]
+    params = given.params if given.params is not None else [a_parameter(3)]
     if case in ACCEPTED:
         optimizer = getattr(optim, name)(params, **given.kwargs)
         params[0].grad = torch.ones(3)
@@ -220,168 +224,9 @@ def test_torchs_table_is_there() -> None:
 def test_parameters(name: str, params: Callable[[], Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=f"(?s){text}"):
         ours(name, params())
-    optimizer = ours(name, [_parameter(2)])
+    optimizer = ours(name, [a_parameter(2)])
     given = params()
     if isinstance(given, list) and given and not isinstance(given[0], dict):
         with pytest.raises(error, match=re.sub("group 0", "group 1", text)):
             optimizer.add_param_group({"params": given})
     assert len(optimizer.param_groups) == 1
-
-
-def _frozen() -> nn.Module:
-    return nn.Linear(2, 2).requires_grad_(False)
-
-
-def _pair(first: Any, second: Any) -> list[nn.Parameter]:
-    return [nn.Parameter(first), nn.Parameter(second)]
-
-
-def _embedding() -> nn.Module:
-    model = nn.Embedding(3, 2, sparse=True)
-    model(torch.tensor([1])).sum().backward()
-    return model
-
-
-flat, groups, l1 = regkernels.FlatParameters, regkernels.param_groups, regkernels.l1_penalty
-l2, net, threshold, threshold_ = (
-    regkernels.l2_penalty,
-    regkernels.elastic_net_penalty,
-    regkernels.prox.soft_threshold,
-    regkernels.prox.soft_threshold_,
-)
-group = regkernels.group_l1_penalty
-VALUES = (
-    regkernels.l0_penalty,
-    regkernels.l_half_penalty,
-    regkernels.mcp_penalty,
-    regkernels.scad_penalty,
-    regkernels.log_sum_penalty,
-    regkernels.huber_penalty,
-)
-INTEGERS = torch.ones(2, dtype=torch.int64)
-FUNCTIONS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any, str]] = [
-    (flat, ("weight",), {}, TypeError, "module_or_params must be a module, an iterable.*got str"),
-    (flat, (3,), {}, TypeError, "module_or_params must be .*got int"),
-    (
-        flat,
-        (_parameter(2),),
-        {},
-        TypeError,
-        "module_or_params must be .*got Parameter; put a single tensor into a list",
-    ),
-    (flat, (["weight"],), {}, TypeError, "module_or_params must contain tensors or param groups, got str: 'weight'"),
-    (flat, ([],), {}, ValueError, "module_or_params has no trainable parameter"),
-    (flat, (_frozen(),), {}, ValueError, "module_or_params has no trainable parameter"),
-    (flat, ([{"lr": 0.1}],), {}, (TypeError, ValueError), "params"),
-    (flat, ([_parameter(2) * 2],), {}, ValueError, r"tensor 0 of shape \(2,\) is not a leaf.*pass model.parameters"),
-    (flat, ([SPARSE],), {}, TypeError, "tensor 0 of shape .* layout torch.sparse_coo"),
-    (flat, (_embedding(),), {}, RuntimeError, "gradient of tensor 0 .*sparse_coo.*pass sparse=False"),
-    (flat, (_pair(GRID, GRID),), {}, ValueError, "tensor 0 and tensor 1 share memory.*one Parameter object"),
-    (flat, (_pair(GRID[:4], GRID[3:]),), {}, ValueError, "tensor 0 and tensor 1 share memory"),
-    (flat, (_pair(GRID[:, ::2], GRID[7]),), {}, ValueError, "share memory"),
-    (flat, (nn.Linear(2, 2, device="meta"),), {}, (RuntimeError, ValueError, TypeError), "meta"),
-    (groups, (list(nn.Linear(2, 2).parameters()),), {}, TypeError, r"model must be a torch\.nn\.Module, got list"),
-    (groups, (nn.Linear(2, 2),), {"l1": -1.0}, ValueError, "l1 must be >= 0, got -1.0"),
-    (groups, (nn.Linear(2, 2),), {"weight_decay": NAN}, ValueError, "weight_decay must be finite, got nan"),
-    (groups, (nn.Linear(2, 2),), {"l1": "0.1"}, TypeError, "l1 must be a number, got '0.1'"),
-    (groups, (nn.Linear(2, 2),), {"params": []}, (TypeError, ValueError), "params"),
-    (groups, (_frozen(),), {}, ValueError, "model has no trainable parameter"),
-    (groups, (nn.Tanh(),), {}, ValueError, "model has no trainable parameter"),
-    *(
-        (f, ([], *s), {}, ValueError, "params is empty: pass at least one tensor")
-        for f, s in ((l1, [1.0]), (net, [1.0, 1.0]))
-    ),
-    (l1, (iter(()), 1.0), {}, ValueError, "exhausted generator"),
-    (l1, ("weight", 1.0), {}, TypeError, "params must be a tensor, an iterable of tensors or a module, got str"),
-    (l1, (None, 1.0), {}, TypeError, "params must be .*got NoneType"),
-    (l1, (_frozen(), 1.0), {}, ValueError, "the module has no trainable parameter"),
-    (l1, ([_parameter(2), "b"], 1.0), {}, TypeError, r"params\[1\] must be a tensor, got str: 'b'"),
-    (l1, ([_parameter(2), INTEGERS], 1.0), {}, TypeError, r"params\[1\] has dtype torch.int64; allowed are float64"),
-    (l1, (torch.ones(2, dtype=torch.complex64), 1.0), {}, TypeError, r"params\[0\] has dtype torch.complex64; allowed"),
-    (l2, (SPARSE, 1.0), {}, TypeError, r"params\[0\] has layout torch.sparse_coo.*dense"),
-    (
-        l2,
-        ([_parameter(2), torch.ones(2, device="meta")], 1.0),
-        {},
-        ValueError,
-        r"params\[1\] is on meta, params\[0\] on cpu",
-    ),
-    (l1, (_parameter(2), -1.0), {}, ValueError, "strength must be >= 0, got -1.0"),
-    (l2, (_parameter(2), NAN), {}, ValueError, "strength must be finite, got nan"),
-    (l2, (_parameter(2), "1"), {}, TypeError, "strength must be a number, got '1'"),
-    (net, (_parameter(2), -1.0, 1.0), {}, ValueError, "l1 must be >= 0, got -1.0"),
-    (net, (_parameter(2), 1.0, INF), {}, ValueError, "l2 must be finite, got inf"),
-    (net, (_parameter(2), torch.ones(2), 1.0), {}, ValueError, r"l1 must be a number or .* shape \(2,\)"),
-    *((f, ([], 1.0), {}, ValueError, "params is empty: pass at least one tensor") for f in (*VALUES, group)),
-    *((f, (_parameter(2), -1.0), {}, ValueError, "strength must be >= 0, got -1.0") for f in (*VALUES, group)),
-    *((f, (INTEGERS, 1.0), {}, TypeError, r"params\[0\] has dtype torch.int64; allowed") for f in (*VALUES, group)),
-    (regkernels.mcp_penalty, (_parameter(2), 1.0), {"gamma": 0.0}, ValueError, "gamma must be greater than 0, got 0.0"),
-    (regkernels.mcp_penalty, (_parameter(2), 1.0), {"gamma": NAN}, ValueError, "gamma must be finite, got nan"),
-    (regkernels.scad_penalty, (_parameter(2), 1.0), {"a": 1}, ValueError, "a must be greater than 1, got 1"),
-    (
-        regkernels.log_sum_penalty,
-        (_parameter(2), 1.0),
-        {"eps": 0.0},
-        ValueError,
-        "eps must be at least 1.18e-38, .* got 0.0",
-    ),
-    (regkernels.huber_penalty, (_parameter(2), 1.0), {"delta": -1.0}, ValueError, "delta must be at least 1.18e-38"),
-    (regkernels.huber_penalty, (_parameter(2), 1.0), {"delta": "1"}, TypeError, "delta must be a number, got '1'"),
-    (
-        l1,
-        (_parameter(2), 1.0, [torch.ones(2)] * 2),
-        {},
-        ValueError,
-        "weights has 2 tensors, params has 1: pass one for",
-    ),
-    (l1, (_parameter(2), 1.0, [1.0]), {}, TypeError, r"weights\[0\] must be a tensor, got float: 1.0"),
-    (l1, (_parameter(2), 1.0, INTEGERS), {}, TypeError, r"weights\[0\] must be a dense float64.*torch.int64"),
-    (
-        l1,
-        (_parameter(2), 1.0, torch.ones(3)),
-        {},
-        ValueError,
-        r"weights\[0\] has shape \(3,\).*params\[0\] has shape \(2,\)",
-    ),
-    (l1, (_parameter(2), 1.0, _parameter(2)), {}, ValueError, r"weights\[0\] requires a gradient, .*detach\(\)"),
-    (
-        group,
-        (_parameter(2), 1.0, 1),
-        {},
-        ValueError,
-        r"dim=1 does not exist in params\[0\] of shape \(2,\): choose from -1 to 0",
-    ),
-    (group, (nn.Linear(2, 3), 1.0, 1), {}, ValueError, r"dim=1 does not exist in parameter 'bias' of shape \(3,\)"),
-    (
-        group,
-        (nn.Linear(2, 3), 1.0, 0, 2),
-        {},
-        ValueError,
-        r"size=2 does not divide the 3 of dim=0 in parameter 'weight'",
-    ),
-    (group, (_parameter(2), 1.0, 0.0), {}, TypeError, "dim must be an integer or 'tensor', got 0.0"),
-    (group, (_parameter(2), 1.0, 0, 0), {}, ValueError, "size must be at least 1, got 0"),
-    (
-        group,
-        (_parameter(2), 1.0),
-        {"weight": "mean"},
-        ValueError,
-        "weight must be one of 'sqrt_size', 'ones', got 'mean'",
-    ),
-    (threshold, ([1.0], 0.1), {}, TypeError, "x must be a tensor, got list"),
-    (threshold, (INTEGERS, 0.1), {}, TypeError, "x must be a dense float64.*torch.int64"),
-    (threshold, (SPARSE, 0.1), {}, TypeError, "x must be a dense .*sparse_coo"),
-    (threshold, (torch.ones(2), -0.1), {}, ValueError, "threshold must be >= 0, got -0.1"),
-    (threshold, (torch.ones(2), NAN), {}, ValueError, "threshold must be finite, got nan"),
-    (threshold_, (_parameter(2), 0.1), {}, RuntimeError, r"within torch\.no_grad\(\), or use soft_threshold"),
-    (threshold_, (torch.ones(1).expand(3), 0.1), {}, ValueError, r"x is expanded.*clone\(\)"),
-]
-
-
-@pytest.mark.parametrize(("function", "args", "kwargs", "error", "text"), FUNCTIONS)
-def test_functions(function: Any, args: Any, kwargs: Any, error: Any, text: str) -> None:
-    given = args[0] if isinstance(args[0], list) else []
-    addresses = [tensor.data_ptr() for tensor in given if isinstance(tensor, nn.Parameter)]
-    with pytest.raises(error, match=f"(?s){text}"):
-        function(*args, **kwargs)
-    assert addresses == [tensor.data_ptr() for tensor in given if isinstance(tensor, nn.Parameter)], "nothing was moved"

@@ -17,7 +17,7 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
 from regkernels import optim
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from tests.optim.test_fixed_points import LINEAR, LOGISTIC, RULES
 from tests.support import penalised, problems
 

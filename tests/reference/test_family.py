@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import optim, prox
-from regkernels.reference import FAMILY
-from regkernels.reference.family import SMALLEST, Elementwise, Shape
+from regkernels.reference.family import FAMILY, SMALLEST, Elementwise, Shape
 from tests.support import penalised
 
 with_shape = pytest.mark.parametrize(

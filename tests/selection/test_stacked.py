@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -16,73 +14,19 @@ from torch.nn.functional import cross_entropy, mse_loss
 from regkernels import backends, optim
 from regkernels.param_groups import param_groups
 from regkernels.selection import StackedModels
-
-K = 5
-CLOSE = 1e-10
-
-OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
-    "sgd": (optim.SGD, {"lr": 0.1}),
-    "momentum": (optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay_mode": "prox"}),
-    "adam": (optim.Adam, {"lr": 0.01, "weight_decay_mode": "prox"}),
-    "adamw": (optim.AdamW, {"lr": 0.01}),
-}
-ROWS = [{"l1": 0.02 * k, "weight_decay": 0.05 * (K - k), "lr": 0.004 * (k + 1)} for k in range(K)]
-
-
-def network(seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
-
-
-def convolution(seed: int) -> nn.Module:
-    """With buffers, and a parameter that is not trained."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten())
-    model.append(nn.Linear(16, 3)).double()
-    model[5].bias.requires_grad_(False)
-    return model
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 6, dtype=torch.float64)
-        self.second = nn.Linear(6, 6, dtype=torch.float64)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x).tanh())
-
-
-def batches(count: int = 30, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(count, 16, 6, generator=generator, dtype=dtype)
-    return [(rows, rows[:, :3].argmax(1)) for rows in x]
-
-
-def alone(
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-    data: list[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
-) -> None:
-    for x, y in data:
-        optimizer.zero_grad()
-        loss(model(x), y).backward()
-        optimizer.step()
-
-
-def together(stacked: StackedModels, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> None:
-    for x, y in data:
-        stacked.losses(cross_entropy, x, y).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def assert_same(ours: nn.Module, expected: nn.Module, close: float = CLOSE) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), expected.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=close, atol=close, msg=lambda text, name=name: f"{name}: {text}")
-        assert torch.equal(a == 0, b == 0), name
+from tests.selection.stacking import (
+    CLOSE,
+    OPTIMIZERS,
+    ROWS,
+    K,
+    Tied,
+    alone,
+    assert_same,
+    batches,
+    convolution,
+    network,
+    together,
+)
 
 
 @pytest.mark.parametrize("build", [network, convolution])
@@ -314,117 +258,3 @@ def test_gradients_that_are_there_or_put_there_are_added_to() -> None:
             torch.testing.assert_close(model[0].weight.grad, alone[0].weight.grad + value, rtol=CLOSE, atol=CLOSE)
             model.zero_grad()
             model[0].weight.grad = torch.full((8, 6), 5.0, dtype=torch.float64)
-
-
-def test_nothing_is_warned_of() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        stacked = StackedModels([network(k, torch.float32) for k in range(3)])
-        together(stacked, optim.AdamW(stacked.param_groups([{"l1": 0.01}] * 3)), batches(3, torch.float32))
-
-
-# --- what is refused ----------------------------------------------------------------------------------------------
-
-
-def wider(model: nn.Module) -> nn.Module:
-    model[0] = nn.Linear(6, 9, dtype=torch.float64)
-    return model
-
-
-BAD_MODELS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "none": (lambda: [], ValueError, "models is empty"),
-    "one module": (lambda: network(0), TypeError, "got one Sequential; pass copies"),
-    "a number": (lambda: 3, TypeError, "got int"),
-    "no module": (lambda: [network(0), "model"], TypeError, r"models\[1\] must be a torch.nn.Module, got str"),
-    "the same twice": (
-        lambda: [network(0)] * 2,
-        ValueError,
-        r"models\[1\] and models\[0\] share the tensor '0.weight'",
-    ),
-    "another shape": (lambda: [network(0), wider(network(0))], ValueError, r"models\[1\] is built otherwise"),
-    "another type": (lambda: [network(0), network(0, torch.float32)], ValueError, "parameter '0.weight'"),
-    "another layer": (
-        lambda: [network(0), nn.Sequential(*network(0)[:1], nn.ReLU(), network(0)[2])],
-        ValueError,
-        "class of module '1' is ReLU, there it is Tanh",
-    ),
-    "another dropout": (
-        lambda: [nn.Sequential(nn.Linear(2, 2), nn.Dropout(p)) for p in (0.1, 0.2)],
-        ValueError,
-        "description of module '1' is p=0.2",
-    ),
-    "another mode": (lambda: [network(0), network(1).eval()], ValueError, "training of the module is False"),
-    "frozen": (lambda: [network(0), network(1).requires_grad_(False)], ValueError, "built otherwise"),
-    "lazy": (lambda: [nn.LazyLinear(3), nn.LazyLinear(3)], ValueError, "run a forward pass"),
-    "nothing to train": (lambda: [network(k).requires_grad_(False) for k in range(2)], ValueError, "no trainable"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Lazy modules")
-@pytest.mark.parametrize("case", BAD_MODELS)
-def test_bad_models(case: str) -> None:
-    make, error, text = BAD_MODELS[case]
-    models = make()
-    tensors = [(p, p.data_ptr()) for m in models for p in m.parameters()] if case in ("another shape", "frozen") else []
-    with pytest.raises(error, match=text):
-        StackedModels(models)
-    assert all(tensor.data_ptr() == address for tensor, address in tensors), "nothing was moved"
-
-
-def test_bad_arguments() -> None:
-    models = [network(k) for k in range(2)]
-    with pytest.raises(ValueError, match="randomness must be one of"):
-        StackedModels(models, randomness="none")
-    with pytest.raises(ValueError, match="chunk_size must be a positive number of models or None, got 0"):
-        StackedModels(models, chunk_size=0)
-    stacked = StackedModels(models)
-    with pytest.raises(ValueError, match="one dictionary for each of the 2 models, got 3"):
-        stacked.param_groups([{}] * 3)
-    with pytest.raises(ValueError, match="l1 must be >= 0, got -1"):
-        stacked.param_groups([{}, {"l1": -1.0}])
-    x, y = batches(1)[0]
-    with pytest.raises(ValueError, match=r"shape \(2, batch\)"):
-        stacked.losses(cross_entropy, x, y, weights=torch.ones(3, 16))
-    with pytest.raises(ValueError, match='reduction="none"'):
-        stacked.losses(cross_entropy, x, y, weights=torch.ones(2, 16))
-    with pytest.raises(ValueError, match="15 samples in each row, the criterion has returned 16"):
-        stacked.losses(nn.CrossEntropyLoss(reduction="none"), x, y, weights=torch.ones(2, 15))
-    with pytest.raises(ValueError, match="in_dims must be None, a number or a tuple of 2"):
-        stacked.losses(cross_entropy, x, y, in_dims=(0, 0, 0))
-    with pytest.raises(ValueError, match="max_norm must be >= 0"):
-        stacked.clip_grad_norm_(-1.0)
-
-
-@pytest.mark.parametrize(
-    "move",
-    [
-        lambda stacked: stacked.models[1].float(),
-        lambda stacked: stacked.models[1].load_state_dict(network(5).state_dict(), assign=True),
-        lambda stacked: StackedModels(stacked.models),
-    ],
-)
-def test_models_that_have_been_moved_are_noticed(move: Callable[[StackedModels], Any]) -> None:
-    stacked = StackedModels([network(k) for k in range(2)])
-    move(stacked)
-    with pytest.raises(RuntimeError, match="make a new StackedModels"):
-        stacked(batches(1)[0][0])
-    with pytest.raises(RuntimeError, match="make a new StackedModels"):
-        copy.deepcopy(StackedModels([network(k) for k in range(2)]))(batches(1)[0][0])
-
-
-def test_gradients_beside_the_models_own_are_noticed() -> None:
-    stacked = StackedModels([network(k) for k in range(2)])
-    x, y = batches(1)[0]
-    with pytest.warns(UserWarning, match="create_graph"), pytest.raises(RuntimeError, match="create_graph=True"):
-        stacked.losses(cross_entropy, x, y).sum().backward(create_graph=True)
-
-
-def test_a_step_between_forward_and_backward_is_noticed() -> None:
-    stacked = StackedModels([network(k) for k in range(2)])
-    optimizer = optim.SGD(stacked.param_groups([{}] * 2), lr=0.1)
-    x, y = batches(1)[0]
-    stacked.losses(cross_entropy, x, y).sum().backward()
-    late = stacked.losses(cross_entropy, x, y).sum()
-    optimizer.step()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        late.backward()

@@ -271,7 +271,7 @@ def _continues(one: list[int], other: list[int]) -> bool:
 
 def buffers(kind: int) -> Iterator[tuple[str, int]]:
     """The columns of addresses that a kernel uses, with the bytes of an element. States of halves are float32."""
-    of = reference.Kind.of(kind)
+    of = reference.kinds.Kind.of(kind)
     yield "weight", of.dtype.itemsize
     yield "gradient", of.dtype.itemsize
     for k in range(len(reference.RULES[of.rule].state_names)):

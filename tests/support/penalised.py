@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regkernels import prox
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 
 Setting = tuple[float, float, float]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels import reference
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from tests.support import cases
 from tests.support import penalised as definitions
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import regkernels as rk
-from regkernels.reference import FAMILY
+from regkernels.reference.family import FAMILY
 from tests.support import penalised
 
 STRENGTH = 0.37

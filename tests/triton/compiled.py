@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache, cached_property, partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -21,76 +22,33 @@ from triton import knobs
 from triton.compiler import CompiledKernel
 
 import regkernels as rk
+import regkernels.backends.triton as backend
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels import columns
-from regkernels.backends.triton.launch import TYPES
-from regkernels.table.formats import ROUNDINGS
 from tests.support import cases, engine
 from tests.support.random_numbers import placed
 from tests.triton.driver import present
+from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update, taken
 
 OPERATORS = [
     lambda x: rk.prox.positive(x, 1.0),
     lambda x: rk.prox.weighted_l1(x, 1.0, torch.ones_like(x)),
-    *(partial(getattr(rk.prox, name), strength=1.0) for name in reference.FAMILY),
+    *(partial(getattr(rk.prox, name), strength=1.0) for name in reference.family.FAMILY),
 ]
 """One for each penalty but that by groups."""
 
 DTYPES = {"l_half": torch.float64, "log_sum": torch.bfloat16}
 PENALTIES = {
     of.formulas.name: (getattr(rk, f"{key}_penalty"), DTYPES.get(key, torch.float32))
-    for key, of in reference.FAMILY.items()
+    for key, of in reference.family.FAMILY.items()
 }
 """By what `regkernels.reference.VALUES` calls their formulas, and the dtype for which they are compiled."""
 
 METRICS = {"constant": torch.optim.SGD, "root": torch.optim.Adam}
 
 
-class Update(NamedTuple):
-    """What a step is compiled for. ``rule``: a key of `tests.support.cases.RULES`; ``wide``: states are not stored in bfloat16."""
-
-    rule: str
-    dtype: torch.dtype
-    rounding: str = "nearest"
-    wide: bool = True
-
-
-ALWAYS = [Update(rule, dtype) for rule in ("sgd", "momentum", "adam", "amsgrad") for dtype in cases.DTYPES]
-"""With sums and without."""
-
-WITH_SUMS = [
-    *(Update(rule, torch.float32) for rule in cases.RULES if rule.startswith(("rmsprop", "adagrad", "lion"))),
-    Update("rmsprop_both", torch.bfloat16),
-    *(Update("adam", torch.bfloat16, rounding) for rounding in ROUNDINGS if rounding != "nearest"),
-    *(Update("adam", torch.float16, rounding) for rounding in ("stochastic", "master")),
-    *(Update("adam", dtype, wide=False) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
-    *(Update("amsgrad", torch.bfloat16, rounding, wide=False) for rounding in ("stochastic", "master")),
-]
-"""The others: of the rules and formats those that need most."""
-
-SHIFTED = [
-    *(Update("amsgrad", dtype, "stochastic", wide=False) for dtype in cases.HALF),
-    *(
-        Update(rule, dtype, wide=False)
-        for rule in ("adam", "rmsprop_both")
-        for dtype in (torch.float32, torch.bfloat16)
-    ),
-    Update("rmsprop_both", torch.float16, "stochastic", wide=False),
-]
-"""With sums, and of parts of parameters that begin amid elements which share a random counter."""
-
-BY_GROUPS = [
-    *(Update("adam", dtype) for dtype in cases.DTYPES),
-    *(Update(rule, torch.float32) for rule in ("sgd", "dampening", "amsgrad", "rmsprop_both", "adagrad")),
-    Update("rmsprop_both", torch.float64),
-    *(Update("adam", torch.bfloat16, rounding) for rounding in ("remainder", "master")),
-    Update("amsgrad", torch.bfloat16, "stochastic", wide=False),
-    Update("rmsprop_both", torch.float16, "stochastic", wide=False),
-]
-"""With sums, each for rows and for columns."""
-
-_TORCH_DTYPES = {type: dtype for dtype, type in TYPES.items()}
+_TORCH_DTYPES = {type: dtype for dtype, type in backend.TYPES.items()}
 _COLUMNS = {columns.WEIGHT.value: "weight", columns.GRADIENT.value: "gradient"}
 
 
@@ -236,7 +194,7 @@ class Kernel:
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _use_everything() -> None:
+def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
     def take_step(update: Update, shape: tuple[int, ...] = (100,), **options: Any) -> nn.Parameter:
         param = nn.Parameter(torch.ones(shape, dtype=update.dtype))
         param.grad = torch.ones_like(param)
@@ -244,16 +202,17 @@ def _use_everything() -> None:
         engine.make(update.rule, [param], lr=0.1, param_rounding=update.rounding, state_dtype=states, **options).step()
         return param
 
-    for update in WITH_SUMS:
+    always = take(ALWAYS)
+    for update in take(WITH_SUMS):
         take_step(update, stats=True)
-    for update in ALWAYS:
+    for update in always:
         take_step(update, stats=True)
     with placed({100: [(3, 100)]}):
         for update in SHIFTED:
             take_step(update, stats=True)
-    for update, dim in product(BY_GROUPS, (0, 1)):
+    for update, dim in product(take(BY_GROUPS), (0, 1)):
         take_step(update, (2, 100), stats=True, max_norm=1.0, group_dim=dim)
-    params = [take_step(update, max_grad_norm=1.0) for update in ALWAYS][-len(cases.DTYPES) :]
+    params = list({update.dtype: take_step(update, max_grad_norm=1.0) for update in always}.values())
     for kind in METRICS.values():
         optimizer = kind(params)
         rk.attach_prox(optimizer, 0.1, 0.1)
@@ -273,9 +232,9 @@ def _use_everything() -> None:
 
 
 @cache
-def compiled_for(architecture: str) -> list[Kernel]:
+def compiled_for(architecture: str, whole: bool = False) -> list[Kernel]:
     with present(architecture) as device:
-        _use_everything()
+        _use_everything(list if whole else partial(taken, architecture))
     return [Kernel(architecture, kernel) for kernel in device.compiled()]
 
 
@@ -288,7 +247,7 @@ def table(architectures: list[str]) -> Table:
     rows: dict[str, list[str]] = {}
     for architecture in architectures:
         result.add_column(architecture, justify="right")
-        for kernel in compiled_for(architecture):
+        for kernel in compiled_for(architecture, whole=True):
             registers, shared, spilled = kernel.usage
             cell = f"{registers:3} {shared:6,} {kernel.wide_loads:2}+{kernel.wide_stores}"
             rows.setdefault(kernel.name, []).append(f"{cell} ({spilled})" if spilled else cell)

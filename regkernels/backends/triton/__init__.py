@@ -1,4 +1,4 @@
-"""The Triton kernels: turns tensors into tables of addresses in device memory and launches one kernel per operation.
+"""Calls the Triton kernels: turns tensors into tables of addresses in device memory and launches one kernel per operation.
 
 What each function does is said in `regkernels.backends.protocol`. Tensors are on a CUDA or ROCm device, which the host never
 waits for; with ``TRITON_INTERPRET=1`` the same kernels run, slowly, on CPU tensors.
@@ -33,7 +33,7 @@ from regkernels.backends.triton.penalties import (
     weighted_gradient,
 )
 from regkernels.backends.triton.tables import BatchMemory
-from regkernels.reference import Kind, MetricKind
+from regkernels.reference.kinds import Kind, MetricKind
 from regkernels.table.batch import Batch
 from regkernels.table.segments import SUMS
 
@@ -135,6 +135,7 @@ def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
 
 
 def _memory(batch: Batch) -> BatchMemory:
+    """Returns what was kept from the producer's last batch."""
     if batch.memory.kept is None:
         batch.memory.kept = BatchMemory(batch.device, batch.totals)
     return batch.memory.kept  # type: ignore[no-any-return]

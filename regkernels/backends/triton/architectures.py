@@ -1,4 +1,4 @@
-"""How wide the kernels are launched, by architecture: one fixed table.
+"""Says how wide the kernels are launched, by architecture: one fixed table.
 
 Nothing is tuned at run time: an update that is tried out has been done.
 """
@@ -13,13 +13,15 @@ import torch
 
 
 class Shape(NamedTuple):
-    """Of a launch: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time."""
+    """Says how wide a launch is: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time."""
 
     warps: int
     vectors: int
 
 
 class Architecture(NamedTuple):
+    """Says how wide each of the kernels is launched on devices of an architecture."""
+
     warp_size: int
     update: Shape
     reduce: Shape
@@ -28,7 +30,7 @@ class Architecture(NamedTuple):
     options_of_groups: Mapping[str, int]  # Triton's options, for the step by groups
 
     def block(self, shape: Shape, dtype: torch.dtype) -> int:
-        """Elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
+        """Returns the elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
         return shape.warps * self.warp_size * shape.vectors * (16 // dtype.itemsize)
 
 
@@ -61,7 +63,7 @@ ARCHITECTURES = {
 
 @cache
 def of_device(device: torch.device) -> Architecture:
-    """The entry of a device; the nearest of its maker for those that are not listed, and for the interpreter."""
+    """Returns the entry of a device; the nearest of its maker for those that are not listed, and for the interpreter."""
     if device.type == "cpu":
         return _NVIDIA
     properties = torch.cuda.get_device_properties(device)

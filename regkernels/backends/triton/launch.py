@@ -1,4 +1,4 @@
-"""Launches: which kernel, on which chunks, with which constants. The host never waits for the device."""
+"""Launches kernels: says which, on which chunks, with which constants. The host never waits for the device."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ def over_chunks(
     pointers: Sequence[Tensor],
     numbers: Sequence[float],
     constants: Callable[[Any], dict[str, Any]],
-    kind_of: Callable[[int], Any] = reference.Kind.of,
+    kind_of: Callable[[int], Any] = reference.kinds.Kind.of,
     by_groups: Any = None,
 ) -> None:
-    """Launches once per kind of segment. ``constants``: of the kernel, by kind; those of the dtype are added. ``kind_of``: what
-    the number of a kind stands for. ``by_groups``: of a step, the kernel for segments that fall into groups."""
+    """Launches a kernel once for each launch of the layout: once per kind of segment, strip and shift.
+
+    ``constants``: those of the kernel, by kind; those of the dtype are added. ``kind_of``: what the number of a kind stands for.
+    ``by_groups``: of a step, the kernel for segments that fall into groups.
+    """
     for each in work.layout.launches:
         kind = kind_of(each.kind)
         more: dict[str, Any] = {}
@@ -56,8 +59,8 @@ def over_chunks(
 
 
 def block_dtype(kind: Any, each: Launch, device: torch.device) -> torch.dtype:
-    """The type by whose size a block is chosen: one of fewer elements where groups' sums for each element take registers, or a
-    random counter for each. Both take more than AMD has."""
+    """Returns the type by whose size a block is chosen: one of fewer elements where groups' sums for each element take registers,
+    or a random counter for each. Both take more than AMD has."""
     if not each.strip:
         return reference.compute_dtype(kind.dtype) if each.shifted else kind.dtype
     draws = kind.narrow or kind.rounding == "stochastic"
@@ -84,12 +87,12 @@ def launch(
 
 
 def empty(device: torch.device, *shape: int) -> Tensor:
-    """Memory for float64 numbers."""
+    """Returns memory for float64 numbers, without values."""
     return torch.empty(shape, dtype=torch.float64, device=device)
 
 
 def reduced(work: Work, column: Any, device: torch.device) -> Tensor:
-    """Partial sums of |x| and x^2 per chunk, (2, chunks), of a column of the table."""
+    """Returns partial sums of |x| and x^2 of a column of the table, one for each chunk: float64, (2, chunks)."""
     partials = empty(device, 2, work.layout.chunks)
     shape = architectures.of_device(device).reduce
     over_chunks(sums.reduce, shape, work, [partials], [work.layout.chunks], lambda _: {"COLUMN": column})

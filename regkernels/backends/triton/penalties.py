@@ -1,4 +1,4 @@
-"""Penalties in the loss: one launch per dtype, and one or two that add partial sums."""
+"""Computes penalties in the loss, and their gradients: one launch per dtype, and one or two that add partial sums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from regkernels.table.upload import upload
 
 
 def soft_threshold(x: Tensor, out: Tensor, threshold: float) -> None:
-    _map(elementwise.shrink, [x], [out], None, threshold, 0.0)
+    _shrunk_or_scaled(elementwise.shrink, [x], [out], None, threshold, 0.0)
 
 
 def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
@@ -40,19 +40,35 @@ def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
 def penalty_gradient(
     tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, absolute: float, square: float
 ) -> None:
-    _map(elementwise.penalty_gradient, tensors, out, upstream, absolute, square)
+    _shrunk_or_scaled(elementwise.penalty_gradient, tensors, out, upstream, absolute, square)
+
+
+def _shrunk_or_scaled(
+    function: Any, tensors: Sequence[Tensor], out: Sequence[Tensor], scale: Tensor | None, first: float, second: float
+) -> None:
+    constants = {"FUNCTION": function, "SCALED": scale is not None}
+    _map(elementwise.elementwise, tensors, out, None, scale, [float(first), float(second)], constants)
 
 
 def _map(
-    function: Any, tensors: Sequence[Tensor], out: Sequence[Tensor], scale: Tensor | None, first: float, second: float
+    kernel: Any,
+    tensors: Sequence[Tensor],
+    out: Sequence[Tensor],
+    operands: Sequence[Tensor] | None,
+    scale: Tensor | None,
+    numbers: Sequence[float],
+    constants: dict[str, Any],
 ) -> None:
+    """Launches a kernel that computes each element of ``out`` from those of ``tensors`` and ``operands`` in its place.
+
+    ``scale``: the number on the device that it reads; None for one that reads none.
+    """
     device = tensors[0].device
     with guard(device):
-        work = work_of(tensors, out)
+        work = work_of(tensors, out, operands)
         pointer = work.segments if scale is None else scale
-        constants = {"FUNCTION": function, "SCALED": scale is not None}
         shape = architectures.of_device(device).elementwise
-        over_chunks(elementwise.elementwise, shape, work, [pointer], [float(first), float(second)], lambda _: constants)
+        over_chunks(kernel, shape, work, [pointer], numbers, lambda _: constants)
 
 
 def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
@@ -61,26 +77,19 @@ def value(penalty: Penalty, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def value_gradient(penalty: Penalty, tensors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor) -> None:
-    device = tensors[0].device
-    with guard(device):
-        shape, constants = architectures.of_device(device).elementwise, {"FUNCTION": FORMULAS[penalty.formulas].slope}
-        work = work_of(tensors, out)
-        over_chunks(values.slope, shape, work, [upstream], penalty.slope, lambda _: constants)
+    constants = {"FUNCTION": FORMULAS[penalty.formulas].slope}
+    _map(values.slope, tensors, out, None, upstream, penalty.slope, constants)
 
 
 def weighted(tensors: Sequence[Tensor], factors: Sequence[Tensor], strength: float) -> Tensor:
-    """``strength * sum factor * |w|``; ``factors`` are in the compute type and in the layout of ``tensors``. Their values are
-    not looked at: that would make the host wait."""
+    # The values of factors are not looked at: that would make the host wait.
     return _reduced(values.reduce_weighted, tensors, factors, (), {}, strength)
 
 
 def weighted_gradient(
     tensors: Sequence[Tensor], factors: Sequence[Tensor], out: Sequence[Tensor], upstream: Tensor, strength: float
 ) -> None:
-    device = tensors[0].device
-    with guard(device):
-        shape, work = architectures.of_device(device).elementwise, work_of(tensors, out, factors)
-        over_chunks(values.slope_weighted, shape, work, [upstream], [strength], lambda _: {})
+    _map(values.slope_weighted, tensors, out, factors, upstream, [strength], {})
 
 
 def _reduced(
@@ -91,18 +100,19 @@ def _reduced(
     constants: dict[str, Any],
     scale: float,
 ) -> Tensor:
+    """Returns what a kernel adds up over all elements, times ``scale``: 0-dim."""
     device = tensors[0].device
     with guard(device):
         work = work_of(tensors, tensors, operands)
         partials = empty(device, work.layout.chunks)
-        shape = architectures.of_device(
-            device
-        ).elementwise  # of `reduce` the logarithm's numbers would not fit into registers
+        # With the shape of `reduce` the logarithm's numbers would not fit into registers.
+        shape = architectures.of_device(device).elementwise
         over_chunks(kernel, shape, work, [partials], numbers, lambda _: constants)
         return _total(partials, scale, tensors)
 
 
 def _total(partials: Tensor, scale: float, tensors: Sequence[Tensor]) -> Tensor:
+    """Adds partial sums, times ``scale``, in the type that the penalty of ``tensors`` has: 0-dim."""
     out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=partials.device)
     shape = architectures.of_device(out.device).second_stage
     launch(values.total, (1,), shape, torch.float64, partials, out, len(partials), scale)
@@ -121,7 +131,7 @@ def group_norms(
         shape = architectures.of_device(device).elementwise
         if len(totals):
             owners = table.owners("blocks")
-            launch(groups.group_norms, (len(totals),), shape, torch.float64, table.rows, owners, partials, totals)
+            launch(groups.group_norms, (len(totals),), shape, torch.float64, table.listed, owners, partials, totals)
         for unused in (of for of, w in zip(norms, tensors, strict=True) if w.numel() == 0):
             unused.zero_()
         return _total(totals, 1.0, tensors)
@@ -141,7 +151,13 @@ def group_gradient(
 
 
 class _Table:
-    """Dense tensors and their groups, in device memory; those that take the same kernel side by side, empty ones left out."""
+    """Lists dense tensors and their groups in device memory; those that take the same kernel side by side, empty ones left out.
+
+    Attributes:
+        listed: int64, (tensors, len(`kernels.group_values.FIELDS`)).
+        programs: how many programs each of the three kernels has for each tensor.
+        partials: how many partial sums of groups there are.
+    """
 
     def __init__(
         self,
@@ -152,13 +168,13 @@ class _Table:
         out: Sequence[Tensor],
     ) -> None:
         self._device = tensors[0].device
-        listed = [row for row in zip(tensors, layouts, scales, norms, out, strict=True) if row[0].numel()]
-        for dtype in {w.dtype for w, *_ in listed}:
+        given = [each for each in zip(tensors, layouts, scales, norms, out, strict=True) if each[0].numel()]
+        for dtype in {w.dtype for w, *_ in given}:
             check_dtype(self._device, dtype, "a tensor")
-        listed.sort(key=lambda row: (DTYPES.index(row[0].dtype), _across(row[1])))
-        self._kinds = [(w.dtype, _across(layout)) for w, layout, *_ in listed]
-        of = numpy.array([layout for _, layout, *_ in listed], dtype=numpy.int64).reshape(-1, 3)
-        across = numpy.array([across for _, across in self._kinds], dtype=numpy.int64)
+        given.sort(key=lambda each: (DTYPES.index(each[0].dtype), _across(each[1])))
+        self._variants = [(w.dtype, _across(layout)) for w, layout, *_ in given]  # of the kernels
+        of = numpy.array([layout for _, layout, *_ in given], dtype=numpy.int64).reshape(-1, 3)
+        across = numpy.array([across for _, across in self._variants], dtype=numpy.int64)
         outer, count, inner = of.T
         size = outer * inner
         pieces = -(-size // (groups.CHUNK.value // across))
@@ -170,48 +186,47 @@ class _Table:
         partials = count * pieces
         self.partials = int(partials.sum())
         addresses = numpy.array(
-            [(w.data_ptr(), o.data_ptr(), norm.data_ptr()) for w, _, _, norm, o in listed], dtype=numpy.int64
+            [(w.data_ptr(), o.data_ptr(), norm.data_ptr()) for w, _, _, norm, o in given], dtype=numpy.int64
         ).reshape(-1, 3)
-        factors = numpy.array([scale for _, _, scale, *_ in listed], dtype=numpy.float64).view(numpy.int64)
+        factors = numpy.array([scale for _, _, scale, *_ in given], dtype=numpy.float64).view(numpy.int64)
         first = [numbers.cumsum() - numbers for numbers in (partials, *self.programs.values())]
         layout = [size * count, count, inner, size, pieces, first[0], factors, *first[1:]]
-        rows = numpy.column_stack([addresses, *layout])
-        assert rows.shape[1] == len(groups.FIELDS)
-        self.rows = upload(rows, self._device)
+        listed = numpy.column_stack([addresses, *layout])
+        assert listed.shape[1] == len(groups.FIELDS)
+        self.listed = upload(listed, self._device)
 
     def owners(self, programs: str) -> Tensor:
-        """The row of each program's tensor."""
-        rows = numpy.arange(len(self._kinds), dtype=numpy.int32)
-        return upload(numpy.repeat(rows, self.programs[programs]), self._device)
+        """Returns the place in `listed` of each program's tensor."""
+        places = numpy.arange(len(self._variants), dtype=numpy.int32)
+        return upload(numpy.repeat(places, self.programs[programs]), self._device)
 
     def launch(self, kernel: Any, programs: str, pointers: Sequence[Tensor]) -> None:
-        """One launch per dtype, and where tiles are asked for, per width of a tile."""
-        if not self._kinds:
+        """Launches once per dtype, and where tiles are asked for, per width of a tile."""
+        if not self._variants:
             return
         owners = self.owners(programs)
         shape = architectures.of_device(self._device).elementwise
         first = 0
-        for kind, rows in groupby(
-            range(len(self._kinds)), lambda row: self._kinds[row][: 2 if programs == "tiles" else 1]
-        ):
-            count = int(self.programs[programs][list(rows)].sum())
-            constants = {"ACROSS": kind[1]} if programs == "tiles" else {}
+        told_apart_by = 2 if programs == "tiles" else 1
+        for variant, places in groupby(range(len(self._variants)), lambda place: self._variants[place][:told_apart_by]):
+            count = int(self.programs[programs][list(places)].sum())
+            constants = {"ACROSS": variant[1]} if programs == "tiles" else {}
             launch(
                 kernel,
                 (count,),
                 shape,
                 torch.float32,
-                self.rows,
+                self.listed,
                 owners,
                 *pointers,
                 first,
                 **constants,
-                STORAGE=TYPES[kind[0]],
-                COMPUTE=TYPES[reference.compute_dtype(kind[0])],
+                STORAGE=TYPES[variant[0]],
+                COMPUTE=TYPES[reference.compute_dtype(variant[0])],
             )
             first += count
 
 
 def _across(layout: GroupLayout) -> int:
-    """How many groups a tile has: few where a run of their elements is longer than a cache line."""
+    """Returns how many groups a tile has: few where a run of their elements is longer than a cache line."""
     return (groups.COLUMNS if layout.inner < 32 and layout.groups > 1 else groups.ROWS).value

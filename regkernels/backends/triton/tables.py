@@ -1,4 +1,4 @@
-"""Tables in device memory: which chunks there are, and where their segments lie.
+"""Makes tables in device memory: which chunks there are, and where their segments lie.
 
 Made with NumPy: torch shares even small index operations out among threads, and waiting for those takes milliseconds on a
 machine whose cores are busy.
@@ -29,26 +29,26 @@ Integers = NDArray[numpy.integer[Any]]
 
 
 STRIPS = (0, 1, 32)
-"""Of how many groups a program has, by how they lie: 0 stands for elements that are in no group."""
+"""How many groups a program may have, by how they lie: 0 stands for elements that are in no group."""
 
 _LONG_RUN = 64
 """Elements side by side that are enough for the threads of a program; of groups with fewer it takes several."""
 
 
 def _strips(table: Integers) -> Integers:
-    """The index in `STRIPS` of each segment."""
+    """Returns the index in `STRIPS` of each segment."""
     return numpy.where(table[:, segments.GROUPS] > 0, numpy.where(table[:, segments.INNER] >= _LONG_RUN, 1, 2), 0)
 
 
 def _shifted(table: Integers) -> Integers:
-    """Of each segment, 1 where its elements do not begin with the first of those that share a random counter."""
+    """Returns 1 for each segment whose elements do not begin with the first of those that share a random counter, else 0."""
     return ((table[:, segments.PLACE] % 8 != 0) & (table[:, segments.GROUPS] == 0)).astype(numpy.int64)
 
 
 class Launch(NamedTuple):
-    """The segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
+    """Describes a launch. Segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
 
-    kind: int
+    kind: int  # the number of a `regkernels.reference.kinds.Kind`
     first_chunk: int
     chunks: int
     strip: int  # groups that make a chunk; 0 where chunks are of so many elements
@@ -56,18 +56,18 @@ class Launch(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a table of segments is cut into chunks. Depends on sizes, kinds and groups, not on addresses."""
+    """Says how a table of segments is cut into chunks. Depends on sizes, kinds and groups, not on addresses."""
 
     order: Integers  # of the segments: those of a launch side by side, empty ones left out
     first: Integers  # chunk of each segment in that order
     owners: Integers  # int32 (chunks,): the segment of each chunk
-    ranges: Integers  # int32 (groups, launches, 2): first chunk and the one after the last of a group in a launch
+    ranges: Integers  # int32 (totals, launches, 2): first chunk and the one after the last of a total in a launch
     launches: list[Launch]
     chunks: int
 
     @classmethod
-    def of(cls, table: Integers, groups: int) -> Layout:
-        """``table``: int64 (segments, len(segments.FIELDS)), ordered by group; ``groups``: how many there may be."""
+    def of(cls, table: Integers, totals: int) -> Layout:
+        """Cuts ``table``: int64 (segments, len(segments.FIELDS)), ordered by total; ``totals``: how many of these there are."""
         filled = numpy.flatnonzero(table[:, segments.NUMEL] > 0)
         keys = (table[filled, segments.KIND] * len(STRIPS) + _strips(table[filled])) * 2 + _shifted(table[filled])
         order = filled[keys.argsort(kind="stable")]
@@ -78,37 +78,37 @@ class Layout(NamedTuple):
         end = count.cumsum()
         first = end - count
         owners = numpy.repeat(numpy.arange(len(order), dtype=numpy.int32), count)
-        kinds, start, kind_of = numpy.unique(numpy.sort(keys), return_index=True, return_inverse=True)
+        own_keys, start, launch_of = numpy.unique(numpy.sort(keys), return_index=True, return_inverse=True)
         launches = [
             Launch(
-                int(kind) // (2 * len(STRIPS)),
+                int(key) // (2 * len(STRIPS)),
                 int(first[begin]),
-                int(count[kind_of == index].sum()),
-                STRIPS[int(kind) // 2 % len(STRIPS)],
-                bool(kind % 2),
+                int(count[launch_of == index].sum()),
+                STRIPS[int(key) // 2 % len(STRIPS)],
+                bool(key % 2),
             )
-            for index, (kind, begin) in enumerate(zip(kinds, start, strict=True))
+            for index, (key, begin) in enumerate(zip(own_keys, start, strict=True))
         ]
-        # Groups are in order within a kind, so the segments of one (kind, group) are neighbours.
-        run = kind_of * groups + ordered[:, segments.TOTAL]
+        # Totals are in order within a launch, so the segments of one (launch, total) are neighbours.
+        run = launch_of * totals + ordered[:, segments.TOTAL]
         of_run, begin, length = numpy.unique(run, return_index=True, return_counts=True)
-        ranges = numpy.zeros((groups, len(kinds), 2), dtype=numpy.int32)
-        ranges[of_run % groups, of_run // groups, 0] = first[begin]
-        ranges[of_run % groups, of_run // groups, 1] = end[begin + length - 1]
+        ranges = numpy.zeros((totals, len(own_keys), 2), dtype=numpy.int32)
+        ranges[of_run % totals, of_run // totals, 0] = first[begin]
+        ranges[of_run % totals, of_run // totals, 1] = end[begin + length - 1]
         return cls(order, first, owners, ranges, launches, int(count.sum()))
 
     def addressed(self, table: Integers) -> Integers:
-        """The table that kernels read, int64 (segments, len(FIELDS))."""
+        """Returns the table that kernels read, int64 (segments, len(FIELDS))."""
         ordered = table[self.order]
         addresses = ordered[:, segments.WEIGHT : segments.NUMEL]
         aligned = (addresses % _ALIGNMENT == 0).all(axis=1)
-        rows = numpy.column_stack([ordered, self.first, aligned])
-        assert rows.shape[1] == len(FIELDS)
-        return rows
+        listed = numpy.column_stack([ordered, self.first, aligned])
+        assert listed.shape[1] == len(FIELDS)
+        return listed
 
 
 class Work(NamedTuple):
-    """A table of segments in device memory, cut into chunks."""
+    """Holds a table of segments in device memory, cut into chunks."""
 
     layout: Layout
     segments: Tensor
@@ -117,6 +117,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, layout: Layout, table: Integers, device: torch.device) -> Work:
+        """Uploads the table and its layout."""
         return cls(
             layout,
             upload(layout.addressed(table), device),
@@ -126,12 +127,12 @@ class Work(NamedTuple):
 
 
 def in_groups(table: Integers) -> bool:
-    """Whether any segment is updated by groups."""
+    """Tells whether any segment is updated by groups."""
     return bool(_strips(table).any())
 
 
 def by_elements(table: Integers) -> Integers:
-    """The same segments in chunks of elements, for what knows nothing of groups."""
+    """Returns a table of the same segments without their groups, to be cut into chunks of elements."""
     plain = table.copy()
     plain[:, segments.KIND] %= FORMATS  # those of a format in one launch
     plain[:, [segments.GROUPS, segments.PLACE]] = 0
@@ -144,8 +145,8 @@ class BatchMemory:
     Nothing is kept that was uploaded while a graph was captured: the graph brings its own tables along.
     """
 
-    def __init__(self, device: torch.device, groups: int) -> None:
-        self._device, self._groups = device, groups
+    def __init__(self, device: torch.device, totals: int) -> None:
+        self._device, self._totals = device, totals
         self._stream: int | None = None
         self._generation = -1
         self._work: Work | None = None
@@ -156,15 +157,18 @@ class BatchMemory:
         self._of_elements: BatchMemory | None = None
 
     def work_of_elements(self, table: Integers, generation: int) -> Work:
-        """Of all segments, in chunks of elements, before the `work` of the same step."""
+        """Returns all segments in chunks of elements. To be called before the `work` of the same step."""
         if not in_groups(table):
             return self.work(table, generation, step_follows=True)
         if self._of_elements is None:
-            self._of_elements = BatchMemory(self._device, self._groups)
+            self._of_elements = BatchMemory(self._device, self._totals)
         return self._of_elements.work(by_elements(table), generation)
 
     def work(self, table: Integers, generation: int, *, step_follows: bool = False) -> Work:
-        """``generation`` tells one content of ``table`` from another; ``step_follows``: the same is asked for once more."""
+        """Returns ``table`` in device memory, uploaded again where it has changed.
+
+        ``generation`` tells one content of ``table`` from another; ``step_follows``: the same is asked for once more.
+        """
         on = self._current_stream()
         if on is None:
             captured = None if step_follows else self._captured
@@ -186,10 +190,10 @@ class BatchMemory:
         return self._work
 
     def _laid_out(self, table: Integers) -> Work:
-        return Work.of(Layout.of(table, self._groups), table, self._device)
+        return Work.of(Layout.of(table, self._totals), table, self._device)
 
     def rows(self, rows: list[Hyper]) -> Tensor:
-        """The table of hyper-parameters, float64 (rows, fields)."""
+        """Returns the table of hyper-parameters, float64 (rows, fields), in device memory."""
         on = self._current_stream()
         computed = [(index, value) for index, value in enumerate(chain(*rows)) if isinstance(value, Tensor)]
         if self._rows is not None and on is not None and not computed and rows == self._known:
@@ -205,7 +209,7 @@ class BatchMemory:
         return table
 
     def _current_stream(self) -> int | None:
-        """None while it is captured. On another one than before all that was kept is forgotten."""
+        """Names the stream; None while it is captured. On another one than before, forgets all that was kept."""
         on = stream(self._device)
         if on is not None and on != self._stream:
             self._stream, self._work, self._rows = on, None, None
@@ -217,8 +221,10 @@ _REMEMBERED = 16
 
 
 def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor], operands: Sequence[Tensor] | None = None) -> Work:
-    """Dense tensors as weights, their outputs in the place of gradients, and operands in that of the first state.
-    Remembers the tables of the latest lists."""
+    """Lists dense tensors as weights, their outputs in the place of gradients, and operands in that of the first state.
+
+    Remembers the tables of the latest lists.
+    """
     device = tensors[0].device
     on = stream(device)
     more = [0] * len(tensors) if operands is None else [operand.data_ptr() for operand in operands]
@@ -230,9 +236,9 @@ def work_of(tensors: Sequence[Tensor], out: Sequence[Tensor], operands: Sequence
         for dtype in {w.dtype for w in tensors}:
             check_dtype(device, dtype, "a tensor")
         table = numpy.zeros((len(buffers), len(segments.FIELDS)), dtype=numpy.int64)
-        for row, (w, o, operand, numel, dtype) in zip(table, buffers, strict=True):
-            row[[segments.WEIGHT, segments.GRADIENT, segments.STATE0, segments.NUMEL]] = w, o, operand, numel
-            row[segments.KIND] = format_number(dtype, False, "nearest")
+        for segment, (w, o, operand, numel, dtype) in zip(table, buffers, strict=True):
+            segment[[segments.WEIGHT, segments.GRADIENT, segments.STATE0, segments.NUMEL]] = w, o, operand, numel
+            segment[segments.KIND] = format_number(dtype, False, "nearest")
         work = Work.of(Layout.of(table, 1), table, device)
     if on is not None:
         _recent.pop(key, None)  # as another thread may remove it at any time

@@ -1,4 +1,4 @@
-"""Whether a state dict fits an optimizer: found out before anything of it is loaded.
+"""Checks whether a state dict fits an optimizer, before anything of it is loaded.
 
 What torch.optim accepts is accepted, except where the next step would fail, or would go on with states that belong to
 another parameter or to another method. Dtypes of floating-point states are none of that: they are converted.
@@ -20,6 +20,7 @@ from regkernels.distributed import shards
 from regkernels.distributed.shards import is_dtensor
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
+from regkernels.optim.step.entry import parameter_name
 from regkernels.optim.step.rules import Rules
 from regkernels.reference import RULES
 from regkernels.table.formats import KEPT_DTYPES
@@ -33,10 +34,10 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 def dictionary(state_dict: Any) -> dict[str, Any]:
-    """``state_dict``, where it can be one."""
+    """Returns ``state_dict``; raises TypeError where it cannot be one."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(
-            f"state_dict must be a dict as optimizer.state_dict() returns it, got {_kind(state_dict)}; "
+            f"state_dict must be a dict as optimizer.state_dict() returns it, got {_shown(state_dict)}; "
             "load a file with torch.load(path, weights_only=True) first"
         )
     return state_dict  # type: ignore[return-value]
@@ -46,8 +47,8 @@ def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_d
     """Raises where ``state_dict`` does not fit an optimizer with the param groups ``own``. Changes nothing.
 
     Raises:
-        TypeError: where it is not built like a state dict, or a state is no tensor of a fitting kind.
-        ValueError: for other numbers of groups or parameters, another order of parameters, options that are not allowed,
+        TypeError: where it is not built like a state dict, or a state is no tensor of a fitting type.
+        ValueError: for other numbers of param groups or parameters, another order of parameters, options that are not allowed,
             states of another shape or another optimizer, step counts that are no counts.
     """
     saved, states = _parts(state_dict)
@@ -72,22 +73,21 @@ def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_d
 
 
 Slot = tuple[int, Any, Tensor, str]
-"""Index of the group, id in the state dict, parameter, what messages call it."""
+"""Index of the param group, id in the state dict, parameter, what messages call it."""
 
 
 def _slots(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> Iterator[Slot]:
+    """Yields all parameters with their ids: these are matched by position."""
     for index, (group, mine) in enumerate(zip(saved, own, strict=True)):
-        names = mine.get("param_names")
         for position, (key, param) in enumerate(zip(group["params"], mine["params"], strict=True)):
-            name = f"parameter {position} of param group {index}"
-            yield index, key, param, f"{name} ({names[position]})" if names else name
+            yield index, key, param, parameter_name(mine, index, position)
 
 
 # --- the whole ---
 
 
 def _parts(state_dict: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Any]]:
-    """The param groups and the states."""
+    """Returns the param groups and the states; raises where there are none."""
     for key in ("param_groups", "state"):
         if key not in dictionary(state_dict):
             raise ValueError(
@@ -96,13 +96,13 @@ def _parts(state_dict: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], 
             )
     saved, states = state_dict["param_groups"], state_dict["state"]
     if not isinstance(saved, Sequence) or not all(isinstance(group, Mapping) for group in saved):
-        raise TypeError(f"the state dict's 'param_groups' must be a list of dicts, got {_kind(saved)}")
+        raise TypeError(f"the state dict's 'param_groups' must be a list of dicts, got {_shown(saved)}")
     if not isinstance(states, Mapping):
-        raise TypeError(f"the state dict's 'state' must be a dict, got {_kind(states)}")
+        raise TypeError(f"the state dict's 'state' must be a dict, got {_shown(states)}")
     for index, group in enumerate(saved):
         if not isinstance(group.get("params"), Sequence) or isinstance(group["params"], (str, bytes)):
             raise TypeError(
-                f"'params' of param group {index} of the state dict must be a list of ids, got {_kind(group.get('params'))}"
+                f"'params' of param group {index} of the state dict must be a list of ids, got {_shown(group.get('params'))}"
             )
     return saved, states
 
@@ -127,7 +127,7 @@ def _check_sizes(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, 
 
 
 def _check_order(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
-    """A name that stands elsewhere: the states would go to other parameters. Other names are none of our business."""
+    """Raises where a name stands elsewhere, so that states would go to other parameters. Other names are none of our business."""
     theirs, ours = (
         {
             _bare(name): (index, position)
@@ -148,10 +148,12 @@ def _check_order(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, 
 
 
 def _bare(name: str) -> str:
+    """Returns a parameter's name without what wrappers have added."""
     return ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
 
 
 def _check_ids(keys: Sequence[Any], states: Mapping[Any, Any]) -> None:
+    """Raises where an id stands twice in the param groups, or none of the states is one of theirs."""
     twice, times = Counter(keys).most_common(1)[0] if keys else (None, 0)
     if times > 1:
         raise ValueError(f"the param groups of the state dict list the id {twice!r} twice; each parameter has its own")
@@ -166,8 +168,11 @@ def _check_ids(keys: Sequence[Any], states: Mapping[Any, Any]) -> None:
 def _check_that_states_were_saved(
     optimizer: Rules, rules: Sequence[str], slots: Iterable[Slot], states: Mapping[Any, Any]
 ) -> None:
-    """torch.distributed.checkpoint asks an optimizer without states to make some, but not where there are gradients: it
-    then saves and loads nothing, without a word. Ids that are names come from there."""
+    """Raises where states are missing that torch.distributed.checkpoint should have made.
+
+    It asks an optimizer without states to make some, but not where there are gradients: it then saves and loads nothing,
+    without a word. Ids that are names come from there.
+    """
     listed = [(index, key, param) for index, key, param, _ in slots]
     stateful = [(key, param) for index, key, param in listed if RULES[rules[index]].state_names and param.requires_grad]
     if (
@@ -186,8 +191,9 @@ def _check_that_states_were_saved(
 
 
 def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *, counts: bool) -> None:
+    """Raises where a state does not fit ``param``. ``needed``: what the rule goes on with. ``counts``: whether it counts steps."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"the state of {name} must be a dict, got {_kind(state)}")
+        raise TypeError(f"the state of {name} must be a dict, got {_shown(state)}")
     present = [key for key, value in state.items() if value is not None]
     known = [key for key in present if key in OWN_STATES or (counts and key == "step")]
     foreign = [key for key in known if key in OWN_STATES and key not in needed and key not in _BY_OPTION]
@@ -211,9 +217,10 @@ def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *,
 
 
 def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
+    """Raises where a tensor of a state has another shape, type or layout than ``param`` needs."""
     what = f"the state {key!r} of {name}"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{what} must be a tensor, got {_kind(value)}; convert it (torch.as_tensor)")
+        raise TypeError(f"{what} must be a tensor, got {_shown(value)}; convert it (torch.as_tensor)")
     if value.layout != torch.strided:
         raise TypeError(f"{what} has layout {value.layout}; only dense states are supported, call to_dense()")
     if value.is_meta and not param.is_meta:
@@ -241,12 +248,12 @@ def _check_step(value: Any, name: str) -> None:
     what = f"the state 'step' of {name}"
     if is_dtensor(value):
         raise TypeError(
-            f"{what} must be a plain tensor or a number, got {shards.kind(value)}; call full_tensor() on it"
+            f"{what} must be a plain tensor or a number, got {shards.described(value)}; call full_tensor() on it"
         )
     if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
-        raise TypeError(f"{what} must be one real number, got {_kind(value)} on {value.device}")
+        raise TypeError(f"{what} must be one real number, got {_shown(value)} on {value.device}")
     if not isinstance(value, (Tensor, numbers.Real)):
-        raise TypeError(f"{what} must be a number or a tensor of one, got {_kind(value)}")
+        raise TypeError(f"{what} must be a number or a tensor of one, got {_shown(value)}")
     number = float(value)
     if not (math.isfinite(number) and number >= 0 and number == int(number)):
         raise ValueError(f"{what} must be a count of steps, got {number}; load a checkpoint that is not damaged")
@@ -255,7 +262,8 @@ def _check_step(value: Any, name: str) -> None:
 # --- words ---
 
 
-def _kind(value: Any) -> str:
+def _shown(value: Any) -> str:
+    """Says what a value is, for messages."""
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return f"{type(value).__name__}: {repr(value)[:60]}"

@@ -1,4 +1,4 @@
-"""What torch's load_state_dict leaves out."""
+"""Does what torch leaves out, or spoils, when it loads a state dict."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from regkernels.reference import RULES, compute_dtype
 from regkernels.table.formats import KEPT_DTYPES, Precision
 
 OWN_STATES = {name for rule in RULES.values() for name in rule.state_names} | KEPT_DTYPES.keys()
-"""Of all optimizers, tensors of the parameter's shape. Others are the user's, and are carried along as they are."""
+"""States of all optimizers that are tensors of the parameter's shape. Others are the user's, and are carried along as they are."""
 
 
 def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Saved param groups, with ``own`` values for keys they lack. Groups are matched by position."""
+    """Returns saved param groups with ``own`` values for keys they lack. They are matched by position."""
     filled = []
     for index, group in enumerate(saved):
         known = own[index] if index < len(own) else {}
@@ -29,7 +29,7 @@ def fill_missing_options(saved: Sequence[Mapping[str, Any]], own: Sequence[Mappi
 
 
 def _placed(weights: Any, params: Sequence[Tensor]) -> Any:
-    """As torch loads states: on the devices of their parameters; in the types that these are computed in."""
+    """Returns ``l1_weights`` where torch loads states to: on their parameters' devices, in the types that these are computed in."""
     if not isinstance(weights, (list, tuple)) or len(weights) != len(params):
         return weights
     return [
@@ -41,7 +41,7 @@ def _placed(weights: Any, params: Sequence[Tensor]) -> Any:
 
 
 def spread_states(state_dict: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A state dict that fits the param groups ``own``, with states spread over ranks as these are."""
+    """Returns a state dict that fits the param groups ``own``, with states spread over ranks as their parameters are."""
     keys = (key for group in state_dict["param_groups"] for key in group["params"])
     params = (param for group in own for param in group["params"])
     states = dict(state_dict["state"])
@@ -55,7 +55,7 @@ def spread_states(state_dict: Mapping[str, Any], own: Sequence[Mapping[str, Any]
 
 
 def _spread(value: Any, param: Any) -> Any:
-    """As the parameter is; what does not fit it is left to those who say so."""
+    """Returns ``value`` spread as the parameter is; what does not fit it is left to those who say so."""
     if not is_dtensor(param) or value.shape != param.shape:
         return value
     if not is_dtensor(value):

@@ -1,4 +1,4 @@
-"""An optimizer on the CPU for a model on an accelerator: the optimizer itself, and the memory and copies between the two.
+"""Keeps an optimizer on the CPU for a model on an accelerator, with the memory and the copies that this takes.
 
 The step is that of the optimizer that is kept on the CPU; nothing here computes one.
 """

@@ -1,4 +1,4 @@
-"""A parameter on a device and its mirror on the CPU, which an optimizer updates in its place."""
+"""Mirrors a parameter on a device by one on the CPU, which an optimizer updates in its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels import validation
-from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_like
+from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_as, spread_like, trace
 from regkernels.flat import FlatParameters
 from regkernels.optim.offload.pinned import Lane, allocate
 
@@ -29,7 +29,7 @@ class Mirror:
     """
 
     def __init__(self, param: Tensor, lane: Lane, buffers: tuple[Tensor, Tensor] | None) -> None:
-        """``buffers``: for weight and gradient; None for a parameter that is frozen, or has no shape yet."""
+        """Makes the parameter on the CPU. ``buffers``: for weight and gradient; None for one that is frozen, or has no shape yet."""
         self.param, self.lane = param, lane
         self.holds = False
         self._weight: Tensor | None = None
@@ -52,7 +52,7 @@ class Mirror:
         self.host = nn.Parameter(spread_like(self._weight, param), requires_grad=param.requires_grad)
 
     def fits(self) -> bool:
-        """Whether the parameter still has the type, shape and strides that it had."""
+        """Tells whether the parameter still has the type, shape and strides that it had."""
         return _layout(self.param) == self._layout
 
     # --- gradients ---
@@ -71,6 +71,7 @@ class Mirror:
             self._hook = None
 
     def _arrived(self, param: Tensor) -> None:
+        """Is called in a backward, when the gradient of ``param`` is complete for this process."""
         grad, taker = param.grad, _takers.get(param)
         if grad is None or taker is None or taker() is not self or not self.fits() or _has_yet_to_be_reduced(param):
             return
@@ -104,7 +105,7 @@ class Mirror:
             self._adds, self._later_event = False, None
 
     def hand_over(self) -> None:
-        """The gradient, which has arrived, becomes that of `host`."""
+        """Makes the gradient, which has arrived, that of `host`."""
         self.add_later()
         self.host.grad = spread_like(self._room(), self.param)
 
@@ -113,13 +114,10 @@ class Mirror:
         self.holds, self._adds, self.host.grad = False, False, None
 
     def _gradient_on_device(self) -> Tensor:
-        grad: Any = self.param.grad
-        if not is_spread_alike(grad, self.param):
-            like: Any = self.param
-            grad = grad.redistribute(like.device_mesh, like.placements)
-        return held(grad).detach()
+        return held(spread_as(self.param.grad, self.param)).detach()
 
     def _room(self) -> Tensor:
+        """Returns the memory for the gradient, which is allocated when first needed."""
         if self._gradient is None:
             (self._gradient,) = allocate([held(self.param)], pinned=self.lane.pins)
         return self._gradient
@@ -129,10 +127,10 @@ class Mirror:
     def fetch_weight(self) -> None:
         """Starts to copy the weight to the CPU, where it is not the one that was sent last: the first time, and when somebody has
         set it."""
-        if self._seen != _trace(self.param):
+        if self._seen != trace(self.param):
             assert self._weight is not None
             self.lane.fetch(held(self.param).detach(), self._weight)
-            self._seen = _trace(self.param)
+            self._seen = trace(self.param)
 
     def send_weight(self) -> None:
         """Starts to copy the weight to the device."""
@@ -140,7 +138,7 @@ class Mirror:
         self.lane.send(self._weight, held(self.param).detach())
         if is_dtensor(self.param):  # its own count, beside that of its local tensor
             torch.autograd.graph.increment_version(self.param)
-        self._seen = _trace(self.param)
+        self._seen = trace(self.param)
 
     def forget_weight(self) -> None:
         """Lets the next step fetch the weight, whether or not it looks changed."""
@@ -177,21 +175,18 @@ def check(param: Tensor, name: str) -> None:
 
 
 def _layout(param: Tensor) -> tuple[Any, ...]:
+    """Returns what a mirror has to have in common with its parameter."""
     if isinstance(param, nn.UninitializedParameter):
         return (None, param.dtype, param.device)
     own = held(param)
     return (own.shape, param.dtype, param.device, own.stride(), param.shape)
 
 
-def _trace(param: Tensor) -> tuple[int, ...]:
-    """Changes when somebody writes the weight, except through ``param.data``."""
-    own = held(param)
-    return own.data_ptr(), own._version, param._version
-
-
 def _has_yet_to_be_reduced(param: Tensor) -> bool:
-    """Whether the gradient of a parameter whose hook runs may not be complete: with several processes, autograd calls hooks
-    before anybody has reduced it. FSDP2 calls them itself, when that is done."""
+    """Tells whether the gradient of a parameter whose hook runs may not be complete.
+
+    With several processes, autograd calls hooks before anybody has reduced it. FSDP2 calls them itself, when that is done.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return False

@@ -1,7 +1,8 @@
-"""All mirrors of an optimizer's parameters, and what travels between them and the devices in a step."""
+"""Keeps the mirrors of all parameters of an optimizer, and moves what travels between them and the devices in a step."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -29,9 +30,9 @@ class Mirrors:
         return iter(self._by_param.values())
 
     def of(self, groups: Iterable[Mapping[str, Any]], first: int = 0) -> dict[int, Mirror]:
-        """Those of all parameters in ``groups``, by their ids; new ones where there are none that fit. Nothing is kept yet.
+        """Returns those of all parameters in ``groups``, by ids; new ones where there are none that fit. Keeps nothing yet.
 
-        ``first``: the index of the first group, for messages.
+        ``first``: the index of the first param group, for messages.
         """
         found: dict[int, Mirror] = {}
         new: dict[int, tuple[Tensor, str]] = {}
@@ -48,13 +49,13 @@ class Mirrors:
         self._by_param.update(mirrors)
 
     def replace(self, mirrors: Mapping[int, Mirror]) -> None:
-        """The same, and drops all others."""
+        """Keeps what `of` has found, and drops all others."""
         for key in [key for key, mirror in self._by_param.items() if mirrors.get(key) is not mirror]:
             self._by_param.pop(key).ignore()
         self.add(mirrors)
 
     def are_known(self, groups: Groups, theirs: Groups) -> bool:
-        """Whether ``theirs`` are the groups of the parameters' mirrors, and these still fit."""
+        """Tells whether ``theirs`` are the param groups of the parameters' mirrors, and these still fit."""
         return len(groups) == len(theirs) and all(map(self._is_known, groups, theirs))
 
     def _is_known(self, group: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
@@ -115,6 +116,32 @@ class Mirrors:
         for host in [key for key in theirs if isinstance(key, Tensor) and key not in hosts]:
             del theirs[host]
         return exchanged
+
+    def states_of_params(self, theirs: State) -> defaultdict[Any, Any]:
+        """Returns the states of mirrors by parameter, others by what they have been by."""
+        params = {id(mirror.host): mirror.param for mirror in self}
+        return defaultdict(dict, {params.get(id(key), key): value for key, value in theirs.items()})
+
+    def drop_gradients(self, mirrors: Iterable[Mirror] | None = None) -> None:
+        """Forgets gradients, of all mirrors for None."""
+        for mirror in self if mirrors is None else mirrors:
+            mirror.drop()
+
+    def drop_used_gradients(self) -> None:
+        """Forgets those that the last step has used, where no others wait."""
+        for mirror in self:
+            if mirror.param.grad is None and not mirror.holds:
+                mirror.host.grad = None
+
+    def forget_weights(self) -> None:
+        """Lets the next step fetch all weights."""
+        for mirror in self:
+            mirror.forget_weight()
+
+    def watch(self) -> None:
+        """Lets every backward bring gradients here, and free them on the device."""
+        for mirror in self:
+            mirror.watch()
 
     def ignore(self) -> None:
         """Leaves gradients to the backward pass again."""

@@ -1,4 +1,4 @@
-"""An optimizer on the CPU for a model on an accelerator."""
+"""Keeps an optimizer on the CPU for a model on an accelerator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regkernels.distributed.agreement import Described
 from regkernels.dynamo import outside_of_graphs
 from regkernels.optim.adamw import AdamW
 from regkernels.optim.checkpoint.check import dictionary
-from regkernels.optim.contract import Contract
+from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.offload.mirror import Mirror
 from regkernels.optim.offload.mirrors import Mirrors, publish, send
 from regkernels.optim.offload.param_groups import Handover, listed, on_cpu, refuse_capturable
@@ -95,22 +95,15 @@ class CPUOffload(Contract):
         The host waits for the gradients. It does not wait for the new weights: what the current stream does next will see
         them.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._align()
         updated = self._mirrors.gather(self.param_groups, free=self._free)
-        if self.stepper.options.amp_scaling:
-            for name in ("grad_scale", "found_inf"):
-                value = self.__dict__.get(name)
-                setattr(self._inner, name, value.cpu() if isinstance(value, Tensor) else value)
+        _pass_on_scale(self, self._inner)
         before = [mirror.host._version for mirror in updated]
         self._inner.step()
         send([mirror for mirror, version in zip(updated, before, strict=True) if mirror.host._version != version])
         if self._free:
-            for mirror in updated:
-                mirror.drop()
+            self._mirrors.drop_gradients(updated)
         publish(updated, self.__dict__["state"], vars(self._inner)["state"])
         return loss
 
@@ -124,30 +117,27 @@ class CPUOffload(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """The sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
         return self._inner.stats
 
     @outside_of_graphs
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients, on the device as torch does, and drops those that wait on the CPU."""
         super().zero_grad(set_to_none=set_to_none)
-        for mirror in self._mirrors:
-            mirror.drop()
+        self._mirrors.drop_gradients()
 
     @torch.no_grad()
     def read_weights(self) -> None:
-        """The next step takes all weights from the device, instead of those that it knows to have been changed."""
-        for mirror in self._mirrors:
-            mirror.forget_weight()
+        """Lets the next step take all weights from the device, instead of those that it knows to have been changed."""
+        self._mirrors.forget_weights()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group of parameters; keys that it lacks are taken from the defaults. Raises before anything is added."""
+        """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         inner: Optimizer | None = self.__dict__.get("_inner")
         if inner is None:  # called by the constructor, which has checked the group
             super().add_param_group(param_group)
             return
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}; pass {{'params': [...]}}")
+        validation.param_group_argument(param_group)
         self._align()
         (group,) = listed([param_group])
         refuse_capturable([group])
@@ -173,13 +163,9 @@ class CPUOffload(Contract):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             made = before(self, state_dict)
             state_dict = state_dict if made is None else made
-        for mirror in self._mirrors:
-            if mirror.param.grad is None and not mirror.holds:
-                mirror.host.grad = None
+        self._mirrors.drop_used_gradients()
         self._inner.load_state_dict(state_dict)
-        params = {id(mirror.host): mirror.param for mirror in self._mirrors}
-        loaded = vars(self._inner)["state"]
-        self.state = defaultdict(dict, {params.get(id(key), key): value for key, value in loaded.items()})
+        self.state = self._mirrors.states_of_params(vars(self._inner)["state"])
         self.param_groups = [
             {**group, "params": own["params"]}
             for group, own in zip(self._inner.param_groups, self.param_groups, strict=True)
@@ -213,8 +199,7 @@ class CPUOffload(Contract):
     def _take_on(self, inner: Optimizer, mirrors: Mapping[int, Mirror]) -> None:
         self._inner = inner
         self._mirrors.add(mirrors)
-        if inner.stepper.options.amp_scaling:
-            self._step_supports_amp_scaling = True  # GradScaler looks for it
+        self._announce_scaling()
         self._settle()
 
     def _align(self) -> None:
@@ -231,13 +216,21 @@ class CPUOffload(Contract):
         """Hands over the options of the param groups, and states that somebody has exchanged."""
         self._handover.options(self.param_groups, self._inner.param_groups)
         if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
-            self.stepper.trust.state = False
+            self.stepper.trust.holds = False
         if self._free:
-            for mirror in self._mirrors:
-                mirror.watch()
+            self._mirrors.watch()
+
+
+def _pass_on_scale(optimizer: CPUOffload, inner: Optimizer) -> None:
+    """Hands over what torch.amp.GradScaler has set, on the CPU."""
+    if optimizer.stepper.options.amp_scaling:
+        for name in ("grad_scale", "found_inf"):
+            value = vars(optimizer).get(name)
+            setattr(inner, name, value.cpu() if isinstance(value, Tensor) else value)
 
 
 def _check_arguments(optimizer_class: object, free_gradients: object, options: Mapping[str, Any]) -> None:
+    """Raises where arguments of `CPUOffload` are not allowed, alone or together."""
     if not isinstance(optimizer_class, type) or not issubclass(optimizer_class, Optimizer):
         raise TypeError(
             f"optimizer_class must be a class of regkernels.optim, such as regkernels.optim.AdamW, got {optimizer_class!r}"

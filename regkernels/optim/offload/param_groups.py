@@ -1,4 +1,4 @@
-"""Param groups with parameters' mirrors in the place of parameters.
+"""Copies param groups, with parameters' mirrors in the place of parameters.
 
 What is no param group, or no parameter, passes through: the optimizer that is given it says what is wrong.
 """
@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from regkernels.optim.offload.mirror import Mirror
+from regkernels.optim.step.l1_weights import L1Weights
 
 
 def listed(params: Any) -> list[Any]:
-    """Param groups that may be read more than once; copies of those given."""
+    """Returns param groups that may be read more than once; copies of those given."""
     if isinstance(params, Tensor):
         raise TypeError("params must be an iterable of tensors or of dicts, got a tensor; pass [param]")
     given = list(params)
@@ -32,7 +33,7 @@ def _list_of(params: Any) -> Any:
 
 
 def named(groups: Iterable[Any], first: int = 0) -> list[tuple[Tensor, str]]:
-    """The parameters, with what messages call them. ``first``: the index of the first group."""
+    """Returns the parameters, with what messages call them. ``first``: the index of the first param group."""
     found = []
     for index, group in enumerate(groups, start=first):
         if not _is_group(group):
@@ -47,7 +48,7 @@ def named(groups: Iterable[Any], first: int = 0) -> list[tuple[Tensor, str]]:
 
 
 def on_cpu(group: Any, mirrors: Mapping[int, Mirror]) -> Any:
-    """A copy of ``group`` for the optimizer on the CPU; ``mirrors``: by the parameter's id."""
+    """Returns a copy of ``group`` for the optimizer on the CPU; ``mirrors``: by the parameter's id."""
     if not _is_group(group):
         return group
 
@@ -69,12 +70,13 @@ def _is_pair(item: Any) -> bool:
 
 
 class Handover:
-    """Of the options of param groups, to those of the optimizer on the CPU."""
+    """Hands over the options of param groups to those of the optimizer on the CPU."""
 
     def __init__(self) -> None:
-        self._moved: dict[int, tuple[list[Any], Any]] = {}  # l1_weights from a device, by group
+        self._moved: dict[int, tuple[L1Weights, Any]] = {}  # those of a param group, and their copies on the CPU
 
     def options(self, groups: Iterable[Mapping[str, Any]], theirs: Iterable[dict[str, Any]]) -> None:
+        """Makes the options of ``theirs`` those of ``groups``, but for the parameters."""
         for index, (own, group) in enumerate(zip(groups, theirs, strict=True)):
             for key in [key for key in group if key not in own]:
                 del group[key]
@@ -84,13 +86,12 @@ class Handover:
                 group["l1_weights"] = self._l1_weights(index, own["l1_weights"], weights)
 
     def _l1_weights(self, index: int, given: Any, before: Any) -> Any:
-        """Moved to the CPU, again where somebody has changed them."""
+        """Returns ``l1_weights`` on the CPU, moved again where somebody has changed them."""
         if not isinstance(given, (list, tuple)) or not all(isinstance(weight, Tensor) for weight in given):
             return given
-        seen = [(id(weight), weight._version, weight.data_ptr()) for weight in given]
         known = self._moved.get(index)
-        if known is None or known[0] != seen or known[1] is not before:
-            known = self._moved[index] = (seen, _moved(given))
+        if known is None or known[0].changed(given) or known[1] is not before:
+            known = self._moved[index] = (L1Weights(given), _moved(given))
         return known[1]
 
 
@@ -101,6 +102,7 @@ def _moved(weights: Any) -> Any:
 
 
 def refuse_capturable(groups: Iterable[Any]) -> None:
+    """Raises where a param group asks for ``capturable``."""
     for group in groups:
         if isinstance(group, dict) and group.get("capturable"):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Memory on the CPU for what belongs to tensors on a device, and the copies between the two."""
+"""Allocates memory on the CPU for what belongs to tensors on a device, and copies between the two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALIGNMENT = 64
 
 
 def allocate(wanted: Sequence[Tensor], *, pinned: bool) -> list[Tensor]:
-    """Tensors on the CPU of the same types, shapes and (where dense) strides, without values; page-locked if ``pinned``.
+    """Returns tensors on the CPU of the same types, shapes and (where dense) strides, without values; page-locked if ``pinned``.
 
     No two of them are adjacent: the step would take them in one piece, and form its sums in another order than those of
     tensors that were allocated one by one.
@@ -39,7 +39,7 @@ def allocate(wanted: Sequence[Tensor], *, pinned: bool) -> list[Tensor]:
 
 
 class Lane:
-    """The way between the CPU and a device.
+    """Carries tensors between the CPU and a device.
 
     What is fetched travels on a stream of its own, beside what the device is computing. The CPU itself may stand in for a
     device; copies are over at once then.
@@ -53,6 +53,7 @@ class Lane:
 
     @property
     def pins(self) -> bool:
+        """Tells whether memory on the CPU is to be page-locked."""
         return self._module is not None
 
     def fetch(self, source: Tensor, target: Tensor) -> Any:
@@ -81,17 +82,17 @@ class Lane:
         target.copy_(source, non_blocking=True)
 
     def sent(self) -> None:
-        """To be called after the last of several `send`."""
+        """Notes that the last of several `send` has been called."""
         if self._module is not None:
             self._sent = self._module.current_stream(self.device).record_event()
 
     def wait_for_sent(self) -> None:
-        """Until what was sent may be overwritten."""
+        """Waits until what was sent may be overwritten."""
         if self._sent is not None:
             self._sent.synchronize()
             self._sent = None
 
     def wait_for_fetched(self) -> None:
-        """Until all that was fetched has arrived."""
+        """Waits until all that was fetched has arrived."""
         if self._stream is not None:
             self._stream.synchronize()

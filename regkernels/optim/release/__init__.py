@@ -1,4 +1,4 @@
-"""Steps in the backward pass, which free each gradient as soon as it is used.
+"""Makes steps in the backward pass, and frees each gradient as soon as it is used.
 
 The step of a bucket of parameters is the common one; what stands here says when it is made, and for which parameters.
 """

@@ -1,4 +1,4 @@
-"""What is stepped together in a backward pass: some parameters of an optimizer, by a stepper of their own."""
+"""Steps buckets of parameters together in a backward pass, each by a stepper of its own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from regkernels.optim.step.stepper import Stepper
 
 @dataclass(eq=False)
 class Member:
-    """A parameter: where it stands in the whole optimizer, and what happens to its gradient."""
+    """Says of a parameter where it stands in the whole optimizer, and what happens to its gradient."""
 
     param: Tensor
-    group: int = 0
+    group: int = 0  # index of its param group
     number: int = 0  # which the random numbers of its rounding depend on
     name: str = ""  # for messages
     bucket: Bucket | None = None
     hook: Any = None
 
     def ignore(self) -> None:
+        """Leaves its gradient to the backward pass again."""
         if self.hook is not None:
             self.hook.remove()
             self.hook = None
@@ -34,19 +35,21 @@ class Member:
 
 @dataclass(eq=False)
 class Bucket:
-    """Parameters that are updated together, with the options and states of the whole optimizer."""
+    """Updates parameters together, with the options and states of the whole optimizer."""
 
     members: list[Member] = field(default_factory=list)
     closed: bool = False  # no longer growing
     arrived: int = 0  # gradients, in the running backward
     streams: set[Any] = field(default_factory=set)  # on which they were written
-    groups: list[int] = field(default_factory=list)  # of the whole optimizer, for each of the bucket's own
+    groups: list[int] = field(
+        default_factory=list
+    )  # param groups of the whole optimizer, one for each of the bucket's own
     _own_groups: list[dict[str, Any]] = field(default_factory=list)
     _stepper: Stepper | None = None
 
     @property
     def stats(self) -> Stats | None:
-        """The sums of the last step."""
+        """Returns the sums of the last step; None before the first one."""
         return None if self._stepper is None else self._stepper.stats(len(self._own_groups))
 
     @torch.no_grad()
@@ -82,6 +85,7 @@ class Bucket:
         ]
 
     def _take_options(self, whole: Optimizer) -> None:
+        """Takes over the options that param groups have now, and the ``l1_weights`` of its own parameters."""
         for index, group in zip(self.groups, self._own_groups, strict=True):
             own = whole.param_groups[index]
             group.update((k, v) for k, v in own.items() if k not in ("params", "param_names"))
@@ -91,16 +95,16 @@ class Bucket:
 
 
 def merged(parts: Sequence[tuple[Sequence[int], Stats]], groups: int) -> Stats:
-    """The sums of several parts, each with the numbers of its groups in the whole."""
+    """Adds up the sums of several parts, each with the numbers of its param groups in the whole; ``groups``: how many that has."""
     device = parts[0][1].grad_norm.device
 
     def added(name: str) -> Tensor:
         zero = torch.zeros((), dtype=getattr(parts[0][1], name).dtype, device=device)
-        rows = [zero] * groups
+        totals = [zero] * groups
         for indices, stats in parts:
             for index, value in zip(indices, getattr(stats, name).unbind(), strict=True):
-                rows[index] = rows[index] + value.to(device)
-        return torch.stack(rows)
+                totals[index] = totals[index] + value.to(device)
+        return torch.stack(totals)
 
     square_sum = torch.stack([stats.grad_norm.to(device).square() for _, stats in parts]).sum()
     return Stats(added("l1_norm"), added("squared_norm"), added("nonzeros"), square_sum.sqrt(), added("zero_groups"))

@@ -1,4 +1,4 @@
-"""Steps in the backward pass: parameters are updated as soon as their gradients are complete, and those are freed."""
+"""Lets a backward pass make the steps: says when, and for which parameters."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ _NEEDS_ALL = {
 
 
 class GradientRelease:
-    """What `step_in_backward` returns; holds on to the optimizer, as the parameters hold on to it."""
+    """Makes the steps of an optimizer in the backward pass; `step_in_backward` makes one.
+
+    It holds on to the optimizer, as the parameters hold on to it.
+    """
 
     def __init__(self, optimizer: Optimizer, bucket_bytes: int) -> None:
         self._optimizer = optimizer
@@ -95,7 +98,7 @@ class GradientRelease:
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
-        """Within it, ``backward`` only adds gradients up, as without `step_in_backward`; none is freed.
+        """Lets ``backward`` within it only add gradients up, as without `step_in_backward`; none is freed.
 
         For k micro-batches, the first k - 1 in here and the last one behind it, which updates everything that has a
         gradient. So does ``optimizer.step()``.
@@ -107,7 +110,7 @@ class GradientRelease:
             self._held -= 1
 
     def remove(self) -> None:
-        """From now on ``backward`` leaves gradients, and ``optimizer.step()`` updates. States stay. A second call does nothing."""
+        """Lets ``backward`` leave gradients again, and ``optimizer.step()`` update. States stay. A second call does nothing."""
         for member in self._members.values():
             member.ignore()
         self._members, self._buckets, self._open, self._updated = {}, [], {}, []
@@ -117,31 +120,32 @@ class GradientRelease:
     # --- what the optimizer calls ---
 
     def step(self) -> None:
-        """Updates what has a gradient, frees that."""
+        """Updates what has a gradient, and frees that."""
         waiting = self._waiting()
         if waiting:
             self._updated = []
             self._update(waiting)
 
     def stats(self) -> Stats | None:
-        """Over all that the last backward, or the last step that found gradients, has updated."""
+        """Returns the sums over all that the last backward, or the last step that found gradients, has updated."""
         parts = [(bucket.groups, bucket.stats) for bucket in self._updated]
         found = [(groups, stats) for groups, stats in parts if stats is not None]
         return merged(found, len(self._optimizer.param_groups)) if found else None
 
     def groups_changed(self) -> None:
+        """Takes over param groups that were added; raises where their parameters cannot be updated here."""
         self._look_at_groups()
 
     # --- during a backward ---
 
     def _arrived(self, member: Member, param: Tensor) -> None:
-        """The hook of a parameter whose gradient is complete."""
+        """Is the hook of a parameter: its gradient is complete."""
         if self._held:
             return
         backward = torch._C._current_graph_task_id()
         if backward != self._backward:
             self._begin(backward)
-        if self._members.get(id(param)) is not member:  # its group is gone
+        if self._members.get(id(param)) is not member:  # its param group is gone
             return
         bucket = member.bucket or self._put(member)
         bucket.arrived += 1
@@ -151,7 +155,7 @@ class GradientRelease:
             self._step(bucket)
 
     def _begin(self, backward: int) -> None:
-        """The first gradient of a backward. What is not allowed is found now, before a parameter has changed."""
+        """Begins with the first gradient of a backward. What is not allowed is found now, before a parameter has changed."""
         with self._lock:  # each device has a thread
             if backward == self._backward:
                 return
@@ -168,15 +172,16 @@ class GradientRelease:
             self._backward = backward
 
     def _end(self) -> None:
-        """After the last gradient of a backward: buckets that still miss one, and what was accumulated before."""
+        """Updates what is left after the last gradient of a backward: buckets that miss one, and what was accumulated before."""
         if not self._held and self._members:
             self._update(self._waiting())
 
     def _waiting(self) -> list[Member]:
+        """Returns what has a gradient, after a look whether param groups have changed."""
         if self._layout != _layout(self._optimizer):
             self._look_at_groups()
         params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not all(id(param) in self._members for param in params):  # exchanged within a group
+        if not all(id(param) in self._members for param in params):  # exchanged within a param group
             self._look_at_groups()
         return [self._members[id(param)] for param in params]
 
@@ -190,7 +195,7 @@ class GradientRelease:
             self._step(bucket)
 
     def _put(self, member: Member) -> Bucket:
-        """Into the bucket that is being filled. What it holds by the end of the backward belongs together for good."""
+        """Puts a parameter into the bucket that is being filled. What that holds by the end of the backward stays together."""
         device = member.param.device
         bucket = self._open.get(device)
         if bucket is None:
@@ -211,7 +216,7 @@ class GradientRelease:
     # --- param groups ---
 
     def _look_at_groups(self) -> None:
-        """All parameters of all groups, with a hook each. Buckets are filled anew; states are where they were."""
+        """Finds all parameters of all param groups, and hooks each. Buckets are filled anew; states stay where they are."""
         before, self._members = self._members, {}
         try:
             number = 0
@@ -237,12 +242,14 @@ class GradientRelease:
         self._layout = _layout(self._optimizer)
 
     def _watch(self, member: Member) -> None:
+        """Hooks a parameter that is trained and has no hook yet."""
         if member.hook is None and member.param.requires_grad:
             arrived = functools.partial(self._arrived, member)
             member.hook = member.param.register_post_accumulate_grad_hook(arrived)
 
 
 def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:
+    """Returns what is another as soon as param groups or the number of their parameters change."""
     return [(id(group["params"]), len(group["params"])) for group in optimizer.param_groups]
 
 

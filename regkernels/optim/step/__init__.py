@@ -1,4 +1,4 @@
-"""One step over all parameters of an optimizer: the plan of what is updated, states, counts, scaling, and the call of a backend.
+"""Makes one step over all parameters of an optimizer: plans what is updated, keeps states and counts, and calls a backend.
 
 It knows rules by name and options by value; torch's contract and the single optimizers stand above.
 """

@@ -1,4 +1,4 @@
-"""Step counts of all parameters of a plan, side by side: counting is one operation, however many there are."""
+"""Counts the steps of all parameters of a plan, side by side: that is one operation, however many there are."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from regkernels.table.upload import is_capturing, upload
 
 
 class HostCounts:
-    """On the CPU, where the bias corrections are computed."""
+    """Counts on the CPU, where the bias corrections are computed."""
 
     def __init__(self, entries: Sequence[Entry], *, keep: bool) -> None:
-        """``keep``: whoever holds the tensor of a state keeps the count, where that is possible."""
+        """Takes over the counts of entries. ``keep``: whoever holds the tensor of one goes on seeing it, where that is possible."""
         dtype = _dtype()
         self._steps = torch.tensor(_values(entries), dtype=dtype, device="cpu")
         self._expected = self._steps.clone()
@@ -28,18 +28,19 @@ class HostCounts:
                 entry.state["step"] = step
 
     def address(self, index: int) -> int:
+        """Returns where the count of an entry lies."""
         return self._steps.data_ptr() + index * self._steps.element_size()
 
     def classes(self) -> Tensor:
-        """int64, per entry; entries of one class have the same count."""
+        """Returns a number for each entry, int64; entries with the same number have the same count."""
         return self._steps.to(torch.int64)
 
     def next(self, index: int) -> int | Tensor:
-        """The number of the step to come, from 1."""
+        """Returns the number of the step to come, from 1; on a device a float64 tensor."""
         return int(self._steps[index]) + 1
 
     def were_set(self) -> bool:
-        """Whether somebody else has changed a count."""
+        """Tells whether somebody else has changed a count."""
         return not torch.equal(self._steps, self._expected)
 
     def advance(self, active: Tensor | None, skip: Number) -> None:
@@ -50,7 +51,7 @@ class HostCounts:
 
 
 class DeviceCounts:
-    """On the device, where the replays of a CUDA graph advance them unseen by Python.
+    """Counts on the device, where the replays of a CUDA graph advance them unseen by Python.
 
     A count never moves: a graph that was captured goes on counting there. Entries that come later get a block of their own.
     What the host knows is which entries have always been counted together. Those that have not are taken for different
@@ -83,7 +84,7 @@ class DeviceCounts:
         self._masks: tuple[Tensor | None, list[Tensor | int]] = (None, [])
 
     def _find(self, entry: Entry) -> tuple[int, int] | None:
-        """Block and index of an entry's count, where it has one already."""
+        """Returns block and index of an entry's count, where it has one already."""
         step = entry.state.get("step")
         if isinstance(step, Tensor):
             for number, block in enumerate(self._blocks):
@@ -107,7 +108,7 @@ class DeviceCounts:
         return [block._version for block in self._blocks] != self._versions
 
     def advance(self, active: Tensor | None, skip: Number) -> None:
-        """``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
+        """Counts a step. ``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
         for block, increment in zip(self._blocks, self._increments(active), strict=True):
             block += increment * (skip == 0).to(block.dtype) if isinstance(skip, Tensor) else increment
         if active is not None:
@@ -115,7 +116,7 @@ class DeviceCounts:
         self._versions = [block._version for block in self._blocks]
 
     def _increments(self, active: Tensor | None) -> list[Tensor | int]:
-        """What to add to each block: 1, or a mask on the device where some of its counts stay."""
+        """Returns what to add to each block: 1, or a mask on the device where some of its counts stay."""
         recorded = bool(self._blocks) and is_capturing(self._blocks[0].device)  # then a mask has to stay for good
         if self._masks[1] and self._masks[0] is active and not recorded:
             return self._masks[1]
@@ -142,6 +143,7 @@ def _all(active: Tensor | None, count: int) -> list[bool]:
 
 
 def _values(entries: Sequence[Entry]) -> list[float]:
+    """Returns the counts that the entries' states say; waits for devices that they are on."""
     # A momentum buffer without a count comes from a run that did not count: its first step is over.
     missing = [float("momentum_buffer" in entry.state and not entry.first) for entry in entries]
     values = [entry.state.get("step", value) for entry, value in zip(entries, missing, strict=True)]

@@ -1,4 +1,4 @@
-"""One parameter of a step, as the kernels see it."""
+"""Describes one parameter of a step as the kernels see it: an entry."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from regkernels.distributed import index, shards
 from regkernels.distributed.shards import held
 from regkernels.memory import empty_dense, has_layout, is_dense
 from regkernels.optim.penalty_keys import Method
-from regkernels.reference import Kind
+from regkernels.reference.kinds import Kind
 from regkernels.table import segments
 from regkernels.table.batch import Operands
 from regkernels.table.formats import Format
 from regkernels.table.grouping import GroupLayout, group_layout
-from regkernels.table.segments import Runs
+from regkernels.table.segments import Runs, Segment
 
 
 @dataclass
 class Entry:
-    """One parameter that is updated, as real, dense tensors: of one that is spread over ranks, what this rank holds.
+    """Holds one parameter that is updated, as real, dense tensors: of one that is spread over ranks, what this rank holds.
 
     A parameter that is not dense, is complex or a negated view, or has a gradient of another layout or spread otherwise is
     *staged*: the kernels work on dense copies of weight and gradient, and the weight is copied back after the step.
     """
 
     param: Tensor
-    group: int
+    group: int  # index of its param group
     method: Method
     name: str  # for messages
     number: int  # among all parameters of the optimizer
@@ -40,15 +40,15 @@ class Entry:
     staged: bool
     before: InitVar[Entry | None] = None  # whose buffers to use again
     split: bool = False  # its groups lie on several ranks, and a kernel is not to update it
-    total: int = 0  # row of a table of sums
+    total: int = 0  # which total its sums are added to
     first: bool = False  # the momentum buffer was created for this step
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
     l1_weight: Tensor | None = None  # in the layout of `weight`
     states: list[Tensor] = field(default_factory=list)  # as they stand in `state`: `state_names`
-    runs: Runs | None = None  # places of what draws random numbers in the whole parameter; None for 0, 1, 2, ...
+    runs: Runs | None = None  # places in the whole parameter, of what draws random numbers; None for 0, 1, 2, ...
     layout: GroupLayout = field(init=False)  # of its groups; zeros where nothing goes by groups
-    gap: int = 0  # see csrc/table.h
+    gap: int = 0  # see `regkernels.table.segments.Segment`
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
     _strides: tuple[int, ...] = field(init=False, repr=False)
@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def own(self) -> Tensor:
-        """The parameter's memory on this rank."""
+        """Returns the parameter's memory on this rank."""
         return held(self.param).detach()
 
     @property
@@ -85,56 +85,59 @@ class Entry:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Those of the rule, and last what the rounding keeps."""
+        """Names the rule's states, and last what the rounding keeps."""
         names = reference.RULES[self.rule].state_names
         return names if self.format.kept is None else (*names, self.format.kept)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The rule's states as the kernels see them."""
+        """Returns the rule's states as the kernels see them."""
         return [real(held(tensor)) for tensor in self.states[: len(reference.RULES[self.rule].state_names)]]
 
     @property
     def kept(self) -> Tensor | None:
+        """Returns the state that the rounding keeps; None where it keeps none."""
         return None if self.format.kept is None else held(self.states[-1])
 
     @property
     def kind(self) -> Kind:
+        """Says which kernel updates it."""
         return Kind(self.rule, self.weight.dtype, self.format.rounding, self.format.narrow, self.method.penalty)
 
     @property
     def stream(self) -> int:
-        """What tells its random numbers from others'; the same for all that need none, so that they can be merged."""
+        """Returns what tells its random numbers from others'; the same for all that need none, so that they can be merged."""
         return self.number if self.format.draws else 0
 
     @property
     def by_groups(self) -> bool:
+        """Tells whether groups of its weights are shrunk as a whole."""
         return self.method.penalty == "group"
 
     @property
     def place(self) -> int:
-        """Of its first element."""
+        """Returns the place of its first element in the whole parameter."""
         return 0 if self.runs is None else int(self.runs.places[0])
 
     @property
     def is_cut(self) -> bool:
-        """Whether it makes a segment of each run. What goes by groups does not: how far its runs are apart is in the table."""
+        """Tells whether it makes a segment of each run. What goes by groups does not: the distance of its runs is in the table."""
         return self.runs is not None and len(self.runs.places) > 1 and not self.by_groups
 
     @property
     def pieces(self) -> Runs:
-        """The segments it makes."""
+        """Returns the runs of which it makes a segment each."""
         if self.runs is None or not self.is_cut:
             return Runs.one(self.place, self.weight.numel())
         return self.runs
 
     @property
     def places(self) -> Tensor | int:
-        """Of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
+        """Returns the places of its elements in the whole parameter, as `regkernels.reference.random_bits` takes them."""
         return self.place if self.runs is None or len(self.runs.places) == 1 else self.runs.of_elements()
 
     def operands(self, row: int) -> Operands:
-        """What eager torch works on, with hyper-parameters from a row of a batch."""
+        """Returns what eager torch works on, with hyper-parameters from a row of a batch."""
         return Operands(
             self.rule,
             self.weight,
@@ -152,20 +155,24 @@ class Entry:
         )
 
     def use_l1_weight(self, given: Tensor) -> None:
-        """Takes it where it lies, or a copy of it in the weight's layout."""
+        """Takes the weights of an l1 where they lie, or a copy of them in the weight's layout."""
         own = held(given).detach()
         if not has_layout(own, self.weight):
             own = empty_dense(self.weight, given.dtype).copy_(own)
         self.l1_weight = own
 
     def gradient_to_read(self) -> Tensor:
+        """Returns what kernels read: the gradient itself, or the copy of a staged one."""
         grad = self.gradient if self.staged else self.param.grad
         assert grad is not None
         return held(grad)
 
     def gradient_at_hand(self) -> Tensor:
-        """This rank's part of the gradient as it stands at the parameter. Where that is spread otherwise than the weight, it
-        is redistributed, which takes the ranks of its mesh: once a step, as a rank alone may have to look at it twice."""
+        """Returns this rank's part of the gradient as it stands at the parameter.
+
+        Where that is spread otherwise than the weight, it is redistributed, which takes the ranks of its mesh: once a step,
+        as a rank alone may have to look at it twice.
+        """
         grad = self.param.grad
         assert grad is not None
         if shards.is_spread_alike(grad, self.param):
@@ -175,20 +182,22 @@ class Entry:
         return self._redistributed[1]
 
     def load(self) -> None:
+        """Copies weight and gradient of a staged parameter into its buffers, before the kernels."""
         self._weight.copy_(self.own)
         self._gradient.copy_(self.gradient_at_hand())
         self._redistributed = None
 
     def save(self) -> None:
+        """Copies the weight of a staged parameter back, after the kernels."""
         self.own.copy_(self._weight)
 
     def changed(self) -> bool:
-        """Whether the buffers no longer fit the parameter. Only its strides may be others: copying minds them."""
+        """Tells whether the buffers no longer fit the parameter. Only its strides may be others: copying minds them."""
         own = self.own
         return own.shape != self.shape or own.dtype != self.dtype or own.device != self._weight.device
 
     def can_use(self, name: str) -> bool:
-        """Whether the kernels can use this state where it lies."""
+        """Tells whether the kernels can use the state ``name`` where it lies."""
         state = self.state.get(name)
         if state is None or not shards.is_spread_alike(state, self.param):
             return False
@@ -201,17 +210,20 @@ class Entry:
 
 
 def table_of(entries: Sequence[Entry]) -> Tensor:
-    """The table of segments, one per entry; int64, (entries, len(segments.FIELDS)). Rows are those of the first one yet."""
-    rows = []
+    """Returns a table with a segment for each entry: int64, (entries, len(segments.FIELDS)). The column ``row`` is 0 yet."""
+    listed = []
     for entry in entries:
         gradient = 0
         if entry.param.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
-        rows.append(
-            segments.row(
+        state0, state1, state2 = (*(tensor.data_ptr() for tensor in entry.tensors), 0, 0, 0)[:3]
+        listed.append(
+            Segment(
                 weight=entry.weight.data_ptr(),
                 gradient=gradient,
-                **{f"state{number}": state.data_ptr() for number, state in enumerate(entry.tensors)},
+                state0=state0,
+                state1=state1,
+                state2=state2,
                 kept=0 if entry.kept is None else entry.kept.data_ptr(),
                 l1_weight=0 if entry.l1_weight is None else entry.l1_weight.data_ptr(),
                 numel=entry.weight.numel(),
@@ -224,22 +236,22 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
                 kind=entry.kind.number,
             )
         )
-    return segments.table(rows)
+    return segments.table(listed)
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
+    """Returns a complex tensor as pairs of real numbers, which is how torch.optim updates it; others as they are."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def parameter_name(group: Mapping[str, Any], index: int, position: int) -> str:
-    """What messages call a parameter of a param group."""
+    """Says what messages call a parameter of a param group."""
     name = f"parameter {position} of param group {index}"
     return f"{name} ({group['param_names'][position]})" if group.get("param_names") else name
 
 
 def parameter_numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]]:
-    """The parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
+    """Returns the parameters' numbers, which random numbers depend on; parts of a larger optimizer say which they are there."""
     found: list[Sequence[int]] = []
     begin = 0
     for group in groups:

@@ -1,4 +1,4 @@
-"""What the ranks of a sharded run tell each other in a step: sums, and whether they still have the same optimizer.
+"""Sends what the ranks of a sharded run tell each other in a step: sums, and whether they still have the same optimizer.
 
 How many messages a step takes must not depend on what a single rank sees: one for the norm of all gradients where anything
 asks for it, one for `stats`, whether or not the step is left out.
@@ -25,11 +25,14 @@ from regkernels.table.segments import SUMS
 from regkernels.table.upload import capturing
 
 MARKS = 3
-"""Numbers behind the sums of a message, from which ranks see whether their hyper-parameters are the same."""
+"""How many numbers stand behind the sums of a message, from which ranks see whether their hyper-parameters are the same."""
 
 
 class Exchange:
-    """Of one optimizer; rebuilt with its plans, as a rank sees fit: what is on its way is taken over from ``before``."""
+    """Sends the messages of one optimizer.
+
+    It is rebuilt with the plans, as a rank sees fit: what is on its way is taken over from ``before``.
+    """
 
     def __init__(
         self,
@@ -45,13 +48,14 @@ class Exchange:
 
     @property
     def communicates(self) -> bool:
+        """Tells whether there are other ranks to tell anything."""
         return self.sums.communicates
 
     def norm(self, described: Described, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:
-        """The sum of the squares of all gradients of all ranks, and whether any of them leaves the step out.
+        """Returns the sum of the squares of all gradients of all ranks, and whether any of them leaves the step out. One message.
 
-        ``sums``: for each device, that of each class; none where this rank has no gradients. One message. Numbers are tensors
-        where only a device knows them.
+        ``sums``: for each device, the sum of each class; none where this rank has no gradients. Numbers are tensors where only
+        a device knows them.
 
         Raises:
             ValueError: on every rank, where hyper-parameters differ between ranks.
@@ -73,10 +77,10 @@ class Exchange:
         return total[0], total[1]
 
     def totals(self, options: Options, described: Described, tables: Sequence[Any]) -> Pending:
-        """The sums of `stats` over all ranks: (groups * sums,), and what `look_back` reads. One message, which nobody waits
-        for yet.
+        """Adds up the sums of `stats` over all ranks: (param groups * sums,), and behind them what `look_back` reads. One message,
+        which nobody waits for yet.
 
-        ``tables``: one of (classes * groups, sums) per device.
+        ``tables``: one of (classes * param groups, sums) per device.
         """
         groups = len(described.groups)
         tensors = [table for table in tables if isinstance(table, Tensor)]
@@ -90,8 +94,10 @@ class Exchange:
         return sent
 
     def look_back(self, described: Described) -> None:
-        """At the fingerprints of an earlier step. All ranks look at those of the same step, as they raise together or not at
-        all: on an accelerator, two steps back, which costs no waiting.
+        """Looks at the fingerprints of an earlier step.
+
+        All ranks look at those of the same step, as they raise together or not at all: on an accelerator, two steps back,
+        which costs no waiting.
 
         Raises:
             ValueError: on every rank, where hyper-parameters differed between ranks.
@@ -122,7 +128,7 @@ class Exchange:
 def with_norm(
     scaling: Scaling, options: Options, own: Exchange, described: Described, plans: Sequence[Plan]
 ) -> Scaling:
-    """With what is asked for by the norm of all gradients: those of ``plans``, and of other ranks."""
+    """Returns ``scaling`` with what is asked for by the norm of all gradients: those of ``plans``, and of other ranks."""
     if not own.communicates:
         return scaling.with_norm(options, plans)
     if not options.asks_for_norm:
@@ -134,7 +140,8 @@ def with_norm(
 def before_building(
     scaling: Scaling, options: Options, own: Exchange, described: Described, plans: Sequence[Plan]
 ) -> Scaling:
-    """With ``skip`` as far as the host knows it: plans of a step that is left out are not built, as that creates states."""
+    """Returns ``scaling`` with ``skip`` as far as the host knows it: plans of a step that is left out are not built, as that
+    creates states."""
     if not options.may_skip or (scaling.skips and not own.communicates):
         return scaling
     if not own.communicates:
@@ -147,7 +154,7 @@ def before_building(
 
 
 def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
-    """Of the gradients of each class, for each plan."""
+    """Returns the sum of the squares of the gradients of each class, for each plan."""
     found: list[Sequence[Number]] = []
     for plan in plans:
         backend = backends.backend_for(plan.device)
@@ -158,12 +165,13 @@ def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
 
 
 def _marks(described: Described) -> list[float]:
-    """What `agreement.differ` is asked with, once it is added up: MARKS numbers."""
+    """Returns what `agreement.differ` is asked with, once it is added up: MARKS numbers."""
     mark = float(agreement.fingerprint(described.groups))
     return [1.0, mark, mark * mark]
 
 
 def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any]:
+    """Starts to copy numbers to the host; returns the copy, and an event after which it may be read."""
     pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     pinned.copy_(numbers, non_blocking=True)
     event = torch.cuda.Event()

@@ -1,4 +1,4 @@
-"""What a step needs that is captured into a CUDA graph: checks, which raise before anything is recorded."""
+"""Checks what a step needs that is captured into a CUDA graph, and raises before anything is recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from regkernels.table.upload import capturing
 
 
 def capturable(param: Tensor, group: Mapping[str, Any], name: str, *, interpreted: bool) -> None:
-    """What a step needs that is captured into a graph; ``interpreted``: the interpreter plays the accelerator."""
+    """Raises where a parameter of a param group that asks for ``capturable``, or an option, is not on an accelerator.
+
+    ``interpreted``: the interpreter plays the accelerator.
+    """
     if not group.get("capturable"):
         return
     if param.device.type == "cpu" and not interpreted:
@@ -32,7 +35,7 @@ def capturable(param: Tensor, group: Mapping[str, Any], name: str, *, interprete
 
 
 def not_capturing() -> None:
-    """What would be recorded into a graph and done again at every replay must have been done before."""
+    """Raises while a graph is captured: what would be done again at every replay must have been done before."""
     if not capturing():
         return
     if not extension.keeps_plans():
@@ -47,7 +50,7 @@ def not_capturing() -> None:
 
 
 def capture(devices: Sequence[torch.device], counting_groups: Iterable[Mapping[str, Any]]) -> None:
-    """What a replay could not repeat. ``counting_groups``: param groups whose parameters count steps."""
+    """Raises where a step is captured that a replay could not repeat. ``counting_groups``: param groups that count steps."""
     if not capturing():
         return
     for device in devices:

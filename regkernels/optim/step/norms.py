@@ -1,4 +1,4 @@
-"""Sums over the gradients and weights of plans that are not built, for a step that may be left out: building creates states."""
+"""Sums over gradients and weights of plans that are not built: building creates states, and the step may be left out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from regkernels.table import segments
 
 
 def are_finite(plans: Iterable[Plan]) -> bool:
-    """Whether the norm of all gradients is finite, as far as the host knows without waiting for a device."""
+    """Tells whether the norm of all gradients is finite, as far as the host knows without waiting for a device."""
     return math.isfinite(sum(map(sum, square_sums(plans, 1))))
 
 
 def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
-    """Of the gradients of each class, for each plan whose gradients the host can look at without waiting for a device."""
+    """Returns the sum of the squares of the gradients of each class, for each plan whose gradients the host can look at without
+    waiting for a device."""
     found = []
     for plan in plans:
         if not backends.is_asynchronous(plan.device):
@@ -28,23 +29,24 @@ def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
             for entry in sorted(plan.entries, key=lambda entry: entry.number):
                 if entry.param.grad is not None:
                     norm = _norm(entry.gradient_at_hand())
-                    of_classes[entry.total // (plan.totals // classes)] += norm * norm
+                    of_classes[segments.class_of_total(entry.total, plan.totals, classes)] += norm * norm
             found.append(of_classes)
     return found
 
 
 def sums(plan: Plan) -> list[list[float]]:
-    """`regkernels.table.segments.SUMS` per row of a table of sums."""
-    totals = [[0.0] * len(segments.SUMS) for _ in range(plan.totals)]
+    """Returns `regkernels.table.segments.SUMS` for each total, over the parameters that have a gradient."""
+    totals = segments.no_sums(plan.totals)
     for entry in sorted(plan.entries, key=lambda entry: entry.number):
         if entry.param.grad is not None:
             norm, weight = _norm(entry.gradient_at_hand()), entry.own.resolve_conj()
             found = (*reference.sums([real(weight)]), norm * norm, _zero_groups(entry, weight))
-            totals[entry.total] = [total + value for total, value in zip(totals[entry.total], found, strict=True)]
+            segments.add_sums(totals, entry.total, found)
     return totals
 
 
 def _zero_groups(entry: Entry, weight: Tensor) -> float:
+    """Counts the groups of an entry that are zero; 0 where it has none."""
     if not entry.by_groups:
         return 0.0
     laid_out = torch.empty_like(entry.weight, device="cpu")  # that of a staged entry has no values yet

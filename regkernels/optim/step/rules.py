@@ -1,4 +1,4 @@
-"""What a step asks of an optimizer. Everything else about a step is the same for all of them."""
+"""Lists what a step asks of an optimizer. Everything else about a step is the same for all of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from regkernels.table.hyper import Number
 
 @dataclass(frozen=True)
 class Row:
-    """What the hyper-parameters of a segment depend on, beyond its param group."""
+    """Holds what a row of hyper-parameters depends on: a param group, and how far its parameters are."""
 
-    group: int
+    group: int  # index of the param group
     step: int | Tensor  # of the step to come, from 1; 0 for rules that do not count; float64 where it lives on a device
     first: bool
 
@@ -33,7 +33,7 @@ class Rules(Protocol):
         """Returns the hyper-parameters of a step: fields of `regkernels.table.hyper.Hyper`."""
 
     def check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
-        """Raises where an option of ``group`` has a value that is not allowed. ``where``: which group, for messages.
+        """Raises where an option of ``group`` has a value that is not allowed. ``where``: which param group, for messages.
 
         ``wait``: also where that takes waiting for a device to hand out the value.
         """

@@ -1,4 +1,4 @@
-"""What gradients are multiplied by, and whether a step is to be left out: clipping and torch.amp.GradScaler.
+"""Says what gradients are multiplied by, and whether a step is to be left out: clipping and torch.amp.GradScaler.
 
 A number that only the device knows stays a tensor there; nothing here waits for it.
 """
@@ -19,7 +19,7 @@ from regkernels.table.hyper import Number, as_float, clip_factor
 
 
 class Scaling(NamedTuple):
-    """Of one step."""
+    """Says what the gradients of one step are multiplied by, and whether it is left out."""
 
     factor: Number = 1.0  # for every gradient
     inverse_scale: Number = 1.0  # the scaler's part of it
@@ -28,12 +28,12 @@ class Scaling(NamedTuple):
 
     @property
     def skips(self) -> bool:
-        """Whether the host knows that the step is left out."""
+        """Tells whether the host knows that the step is left out."""
         return not isinstance(self.skip, Tensor) and self.skip != 0
 
     @classmethod
     def handed_over(cls, optimizer: torch.optim.Optimizer) -> Scaling:
-        """What torch.amp.GradScaler has set on the optimizer: ``grad_scale`` (None: it has divided the gradients itself)
+        """Reads what torch.amp.GradScaler has set on the optimizer: ``grad_scale`` (None: it has divided the gradients itself)
         and ``found_inf``."""
         attributes = vars(optimizer)
         scale, found_inf = (_number(attributes.get(name)) for name in ("grad_scale", "found_inf"))
@@ -41,11 +41,11 @@ class Scaling(NamedTuple):
         return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
 
     def on_host(self) -> Scaling:
-        """For parameters on the CPU, whose step waits for a device that knows a part of it."""
+        """Returns it in numbers, for parameters on the CPU, whose step waits for a device that knows a part of it."""
         return Scaling(as_float(self.factor), as_float(self.inverse_scale), as_float(self.skip), self.has_norm)
 
     def with_norm(self, options: Options, plans: Sequence[Plan]) -> Scaling:
-        """With what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of all gradients."""
+        """Returns it with what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of the gradients of ``plans``."""
         if self.skips or not plans or (options.max_grad_norm is None and not options.skip_nonfinite):
             return self
         return self.by(
@@ -53,7 +53,7 @@ class Scaling(NamedTuple):
         )
 
     def by(self, options: Options, square_sum: Number) -> Scaling:
-        """The same by the sum of the squares of all gradients."""
+        """Returns it with what they ask for, by the sum of the squares of all gradients."""
         factor, skip = self.factor, self.skip
         if options.max_grad_norm is not None:
             factor = factor * clip_factor(square_sum * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
@@ -63,19 +63,21 @@ class Scaling(NamedTuple):
 
 
 def _inverse(scale: Number) -> Number:
-    """Of a scale that backed off until it was 0, infinity, as on a device; such a step is left out."""
+    """Returns 1 / scale, infinity for one that backed off until it was 0, as on a device; such a step is left out."""
     if isinstance(scale, Tensor):
         return 1.0 / scale
     return 1.0 / scale if scale else math.inf
 
 
 def _number(value: Tensor | float | None) -> Number | None:
+    """Returns a number that a scaler has set: a float, or a 0-dim float64 tensor where only a device knows it."""
     if isinstance(value, Tensor):
         return float(value.item()) if value.is_cpu else value.detach().double().reshape(())
     return value
 
 
 def _total(sums: Iterable[Number]) -> Number:
+    """Adds numbers of several devices, on the first of them that is not the host."""
     found = list(sums)
     devices = [square_sum.device for square_sum in found if isinstance(square_sum, Tensor)]
     if len(found) > 1 and devices:
@@ -90,6 +92,7 @@ def _is_not_finite(value: Number) -> Number:
 
 
 def _either(a: Number, b: Number) -> Number:
+    """Returns a number that is not 0 where one of the two is not."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         device = a.device if isinstance(a, Tensor) else b.device  # type: ignore[union-attr]
         return torch.as_tensor(a, dtype=torch.float64, device=device).maximum(

@@ -1,4 +1,4 @@
-"""The step of parameters whose groups of weights lie on several ranks.
+"""Makes the step of parameters whose groups of weights lie on several ranks.
 
 What a group has in common, its second moment and its norm, is known only when all its ranks have added up what they hold.
 So the step has three phases, between which sums travel: those of all groups of all such parameters in one message. Nothing is
@@ -36,12 +36,12 @@ Work = tuple[Entry, Hyper]
 
 
 class Part(NamedTuple):
-    """A parameter, and where its numbers stand in a message: one for each group, behind on how many ranks it has a gradient,
-    and on how many that hold something of it, it has none."""
+    """Says where the numbers of a parameter stand in a message: one for each group, and behind them on how many ranks it has a
+    gradient, and on how many that hold something of it, it has none."""
 
     param: Any
     name: str
-    group: int  # of parameters
+    group: int  # index of its param group
     lines: Lines
     of_class: int  # see `Sums`
     begin: int
@@ -51,8 +51,8 @@ class Part(NamedTuple):
         return self.begin + self.lines.groups
 
 
-class Step:
-    """Of one parameter with a gradient: everything that is computed from what this rank holds."""
+class SplitStep:
+    """Makes the step of one parameter with a gradient: everything that is computed from what this rank holds."""
 
     def __init__(self, part: Part, entry: Entry, hyper: Hyper) -> None:
         self.part, self._entry, self._hyper = part, entry, hyper
@@ -62,7 +62,7 @@ class Step:
         self._shared = torch.zeros(part.lines.groups, dtype=self._dtype, device=entry.weight.device)
 
     def observed(self) -> Tensor:
-        """Sums of the second moments, as they will be; zeros for a rule that has none."""
+        """Returns sums of the second moments, as they will be; zeros for a rule that has none."""
         if not reference.RULES[self._entry.rule].step_per_element:
             return self._shared.double()
         seen: list[Tensor] = []
@@ -80,7 +80,7 @@ class Step:
         self._shared = (sums / max(self.part.lines.elements, 1)).to(self._dtype)
 
     def proposed(self) -> Tensor:
-        """Sums of the squares of where the step leads to."""
+        """Returns sums of the squares of where the step leads to."""
         z = self._bounded()[0].double()
         return self.part.lines.sums(z * z)
 
@@ -108,11 +108,13 @@ class Step:
         )
 
     def _bounded(self) -> tuple[Tensor, list[Tensor]]:
+        """Returns where the step leads to before groups are shrunk, and the states in the type they are computed in."""
         w, g, wide = self._prepared()
         z, s = stepping.propose(self._entry.rule, w, g, wide, self._h, self._spread_shared)
         return grouped.bounded(z, s, self._h), wide
 
     def _prepared(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Returns weight, gradient and copies of the states, in the type they are computed in."""
         entry = self._entry
         copies = [state.to(self._dtype, copy=True) for state in entry.tensors]
         return stepping.prepare(
@@ -123,7 +125,7 @@ class Step:
         return self.part.lines.spread(self._shared, v)
 
     def _step_of_groups(self) -> Tensor | float:
-        """A step is a function of the second moment alone, so states and gradient may be anything."""
+        """Returns the step of each group: a function of the second moment alone, so states and gradient may be anything."""
         rule, shared = reference.RULES[self._entry.rule], self._shared
         return rule.apply(
             torch.zeros_like(shared), [torch.zeros_like(shared) for _ in rule.state_names], self._h, lambda _: shared
@@ -131,7 +133,7 @@ class Step:
 
 
 class SplitGroups:
-    """All parameters of an optimizer whose groups lie on several ranks; rebuilt with its plans. False where there are none.
+    """Updates all parameters of an optimizer whose groups lie on several ranks; rebuilt with its plans. False without any.
 
     Whether a parameter has a gradient must be the same on all ranks that hold something of it: a group is updated as a whole. A
     rank whose part is empty takes part with or without one.
@@ -158,8 +160,9 @@ class SplitGroups:
         return bool(self._parts)
 
     def step(self, work: Iterable[Work]) -> None:
-        """Updates what ``work`` has of these parameters. Two messages, one where no rule has second moments; every rank sends
-        them, whether or not it has gradients. On an accelerator the host waits for it.
+        """Updates what ``work`` has of these parameters. On an accelerator the host waits for it.
+
+        Takes two messages, one where no rule has second moments; every rank sends them, whether or not it has gradients.
 
         Raises:
             ValueError: on every rank, where only some ranks have the gradient of a parameter. Nothing is changed then.
@@ -170,7 +173,7 @@ class SplitGroups:
                 "call step() outside of the graph"
             )
         parts = {id(part.param): part for part in self._parts}
-        steps = [Step(parts[id(entry.param)], entry, hyper) for entry, hyper in work]
+        steps = [SplitStep(parts[id(entry.param)], entry, hyper) for entry, hyper in work]
         active = [step for step in steps if not step.skips]
         if self._has_metric:
             sums = self._added({step.part.begin: step.observed for step in active})
@@ -183,11 +186,11 @@ class SplitGroups:
         for step in active:
             step.write(sums[step.part.begin : step.part.end])
 
-    def zero_groups(self, total: Sums, groups: int) -> Tensor:
-        """How many groups of parameters with gradients are all zeros on all of their ranks: a table of sums as those of
-        `Plan.update`, in which one rank counts them for all. One message.
+    def zero_groups(self, sums: Sums, groups: int) -> Tensor:
+        """Counts the groups of parameters with gradients that are all zeros on all of their ranks: a table of sums as a backend
+        returns it, in which one rank counts them for all. One message.
 
-        ``total``: what the table will be added up by. ``groups``: of parameters, of the optimizer.
+        ``sums``: what the table will be added up by. ``groups``: number of param groups of the optimizer.
         """
         try:
             nonzeros = self._added({part.begin: partial(_nonzeros, part) for part in self._parts})
@@ -196,28 +199,29 @@ class SplitGroups:
                 f"the groups of zeros that stats counts could not be counted over all ranks: {NOBODY_ANSWERS}. This rank has "
                 "updated its weights already; start again from the last checkpoint"
             ) from error
-        table = torch.zeros(total.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
+        table = torch.zeros(sums.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
         for part in self._parts:
             if part.lines.elements and _is_first(part.param):
                 zeros = (nonzeros[part.begin : part.end] == 0).sum() * (nonzeros[part.end] > 0)
-                table[total.class_of(part.param) * groups + part.group, SUMS.index("zero_groups")] += zeros
+                table[sums.total_of(part.param, part.group, groups), SUMS.index("zero_groups")] += zeros
         return table
 
     def _added(self, own: Mapping[int, Callable[[], Tensor]]) -> Tensor:
-        """A message: sums of what each part that has some says about its groups."""
+        """Adds up, over all ranks, what each part that has something to say says about its groups. One message."""
         device = held(self._parts[0].param).device
         table = torch.zeros(self._sums.classes, self._columns, dtype=torch.float64, device=device)
         for part in self._parts:
-            row = table[part.of_class]
+            own_class = table[part.of_class]
             if part.begin in own:
-                row[part.begin : part.end] = own[part.begin]()
+                own_class[part.begin : part.end] = own[part.begin]()
             if part.param.grad is not None:
-                row[part.end] = 1.0
+                own_class[part.end] = 1.0
             elif held(part.param).numel():
-                row[part.end + 1] = 1.0
+                own_class[part.end + 1] = 1.0
         return self._sums.add(table).get()
 
     def _check_gradients(self, sums: Tensor) -> None:
+        """Raises where only some of the ranks that hold a parameter have its gradient; all of them see that."""
         ends = torch.tensor([part.end for part in self._parts], device=sums.device)
         for part, some, others in zip(self._parts, sums[ends].tolist(), sums[ends + 1].tolist(), strict=True):
             if some and others:
@@ -229,7 +233,7 @@ class SplitGroups:
 
 
 def is_split(param: Any, method: Method) -> bool:
-    """Whether groups of a parameter may lie on several ranks, so that no rank can update them alone."""
+    """Tells whether groups of a parameter may lie on several ranks, so that no rank can update them alone."""
     return method.penalty == "group" and splits_groups(param, method.dim, method.size)
 
 
@@ -238,6 +242,6 @@ def _nonzeros(part: Part) -> Tensor:
 
 
 def _is_first(param: Any) -> bool:
-    """Whether this rank is the one that counts for all that a parameter is sharded over."""
+    """Tells whether this rank is the one that counts for all that a parameter is sharded over."""
     coordinate = param.device_mesh.get_coordinate()
-    return all(place == 0 or kind.is_replicate() for place, kind in zip(coordinate, param.placements, strict=True))
+    return all(at == 0 or placement.is_replicate() for at, placement in zip(coordinate, param.placements, strict=True))

@@ -1,4 +1,4 @@
-"""States of a plan's entries: allocated flat and viewed per parameter where they are missing, adopted otherwise."""
+"""Keeps the states of a plan's entries: allocates those that are missing, a view each of a flat buffer, and adopts the others."""
 
 from __future__ import annotations
 
@@ -44,16 +44,19 @@ def fill(entries: Sequence[Entry], initial: Sequence[float], *, move: bool) -> N
 
 
 def _allocated(wanted: Sequence[tuple[Entry, torch.dtype]]) -> list[Tensor]:
-    """Those of parameters that are spread over ranks lie in memory of their own. These are never adjacent, and a `DTensor`
-    around a view that begins within a buffer can neither be pickled nor copied: torch takes its offset for an address."""
+    """Allocates states; those of parameters that are spread over ranks lie in memory of their own.
+
+    These are never adjacent, and a `DTensor` around a view that begins within a buffer can neither be pickled nor copied:
+    torch takes its offset for an address.
+    """
     together = iter(allocate([(entry.own, dtype) for entry, dtype in wanted if not is_dtensor(entry.param)]))
     return [allocate([(entry.own, dtype)])[0] if is_dtensor(entry.param) else next(together) for entry, dtype in wanted]
 
 
 def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:
-    """Zeros of a dtype in the layout of a parameter, one after the other in one buffer per device and dtype.
+    """Returns zeros of a dtype in the layout of a parameter, one after the other in one buffer per device and dtype.
 
-    In the order given, so that states of parameters which are adjacent in memory are adjacent, too. Others begin at a
+    They lie in the order given, so that states of parameters which are adjacent in memory are adjacent, too. Others begin at a
     multiple of 64 bytes: behind one of an odd size all would be out of alignment. A parameter that is not dense gets a
     contiguous state.
     """
@@ -85,7 +88,7 @@ def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:
 
 
 def are_ours(entries: Sequence[Entry], state: MutableMapping[Any, Any], table: Tensor, counts: Counts | None) -> bool:
-    """Whether the dictionary still holds these entries' tensors, where ``table`` says, and the counts it expects."""
+    """Tells whether the dictionary still holds these entries' tensors, where ``table`` says, and the counts it expects."""
     for entry, addresses in zip(entries, table.tolist(), strict=True):
         if entry.state and state.get(entry.param) is not entry.state:
             return False

@@ -1,4 +1,4 @@
-"""One step over all parameters of an optimizer: what it updates, what gradients are multiplied by, who computes it."""
+"""Makes one step over all parameters: says what it updates, what scales gradients, and who computes it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ State = MutableMapping[Any, Any]
 
 
 class Trust:
-    """Whether nobody else can have exchanged tensors in a state dictionary; shared by all who step with that dictionary."""
+    """Says whether nobody else can have exchanged tensors in a dictionary of states; shared by all who step with that.
 
-    def __init__(self, state: bool = True) -> None:
-        self.state = state
+    Attributes:
+        holds: whether it is so, and the dictionary need not be looked at.
+    """
+
+    def __init__(self) -> None:
+        self.holds = True
 
 
 class Stepper:
@@ -45,7 +49,7 @@ class Stepper:
     """
 
     def __init__(self, options: Options, trust: Trust | None = None, *, is_part: bool = False) -> None:
-        """``is_part``: of another optimizer. Its states stay where they are, and other ranks know nothing of it."""
+        """Begins without plans. ``is_part``: of another optimizer: states stay where they are, other ranks know nothing of it."""
         self.options = options
         self._arguments = options._replace(process_group=None)
         self.trust = Trust() if trust is None else trust
@@ -65,18 +69,18 @@ class Stepper:
         self._totals: tuple[list[Any], Number] | None = None
 
     def groups_changed(self) -> None:
-        """To be called when param groups are added: ranks compare their optimizers anew."""
+        """Notes that param groups were added: ranks compare their optimizers anew."""
         self._agreed = self._is_part
 
     def stats(self, groups: int) -> Stats | None:
-        """The sums of the last step; None before the first one and where nobody asked for them."""
+        """Returns the sums of the last step; None before the first one and where nobody asked for them."""
         if self._totals is None:
             return None
         device = next((plan.device for plan in self.plans), torch.device("cpu"))
         return Stats.of(*self._totals, groups, device)
 
     def described(self, rules: Rules, groups: Groups) -> Described:
-        """What ranks compare."""
+        """Returns what ranks compare of the optimizer ``rules``."""
         return Described(type(rules).__name__, self._arguments, groups)
 
     def step(self, rules: Rules, groups: Groups, state: State, scaling: Scaling) -> None:
@@ -91,8 +95,8 @@ class Stepper:
         if found is None:
             return
         plans, scaling = found
-        plans = [plan for plan in plans if plan.has_rows]
-        rows = [plan.rows for plan in plans]
+        plans = [plan for plan in plans if plan.active.has_rows]
+        rows = [plan.active.rows for plan in plans]
         fields = [[self._fields(rules, groups, row) for row in plan_rows] for plan_rows in rows]
         for plan in plans:
             plan.load_staged()
@@ -115,10 +119,10 @@ class Stepper:
             ]
             work.append((plan, own, scaled))
         if self._split and not scaling.skips:
-            self._split.step(item for plan, _, scaled in work for item in plan.split_entries(scaled))
+            self._split.step(item for plan, _, scaled in work for item in plan.active.split_entries(scaled))
         totals: list[Any] = []
         for plan, own, scaled in work:
-            batch = plan.batch(plan.rows_of_kernels(scaled))
+            batch = plan.batch(plan.active.rows_of_kernels(scaled))
             totals.append(backends.backend_for(plan.device).update(batch, with_sums=self.options.stats))
             if not own.skips:
                 plan.advance(own.skip)
@@ -136,11 +140,13 @@ class Stepper:
                 self._methods[index : index + 1] = [penalty_keys.method_of(group, rules._rule(group))]
 
     def _fields(self, rules: Rules, groups: Groups, row: Row) -> dict[str, Number]:
+        """Returns the fields of `Hyper` that a rule and its penalty fill."""
         group, method = groups[row.group], self._methods[row.group]
         fields = rules._hyper(group, row)
         return fields if method.penalty == "plain" else {**fields, **penalty_keys.fields(group, method)}
 
     def _keep_totals(self, totals: list[Any], scaling: Scaling, groups: int, described: Described) -> None:
+        """Remembers the sums of a step for `stats`, over all ranks."""
         if not self.options.stats:
             self._totals = None
             return
@@ -153,11 +159,11 @@ class Stepper:
     def _current_plans(
         self, rules: Rules, groups: Groups, state: State, scaling: Scaling, described: Described
     ) -> tuple[list[Plan], Scaling] | None:
-        """One per device, and the scaling with what had to be known before they could be built.
+        """Returns a plan per device, and the scaling with what had to be known before they could be built.
 
         None where the step is left out and would have to create states first.
         """
-        check = not self.trust.state
+        check = not self.trust.holds
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
         ):
@@ -174,7 +180,7 @@ class Stepper:
         return self.plans, scaling
 
     def _new_plans(self, groups: Groups, state: State, described: Described) -> list[Plan]:
-        """Not yet built; what they replace is remembered until they are."""
+        """Makes plans that are not built yet; what they replace is remembered until they are."""
         devices = [validation.one_device(group["params"], index) for index, group in enumerate(groups)]
         graphs.not_capturing()
         self._exchange = Exchange(groups, self.options.process_group, self._exchange)
@@ -184,7 +190,7 @@ class Stepper:
         before = {plan.device: plan for plan in self.plans} or self._replaced
         self.plans, self._replaced = [], before  # not yet valid, should the following fail
         distinct = list(dict.fromkeys(device for device in devices if device is not None))
-        # A group that is empty now belongs to the first plan, which notices when it no longer is.
+        # A param group that is empty now belongs to the first plan, which notices when it no longer is.
         members = [[i for i, own in enumerate(devices) if (own or distinct[0]) == device] for device in distinct]
         plans = [
             Plan(groups, self._methods, self.options, state, device, own, before.get(device), self._exchange.sums)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from regkernels import extension
-from tests import cases
-from tests.test_backends import python
+from regkernels.backends import extension
+from tests.backends.test_choice import python
+from tests.support import cases
 
 compiled = pytest.mark.skipif(extension.C is None, reason="the extension is not built")
 
@@ -19,8 +19,8 @@ LISTS = [name for name, names in extension.agreement().items() if isinstance(nam
 IMPORT = """
 import json, sys, types
 sys.modules["regkernels._C"] = types.SimpleNamespace(layout=lambda: json.loads(sys.argv[1]))
-import regkernels.extension
-print(regkernels.extension.C, regkernels.extension.missing_because)
+import regkernels.backends.extension
+print(regkernels.backends.extension.C, regkernels.backends.extension.missing_because)
 """
 
 

@@ -1,0 +1,66 @@
+"""The steps that are compiled, and which of them for which architecture."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from regkernels.table.formats import ROUNDINGS
+from tests.support import cases, covering
+
+
+class Update(NamedTuple):
+    """What a step is compiled for. ``rule``: a key of `tests.support.cases.RULES`; ``wide``: states are not stored in bfloat16."""
+
+    rule: str
+    dtype: torch.dtype
+    rounding: str = "nearest"
+    wide: bool = True
+
+
+ALWAYS = [Update(rule, dtype) for rule in ("sgd", "momentum", "adam", "amsgrad") for dtype in cases.DTYPES]
+"""With sums and without."""
+
+WITH_SUMS = [
+    *(Update(rule, torch.float32) for rule in cases.RULES if rule.startswith(("rmsprop", "adagrad", "lion"))),
+    Update("rmsprop_both", torch.bfloat16),
+    *(Update("adam", torch.bfloat16, rounding) for rounding in ROUNDINGS if rounding != "nearest"),
+    *(Update("adam", torch.float16, rounding) for rounding in ("stochastic", "master")),
+    *(Update("adam", dtype, wide=False) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+    *(Update("amsgrad", torch.bfloat16, rounding, wide=False) for rounding in ("stochastic", "master")),
+]
+"""The others: of the rules and formats those that need most."""
+
+SHIFTED = [
+    *(Update("amsgrad", dtype, "stochastic", wide=False) for dtype in cases.HALF),
+    *(
+        Update(rule, dtype, wide=False)
+        for rule in ("adam", "rmsprop_both")
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+    Update("rmsprop_both", torch.float16, "stochastic", wide=False),
+]
+"""With sums, and of parts of parameters that begin amid elements which share a random counter."""
+
+BY_GROUPS = [
+    *(Update("adam", dtype) for dtype in cases.DTYPES),
+    *(Update(rule, torch.float32) for rule in ("sgd", "dampening", "amsgrad", "rmsprop_both", "adagrad")),
+    Update("rmsprop_both", torch.float64),
+    *(Update("adam", torch.bfloat16, rounding) for rounding in ("remainder", "master")),
+    Update("amsgrad", torch.bfloat16, "stochastic", wide=False),
+    Update("rmsprop_both", torch.float16, "stochastic", wide=False),
+]
+"""With sums, each for rows and for columns."""
+
+FULL = ("sm_90", "gfx942")
+HALVES = {"sm_80": 0, "sm_100": 1, "gfx950": 0}
+"""For the others of the same compilers the tests compile a half of each list, into which rules, dtypes and roundings are dealt:
+what takes minutes otherwise, and `make kernels` does."""
+
+
+def taken(architecture: str, updates: list[Update]) -> list[Update]:
+    if architecture in FULL:
+        return updates
+    halves = covering.dealt(updates, (0, 1))
+    return [u for u, half in zip(updates, halves, strict=True) if half == HALVES[architecture] or u.rule == "sgd"]
