@@ -11,13 +11,14 @@ from regkernels.backends.info import info
 from regkernels.flat import FlatParameters
 from regkernels.param_groups import param_groups
 from regkernels.penalties import *  # noqa: F403  (what there is, is said there only)
+from regkernels.penalties import __all__ as __all__  # without it mypy does not know the names
 from regkernels.table import formats
 
 if TYPE_CHECKING:
     from regkernels import selection
     from regkernels.structure import Compacted, SparsityReport, compact, sparsity_report
 
-__all__ = [
+__all__ = [  # noqa: F811
     "Compacted",
     "FlatParameters",
     "ProxHandle",

@@ -6,6 +6,7 @@ What an optimizer does to weights by itself is not here: its keys are in `regker
 from regkernels.penalties import sparse
 from regkernels.penalties.l1_l2 import elastic_net_penalty, l1_penalty, l2_penalty
 from regkernels.penalties.sparse import *  # noqa: F403  (what there is, is said there only)
+from regkernels.penalties.sparse import __all__ as __all__  # without it mypy does not know the names
 
-__all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty"]
+__all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty"]  # noqa: F811
 __all__ += sparse.__all__
