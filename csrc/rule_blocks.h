@@ -8,14 +8,14 @@ namespace regkernels {
 namespace {
 
 // Which of the regularisation steps are in the loop of a rule. Chosen outside of it: each costs as much as a rule. What
-// a gradient needs beside those is prepared before the loop, see below. A decay without a threshold takes the loop with
-// both: beside its division a threshold of 0 costs next to nothing.
-enum Loop : int { kStepOnly, kCoupledDecay, kThreshold, kThresholdAndShrink, kLoops };
+// a gradient needs beside those is prepared before the loop, see below.
+enum Loop : int { kStepOnly, kCoupledDecay, kThreshold, kShrink, kThresholdAndShrink, kLoops };
 
 template <class C>
 inline Loop loop_of(const Row<C>& row) {
-    if (row.shrink_divisor != 1 || row.shrink_per_step != 0) return kThresholdAndShrink;
-    if (row.threshold != 0 || row.threshold_per_step != 0) return kThreshold;
+    const bool thresholds = row.threshold != 0 || row.threshold_per_step != 0;
+    if (row.shrink_divisor != 1 || row.shrink_per_step != 0) return thresholds ? kThresholdAndShrink : kShrink;
+    if (thresholds) return kThreshold;
     return row.coupled_decay != 0 && row.subgradient == 0 ? kCoupledDecay : kStepOnly;
 }
 
@@ -37,6 +37,7 @@ void update_block(C* __restrict weight, const C* __restrict gradient, C* __restr
                   C* __restrict state2, int64_t numel, C scale, const Row<C>& row) {
     constexpr int kStates = RuleOf<C>::kStates;
     constexpr bool kPerElement = RuleOf<C>::kStepPerElement;
+    constexpr bool kThresholds = kLoop == kThreshold || kLoop == kThresholdAndShrink;
     const Row<C> h = row;
     const bool writes_weight = h.lr != 0;
 #pragma omp simd
@@ -51,7 +52,7 @@ void update_block(C* __restrict weight, const C* __restrict gradient, C* __restr
         const C v = RuleOf<C>::observe(g, a, b, c, h);
         RuleOf<C>::advance(g, v, a, b, c, h, move, s);
         C z = w * h.decay - move;
-        z = proximal_step<kPerElement, kLoop >= kThreshold, kLoop == kThresholdAndShrink>(z, s, h);
+        z = proximal_step<kPerElement, kThresholds, (kLoop >= kShrink)>(z, s, h);
         weight[i] = writes_weight ? z : w;
         if (kStates > 0) state0[i] = a;
         if (kStates > 1) state1[i] = b;
@@ -97,7 +98,7 @@ struct RuleBlocks {
     {RULE<C>::kStates,                                                                                           \
      RULE<C>::kStepPerElement,                                                                                   \
      {update_block<C, RULE, kStepOnly>, update_block<C, RULE, kCoupledDecay>, update_block<C, RULE, kThreshold>, \
-      update_block<C, RULE, kThresholdAndShrink>},                                                               \
+      update_block<C, RULE, kShrink>, update_block<C, RULE, kThresholdAndShrink>},                               \
      propose_block<C, RULE>},
 template <class C>
 constexpr RuleBlocks<C> kRuleBlocks[] = {REGKERNELS_RULES(REGKERNELS_RULE_BLOCKS)};
