@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from regkernels.backends.triton.kernels.columns import ALIGNED, CHUNK, FIRST, NUMEL, WIDTH
+from regkernels.backends.triton.kernels.dtypes import widen
+
+
+class Chunk(NamedTuple):
+    """Its number, the row of its segment, where in the segment it begins and how many elements it has."""
+
+    index: Any
+    segment: Any
+    start: Any
+    numel: Any
 
 
 @triton.jit
 def find(segments, owners, first_chunk):
-    """The chunk of this program, the row of its segment, where in the segment it begins and how many elements it has."""
-    chunk = first_chunk + tl.program_id(0)
-    segment = segments + tl.load(owners + chunk).to(tl.int64) * WIDTH
-    begin = (chunk - tl.load(segment + FIRST)) * CHUNK
-    numel = tl.minimum(tl.load(segment + NUMEL) - begin, CHUNK).to(tl.int32)
-    return chunk, segment, begin, numel
+    """The chunk of this program."""
+    index = first_chunk + tl.program_id(0)
+    segment = segments + tl.load(owners + index).to(tl.int64) * WIDTH
+    start = (index - tl.load(segment + FIRST)) * CHUNK
+    numel = tl.minimum(tl.load(segment + NUMEL) - start, CHUNK).to(tl.int32)
+    return Chunk(index, segment, start, numel)
 
 
 @triton.jit
-def full_blocks(segment, numel, BLOCK: tl.constexpr):
-    """How many blocks can be moved 16 bytes at a time and without a mask; the rest cannot."""
-    return tl.where(tl.load(segment + ALIGNED) != 0, numel // BLOCK, 0)
+def count_blocks(chunk, BLOCK: tl.constexpr):
+    """How many blocks can be moved 16 bytes at a time and without a mask, and how many there are with the rest, which cannot."""
+    full = tl.where(tl.load(chunk.segment + ALIGNED) != 0, chunk.numel // BLOCK, 0)
+    return full, tl.cdiv(chunk.numel, BLOCK)
 
 
 @triton.jit
-def pointer(segment, COLUMN: tl.constexpr, begin, TYPE: tl.constexpr, WIDE: tl.constexpr):
-    """The address in a column, ``begin`` elements on.
+def elements(chunk, block, BLOCK: tl.constexpr):
+    """Where in a chunk the elements of a block are, and which of them there are."""
+    offsets = block * BLOCK + tl.arange(0, BLOCK)
+    return offsets, offsets < chunk.numel
+
+
+@triton.jit
+def pointer(chunk, COLUMN: tl.constexpr, TYPE: tl.constexpr, WIDE: tl.constexpr):
+    """The address of a chunk's first element in a column.
 
     WIDE is the promise of 16-byte alignment. It must stand behind the cast: loads through a pointer from a table are
     scalar without it. Each variant loads the address anew, as a promise holds for all uses of a value.
     """
-    address = tl.load(segment + COLUMN).to(tl.pointer_type(TYPE))
+    address = tl.load(chunk.segment + COLUMN).to(tl.pointer_type(TYPE))
     if WIDE:
         address = tl.multiple_of(address, 16)
-    return address + begin
+    return address + chunk.start
+
+
+@triton.jit
+def pointers(chunk, COLUMN: tl.constexpr, COLUMNS: tl.constexpr, TYPE: tl.constexpr, WIDE: tl.constexpr):
+    """Those of COLUMNS columns side by side."""
+    found = ()
+    for k in tl.static_range(COLUMNS):
+        found = found + (pointer(chunk, COLUMN + k, TYPE, WIDE),)
+    return found
 
 
 @triton.jit
@@ -43,6 +72,15 @@ def load(pointer, offsets, mask, WIDE: tl.constexpr):
         return tl.load(pointer + offsets)
     else:
         return tl.load(pointer + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_each(pointers, offsets, mask, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr, WIDE: tl.constexpr):
+    """What is stored behind each of COLUMNS pointers, in the compute type."""
+    values = ()
+    for k in tl.static_range(COLUMNS):
+        values = values + (widen(load(pointers[k], offsets, mask, WIDE), COMPUTE),)
+    return values
 
 
 @triton.jit

@@ -19,6 +19,12 @@ def widen(x, TYPE: tl.constexpr):
 
 
 @triton.jit
+def scalar(x, TYPE: tl.constexpr):
+    """A kernel's number in a type. Not tl.cast: in the interpreter it is Python's, which that would take to float32 on the way."""
+    return tl.full([], x, TYPE)
+
+
+@triton.jit
 def narrow(x, TYPE: tl.constexpr):
     if BY_HAND and tl.bfloat16 == TYPE:
         bits = x.to(tl.uint32, bitcast=True)

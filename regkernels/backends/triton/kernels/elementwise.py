@@ -7,7 +7,7 @@ import triton.language as tl
 
 from regkernels.backends.triton.kernels import chunks
 from regkernels.backends.triton.kernels.columns import GRADIENT, WEIGHT
-from regkernels.backends.triton.kernels.dtypes import narrow, widen
+from regkernels.backends.triton.kernels.dtypes import narrow, scalar, widen
 from regkernels.backends.triton.kernels.shrink import sign, soft_threshold
 
 
@@ -24,27 +24,23 @@ def shrink(x, threshold, _):
 
 @triton.jit
 def map_blocks(
-    segment,
-    start,
+    chunk,
     begin,
     end,
-    numel,
-    first,
-    second,
+    parameters,
     FUNCTION: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
-    source = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
-    out = chunks.pointer(segment, GRADIENT, start, STORAGE, WIDE)
+    """The blocks ``begin`` to ``end`` of a chunk."""
+    source = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
+    out = chunks.pointer(chunk, GRADIENT, STORAGE, WIDE)
     for block in range(begin, end):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
-        mask = offsets < numel
+        offsets, mask = chunks.elements(chunk, block, BLOCK)
         x = widen(chunks.load(source, offsets, mask, WIDE), COMPUTE)
-        y = FUNCTION(x, first, second)
+        y = FUNCTION(x, *parameters)
         chunks.store(out, offsets, narrow(y, STORAGE), mask, WIDE)
 
 
@@ -69,11 +65,8 @@ def elementwise(
     if SCALED:
         factor = tl.load(scale).to(tl.float64)
         first, second = factor * first, factor * second
-    # Not tl.cast: in the interpreter numbers are Python's, which it would take to float32 on the way.
-    a = tl.full([], first, COMPUTE)
-    b = tl.full([], second, COMPUTE)
-    _, segment, start, numel = chunks.find(segments, owners, first_chunk)
-    full = chunks.full_blocks(segment, numel, BLOCK)
-    blocks = tl.cdiv(numel, BLOCK)
-    map_blocks(segment, start, 0, full, numel, a, b, FUNCTION, STORAGE, COMPUTE, BLOCK, True)
-    map_blocks(segment, start, full, blocks, numel, a, b, FUNCTION, STORAGE, COMPUTE, BLOCK, False)
+    parameters = (scalar(first, COMPUTE), scalar(second, COMPUTE))
+    chunk = chunks.find(segments, owners, first_chunk)
+    full, blocks = chunks.count_blocks(chunk, BLOCK)
+    map_blocks(chunk, 0, full, parameters, FUNCTION, STORAGE, COMPUTE, BLOCK, True)
+    map_blocks(chunk, full, blocks, parameters, FUNCTION, STORAGE, COMPUTE, BLOCK, False)

@@ -10,10 +10,12 @@ Sums are in float64 and in a fixed order, which is not that of the kernels on CP
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from regkernels.backends.triton.kernels import rounding
+from regkernels.backends.triton.kernels import chunks, rounding
 from regkernels.backends.triton.kernels.columns import (
     ABSOLUTE,
     FIRST,
@@ -43,7 +45,7 @@ from regkernels.backends.triton.kernels.columns import (
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
 from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
 from regkernels.backends.triton.kernels.shrink import divide, opposed, soft_threshold
-from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load_row
+from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load_row, load_weights
 
 
 @triton.jit
@@ -79,24 +81,29 @@ def apart_of(segment, place, o):
     return (tl.load(segment + PLACE) + (o + run) * tl.load(segment + GAP))[:, None]
 
 
-@triton.jit
-def load_weights(weight, kept, offsets, mask, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, ROUNDING: tl.constexpr):
-    stored = tl.load(weight + offsets, mask=mask, other=0.0)
-    if ROUNDING == "remainder":
-        w = rounding.join(stored, tl.load(kept + offsets, mask=mask, other=0))
-    elif ROUNDING == "master":
-        w = rounding.prefer_weight(stored, tl.load(kept + offsets, mask=mask, other=0.0), STORAGE)
-    else:
-        w = widen(stored, COMPUTE)
-    return stored, w
+class Pointers(NamedTuple):
+    """To the first element of a segment."""
+
+    weight: Any
+    gradient: Any
+    kept: Any
+    states: Any
 
 
 @triton.jit
-def load_states(pointers, offsets, mask, STATES: tl.constexpr, COMPUTE: tl.constexpr):
-    states = ()
-    for k in tl.static_range(STATES):
-        states = states + (widen(tl.load(pointers[k] + offsets, mask=mask, other=0.0), COMPUTE),)
-    return states
+def load_tile(
+    pointers,
+    offsets,
+    mask,
+    STATES: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    ROUNDING: tl.constexpr,
+):
+    """The weights as they are stored and as they are, their gradients and states."""
+    stored, w = load_weights(pointers.weight, pointers.kept, offsets, mask, STORAGE, COMPUTE, ROUNDING, False)
+    g = widen(tl.load(pointers.gradient + offsets, mask=mask, other=0.0), COMPUTE)
+    return stored, w, g, chunks.load_each(pointers.states, offsets, mask, STATES, COMPUTE, False)
 
 
 @triton.jit
@@ -161,9 +168,10 @@ def update_groups(
     weight = tl.load(segment + WEIGHT).to(tl.pointer_type(STORAGE))
     gradient = tl.load(segment + GRADIENT).to(tl.pointer_type(STORAGE))
     kept = tl.load(segment + KEPT).to(tl.pointer_type(kept_type(ROUNDING)))
-    pointers = ()
+    state_pointers = ()
     for k in tl.static_range(STATES):
-        pointers = pointers + (tl.load(segment + STATE0 + k).to(tl.pointer_type(STATE)),)
+        state_pointers = state_pointers + (tl.load(segment + STATE0 + k).to(tl.pointer_type(STATE)),)
+    pointers = Pointers(weight, gradient, kept, state_pointers)
 
     place = place_of(segment, (chunk - tl.load(segment + FIRST)) * STRIP, TILE)
     outer, groups, inner, first_group, _of_run, _of_element = place
@@ -179,9 +187,7 @@ def update_groups(
         for o in range(0, updated, at_once):
             for i in range(0, inner, TILE):
                 offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-                stored, w = load_weights(weight, kept, offsets, mask, STORAGE, COMPUTE, ROUNDING)
-                g = widen(tl.load(gradient + offsets, mask=mask, other=0.0), COMPUTE)
-                states = load_states(pointers, offsets, mask, STATES, COMPUTE)
+                stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
                 v, states = OBSERVE(gradient_of(w, g, h), states, h)
                 total += tl.where(mask, v.to(tl.float64), 0.0)
         shared = (tl.sum(total, axis=0) / size).to(COMPUTE)[None, :]
@@ -190,9 +196,7 @@ def update_groups(
     for o in range(0, updated, at_once):
         for i in range(0, inner, TILE):
             offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-            stored, w = load_weights(weight, kept, offsets, mask, STORAGE, COMPUTE, ROUNDING)
-            g = widen(tl.load(gradient + offsets, mask=mask, other=0.0), COMPUTE)
-            states = load_states(pointers, offsets, mask, STATES, COMPUTE)
+            stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
             z, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
             z = z.to(tl.float64)
             total += tl.where(mask, z * z, 0.0)
@@ -212,9 +216,7 @@ def update_groups(
     for o in range(0, updated, at_once):
         for i in range(0, inner, TILE):
             offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-            stored, w = load_weights(weight, kept, offsets, mask, STORAGE, COMPUTE, ROUNDING)
-            g = widen(tl.load(gradient + offsets, mask=mask, other=0.0), COMPUTE)
-            states = load_states(pointers, offsets, mask, STATES, COMPUTE)
+            stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
             z, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
             z = tl.where(factor == 0, 0.0, divide(z * factor, divisor))
             if ROUNDING == "stochastic":
@@ -234,7 +236,7 @@ def update_groups(
                 if STATE != COMPUTE:
                     random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, k + 1)
                     state = rounding.round_stochastically(state, random, STATE)
-                tl.store(pointers[k] + offsets, state, mask=mask)
+                tl.store(state_pointers[k] + offsets, state, mask=mask)
             if STATS:
                 new = tl.where(h.lr != 0, widen(new, COMPUTE), widen(stored, COMPUTE))
                 x = tl.where(mask, new, 0.0).to(tl.float64)

@@ -14,11 +14,9 @@ from regkernels.backends.triton.kernels.step import load_row
 
 @triton.jit
 def proximal_blocks(
-    segment,
-    start,
+    chunk,
     begin,
     end,
-    numel,
     h,
     METRIC: tl.constexpr,
     OPERANDS: tl.constexpr,
@@ -28,18 +26,13 @@ def proximal_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
-    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
-    pointers = ()
-    for k in tl.static_range(OPERANDS):
-        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, OPERAND, WIDE),)
+    """The blocks ``begin`` to ``end`` of a chunk."""
+    weight = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
+    pointers = chunks.pointers(chunk, STATE0, OPERANDS, OPERAND, WIDE)
     for block in range(begin, end):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
-        mask = offsets < numel
+        offsets, mask = chunks.elements(chunk, block, BLOCK)
         w = widen(chunks.load(weight, offsets, mask, WIDE), COMPUTE)
-        operands = ()
-        for k in tl.static_range(OPERANDS):
-            operands = operands + (widen(chunks.load(pointers[k], offsets, mask, WIDE), COMPUTE),)
+        operands = chunks.load_each(pointers, offsets, mask, OPERANDS, COMPUTE, WIDE)
         z = proximal_step(w, METRIC(operands, h), h, True)
         chunks.store(weight, offsets, narrow(z, STORAGE), mask, WIDE)
 
@@ -58,12 +51,9 @@ def proximal(
     BLOCK: tl.constexpr,
 ):
     """One chunk of a segment."""
-    _, segment, start, numel = chunks.find(segments, owners, first_chunk)
-    h = load_row(rows, tl.load(segment + ROW), COMPUTE)
+    chunk = chunks.find(segments, owners, first_chunk)
+    h = load_row(rows, tl.load(chunk.segment + ROW), COMPUTE)
     if (h.lr != 0) & (h.skip == 0):
-        full = chunks.full_blocks(segment, numel, BLOCK)
-        blocks = tl.cdiv(numel, BLOCK)
-        proximal_blocks(segment, start, 0, full, numel, h, METRIC, OPERANDS, STORAGE, OPERAND, COMPUTE, BLOCK, True)
-        proximal_blocks(
-            segment, start, full, blocks, numel, h, METRIC, OPERANDS, STORAGE, OPERAND, COMPUTE, BLOCK, False
-        )
+        full, blocks = chunks.count_blocks(chunk, BLOCK)
+        proximal_blocks(chunk, 0, full, h, METRIC, OPERANDS, STORAGE, OPERAND, COMPUTE, BLOCK, True)
+        proximal_blocks(chunk, full, blocks, h, METRIC, OPERANDS, STORAGE, OPERAND, COMPUTE, BLOCK, False)

@@ -84,13 +84,33 @@ def kept_type(rounding):
 
 
 @triton.jit
+def load_weights(
+    weight,
+    kept,
+    offsets,
+    mask,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    ROUNDING: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """What is stored of weights, and what they are together with what the rounding keeps."""
+    stored = chunks.load(weight, offsets, mask, WIDE)
+    if ROUNDING == "remainder":
+        w = rounding.join(stored, chunks.load(kept, offsets, mask, WIDE))
+    elif ROUNDING == "master":
+        w = rounding.prefer_weight(stored, chunks.load(kept, offsets, mask, WIDE), STORAGE)
+    else:
+        w = widen(stored, COMPUTE)
+    return stored, w
+
+
+@triton.jit
 def update_blocks(
     lanes,
-    segment,
-    start,
+    chunk,
     begin,
     end,
-    numel,
     h,
     seed,
     step,
@@ -109,40 +129,30 @@ def update_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of the chunk that begins at element ``start`` of its segment."""
+    """The blocks ``begin`` to ``end`` of a chunk."""
     KEEPS: tl.constexpr = ROUNDING == "remainder" or ROUNDING == "master"
-    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, WIDE)
-    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, WIDE)
-    pointers = ()
-    for k in tl.static_range(STATES):
-        pointers = pointers + (chunks.pointer(segment, STATE0 + k, start, STATE, WIDE),)
+    weight = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
+    gradient = chunks.pointer(chunk, GRADIENT, STORAGE, WIDE)
+    pointers = chunks.pointers(chunk, STATE0, STATES, STATE, WIDE)
+    kept = weight
     if KEEPS:
-        kept = chunks.pointer(segment, KEPT, start, kept_type(ROUNDING), WIDE)
+        kept = chunks.pointer(chunk, KEPT, kept_type(ROUNDING), WIDE)
     if PENALTY == "weighted_l1":
-        l1_weights = chunks.pointer(segment, L1_WEIGHT, start, COMPUTE, WIDE)
-    stream = tl.load(segment + STREAM).to(tl.uint32)
-    place = tl.load(segment + PLACE) + start
+        l1_weights = chunks.pointer(chunk, L1_WEIGHT, COMPUTE, WIDE)
+    stream = tl.load(chunk.segment + STREAM).to(tl.uint32)
+    place = tl.load(chunk.segment + PLACE) + chunk.start
     for block in range(begin, end):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
-        mask = offsets < numel
-        stored = chunks.load(weight, offsets, mask, WIDE)
-        if ROUNDING == "remainder":
-            w = rounding.join(stored, chunks.load(kept, offsets, mask, WIDE))
-        elif ROUNDING == "master":
-            w = rounding.prefer_weight(stored, chunks.load(kept, offsets, mask, WIDE), STORAGE)
-        else:
-            w = widen(stored, COMPUTE)
+        offsets, mask = chunks.elements(chunk, block, BLOCK)
+        stored, w = load_weights(weight, kept, offsets, mask, STORAGE, COMPUTE, ROUNDING, WIDE)
         g = widen(chunks.load(gradient, offsets, mask, WIDE), COMPUTE)
-        states = ()
-        for k in tl.static_range(STATES):
-            states = states + (widen(chunks.load(pointers[k], offsets, mask, WIDE), COMPUTE),)
+        states = chunks.load_each(pointers, offsets, mask, STATES, COMPUTE, WIDE)
         l1_weight = w
         if PENALTY == "weighted_l1":
             l1_weight = chunks.load(l1_weights, offsets, mask, WIDE)
         z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR)
         if ROUNDING == "stochastic":
             # Held throughout, it takes the last registers of these kernels on sm_90; loaded anew, those of others on sm_80.
-            place = tl.load(segment + PLACE) + start
+            place = tl.load(chunk.segment + PLACE) + chunk.start
         first = place + block * BLOCK
         if ROUNDING == "stochastic":
             random = rounding.random_of(first, seed, stream, step, 0, BLOCK, chunks.vector(STORAGE), SHIFTED)
@@ -172,13 +182,12 @@ def update_blocks(
 
 
 @triton.jit
-def add_unchanged(lanes, segment, start, end, numel, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
+def add_unchanged(lanes, chunk, end, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
     """The sums of a chunk's first ``end`` blocks, where the step is left out."""
-    weight = chunks.pointer(segment, WEIGHT, start, STORAGE, False)
-    gradient = chunks.pointer(segment, GRADIENT, start, STORAGE, False)
+    weight = chunks.pointer(chunk, WEIGHT, STORAGE, False)
+    gradient = chunks.pointer(chunk, GRADIENT, STORAGE, False)
     for block in range(0, end):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
-        mask = offsets < numel
+        offsets, mask = chunks.elements(chunk, block, BLOCK)
         w = widen(chunks.load(weight, offsets, mask, False), COMPUTE)
         g = widen(chunks.load(gradient, offsets, mask, False), COMPUTE)
         lanes = sums.add_weights(lanes, w, chunks.vector(STORAGE))
@@ -211,74 +220,48 @@ def update(
 ):
     """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride). SHIFTED: of segments that draw random
     numbers and whose places are no multiples of 8."""
-    chunk, segment, start, numel = chunks.find(segments, owners, first_chunk)
-    row = tl.load(segment + ROW)
+    chunk = chunks.find(segments, owners, first_chunk)
+    row = tl.load(chunk.segment + ROW)
     h = load_row(rows, row, COMPUTE)
     seed = tl.load(rows + row * PARAMETERS + SEED).to(tl.int64).to(tl.uint32)
     step = tl.load(rows + row * PARAMETERS + STEP).to(tl.int64).to(tl.uint32)
-    full = chunks.full_blocks(segment, numel, BLOCK)
-    blocks = tl.cdiv(numel, BLOCK)
+    full, blocks = chunks.count_blocks(chunk, BLOCK)
     if MAY_SKIP:  # then there are no blocks: a branch around the stores would take registers that the sums need
         skip = tl.load(rows + row * PARAMETERS + SKIP) != 0
         unchanged = tl.where(skip, blocks, 0)
         full = tl.where(skip, 0, full)
         blocks -= unchanged
     lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
-    lanes = update_blocks(
-        lanes,
-        segment,
-        start,
-        0,
-        full,
-        numel,
-        h,
-        seed,
-        step,
-        OBSERVE,
-        RULE,
-        STATES,
-        PER_ELEMENT,
-        PENALTY,
-        OPERATOR,
-        STORAGE,
-        COMPUTE,
-        STATE,
-        ROUNDING,
-        STATS,
-        SHIFTED,
-        BLOCK,
-        True,
-    )
-    lanes = update_blocks(
-        lanes,
-        segment,
-        start,
-        full,
-        blocks,
-        numel,
-        h,
-        seed,
-        step,
-        OBSERVE,
-        RULE,
-        STATES,
-        PER_ELEMENT,
-        PENALTY,
-        OPERATOR,
-        STORAGE,
-        COMPUTE,
-        STATE,
-        ROUNDING,
-        STATS,
-        SHIFTED,
-        BLOCK,
-        False,
-    )
+    bounds = (0, full, blocks)
+    for k in tl.static_range(2):  # the full blocks, then the rest
+        lanes = update_blocks(
+            lanes,
+            chunk,
+            bounds[k],
+            bounds[k + 1],
+            h,
+            seed,
+            step,
+            OBSERVE,
+            RULE,
+            STATES,
+            PER_ELEMENT,
+            PENALTY,
+            OPERATOR,
+            STORAGE,
+            COMPUTE,
+            STATE,
+            ROUNDING,
+            STATS,
+            SHIFTED,
+            BLOCK,
+            k == 0,
+        )
     if STATS:
         if MAY_SKIP:
-            lanes = add_unchanged(lanes, segment, start, unchanged, numel, STORAGE, COMPUTE, BLOCK)
-        tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))
-        tl.store(partials + SQUARE * stride + chunk, tl.sum(lanes.square))
-        tl.store(partials + NONZEROS * stride + chunk, tl.sum(lanes.nonzeros).to(tl.float64))
-        tl.store(partials + GRADIENT_SQUARE * stride + chunk, tl.sum(lanes.gradient))
-        tl.store(partials + ZERO_GROUPS * stride + chunk, 0.0)
+            lanes = add_unchanged(lanes, chunk, unchanged, STORAGE, COMPUTE, BLOCK)
+        tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
+        tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
+        tl.store(partials + NONZEROS * stride + chunk.index, tl.sum(lanes.nonzeros).to(tl.float64))
+        tl.store(partials + GRADIENT_SQUARE * stride + chunk.index, tl.sum(lanes.gradient))
+        tl.store(partials + ZERO_GROUPS * stride + chunk.index, 0.0)

@@ -55,12 +55,23 @@ def add_gradients(lanes, g, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def add_run(lanes, values, begin, end, numel, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """The blocks ``begin`` to ``end`` of a chunk of ``numel`` elements; ``values`` points to its first element."""
+def add_blocks(
+    lanes,
+    chunk,
+    begin,
+    end,
+    COLUMN: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The blocks ``begin`` to ``end`` of a chunk."""
+    values = chunks.pointer(chunk, COLUMN, STORAGE, WIDE)
     for block in range(begin, end):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
-        w = chunks.load(values, offsets, offsets < numel, WIDE)
-        lanes = add_weights(lanes, widen(w, COMPUTE), chunks.vector(w.dtype))
+        offsets, mask = chunks.elements(chunk, block, BLOCK)
+        w = widen(chunks.load(values, offsets, mask, WIDE), COMPUTE)
+        lanes = add_weights(lanes, w, chunks.vector(STORAGE))
     return lanes
 
 
@@ -77,16 +88,13 @@ def reduce(
     BLOCK: tl.constexpr,
 ):
     """Per chunk of what COLUMN points to: the sums of |x| and x^2, into ``partials`` (sums, stride)."""
-    chunk, segment, begin, numel = chunks.find(segments, owners, first_chunk)
-    full = chunks.full_blocks(segment, numel, BLOCK)
-    blocks = tl.cdiv(numel, BLOCK)
+    chunk = chunks.find(segments, owners, first_chunk)
+    full, blocks = chunks.count_blocks(chunk, BLOCK)
     lanes = no_lanes(BLOCK, chunks.vector(STORAGE))
-    values = chunks.pointer(segment, COLUMN, begin, STORAGE, True)
-    lanes = add_run(lanes, values, 0, full, numel, COMPUTE, BLOCK, True)
-    values = chunks.pointer(segment, COLUMN, begin, STORAGE, False)
-    lanes = add_run(lanes, values, full, blocks, numel, COMPUTE, BLOCK, False)
-    tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(lanes.absolute))
-    tl.store(partials + SQUARE * stride + chunk, tl.sum(lanes.square))
+    lanes = add_blocks(lanes, chunk, 0, full, COLUMN, STORAGE, COMPUTE, BLOCK, True)
+    lanes = add_blocks(lanes, chunk, full, blocks, COLUMN, STORAGE, COMPUTE, BLOCK, False)
+    tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
+    tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
 
 
 @triton.jit
