@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import regkernels
-from regkernels.backends import triton
+from regkernels.backends.triton import launch as launching
 from tests.gpu.training import RULES, STRENGTHS, Training, assert_same_training
 from tests.support import cases, engine
 
@@ -209,7 +209,7 @@ def test_a_launch_that_fails_counts_as_no_step(
             failing.backward()
             before = [param.detach().clone() for param in failing.params]
             with monkeypatch.context() as patched:
-                patched.setattr(triton, "_launch", broken)
+                patched.setattr(launching, "launch", broken)
                 with pytest.raises(RuntimeError, match="out of resources"):
                     failing.optimizer.step()
             assert all(torch.equal(param, old) for param, old in zip(failing.params, before, strict=True))

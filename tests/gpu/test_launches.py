@@ -10,24 +10,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import regkernels
-from regkernels.backends import triton
 from tests.support import cases, engine
+from tests.support.launches import noted
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that have been launched."""
-    names: list[str] = []
-    launch = triton._launch
-
-    def noted(kernel: Any, *args: Any, **kwargs: Any) -> None:
-        names.append(kernel.fn.__name__)
-        launch(kernel, *args, **kwargs)
-
-    monkeypatch.setattr(triton, "_launch", noted)
-    return names
+    return noted(monkeypatch)
 
 
 def groups(device: torch.device, *dtypes: torch.dtype) -> list[dict[str, Any]]:

@@ -11,22 +11,14 @@ from torch import nn
 import regkernels
 from regkernels import optim
 from regkernels.backends.triton import launch as launching
+from tests.support.launches import noted
 
 pytestmark = pytest.mark.interpreted
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that were launched."""
-    names: list[str] = []
-    launch = launching.launch
-
-    def recorded(kernel: Any, *arguments: Any, **constants: Any) -> None:
-        names.append(kernel.fn.__name__)
-        launch(kernel, *arguments, **constants)
-
-    monkeypatch.setattr(launching, "launch", recorded)
-    return names
+    return noted(monkeypatch)
 
 
 def parameters(*dtypes: torch.dtype) -> list[nn.Parameter]:
