@@ -72,3 +72,20 @@ def _restore_threads_and_isa() -> Iterator[None]:
     torch.set_num_threads(threads)
     if extension.C is not None and isa is not None:
         extension.C.set_isa(isa)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """For small tensors, where waking up threads would take most of the time."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """With nothing compiled yet, and nothing counted."""
+    from torch._dynamo.utils import clear_compilation_metrics  # takes longer to import than most tests run
+
+    torch._dynamo.reset()
+    clear_compilation_metrics()
+    yield
+    torch._dynamo.reset()

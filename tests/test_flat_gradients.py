@@ -10,14 +10,9 @@ import torch
 from torch import nn
 
 from regkernels import FlatParameters
-from tests.support.training import OPTIMIZERS, assert_equal, backward, network, ours, train, twins, within
+from tests.support.training import assert_equal, backward, each_optimizer, network, ours, train, twins, within
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 ZERO: dict[str, Callable[[Any, nn.Module, FlatParameters], None]] = {

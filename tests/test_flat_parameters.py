@@ -14,14 +14,19 @@ from torch import Tensor, nn
 
 import regkernels
 from regkernels import FlatParameters
-from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, train, twins, weights, within
+from tests.support.training import (
+    assert_equal,
+    assert_near,
+    each_optimizer,
+    network,
+    ours,
+    train,
+    twins,
+    weights,
+    within,
+)
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Model(nn.Module):

@@ -11,14 +11,9 @@ from torch import nn
 
 import regkernels
 from regkernels import optim
-from tests.support.training import OPTIMIZERS, assert_near, network, ours, theirs, train, twins, weights
+from tests.support.training import OPTIMIZERS, assert_near, each_optimizer, network, ours, theirs, train, twins, weights
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Model(nn.Module):

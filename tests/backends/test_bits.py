@@ -37,12 +37,9 @@ def test_every_precision(case: cases.Case, precision: cases.Precision) -> None:
 def test_every_half_precision_number_in_every_precision(dtype: torch.dtype, precision: cases.Precision) -> None:
     if dtype not in precision.dtypes:
         return
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
+    model = cases.model_of_every_pattern(dtype)
     for case in cases.FEW[::2]:
-        engine.assert_kernels_agree(
-            case, cases.model_of_one(patterns, *gradients), engine.kernels(threads=(1,)), lr=0.3, **precision.options
-        )
+        engine.assert_kernels_agree(case, model, engine.kernels(threads=(1,)), lr=0.3, **precision.options)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +56,7 @@ def test_long_tensors(case: cases.Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", [cases.Case("sgd", "prox", "prox"), *cases.FEW], ids=str)
 @pytest.mark.parametrize("dtype", cases.HALF, ids=str)
 def test_every_half_precision_number(dtype: torch.dtype, case: cases.Case, lr: float) -> None:
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
-    model = cases.model_of_one(patterns, *gradients)
+    model = cases.model_of_every_pattern(dtype)
     outcome = engine.assert_kernels_agree(case, model, engine.kernels(threads=(1,)), lr=lr)
     (weight,) = engine.values_of(outcome, "weight")
     assert weight.isnan().any() and weight.isfinite().sum() > len(weight) // 2

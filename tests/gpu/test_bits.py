@@ -42,8 +42,7 @@ def test_every_half_precision_number_in_every_precision(
 ) -> None:
     if dtype not in precision.dtypes:
         return
-    patterns = cases.every_pattern(dtype)
-    model = cases.model_of_one(patterns, *(patterns[torch.randperm(len(patterns))] for _ in range(2)))
+    model = cases.model_of_every_pattern(dtype)
     engine.assert_kernels_agree(cases.FEW[3], model, [setting], lr=0.3, **precision.options)
 
 
@@ -77,9 +76,7 @@ def test_long_tensors(dtype: torch.dtype, case: cases.Case, setting: engine.Sett
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_every_pattern(dtype: torch.dtype, case: cases.Case, lr: float, setting: engine.Setting) -> None:
     """All numbers of the 16-bit types, and random patterns of the others."""
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
-    engine.assert_kernels_agree(case, cases.model_of_one(patterns, *gradients), [setting], lr=lr)
+    engine.assert_kernels_agree(case, cases.model_of_every_pattern(dtype), [setting], lr=lr)
 
 
 @pytest.mark.parametrize("case", cases.FEW, ids=str)

@@ -7,7 +7,7 @@ import torch
 
 from regkernels import prox
 from tests.support import cases, engine, penalised
-from tests.support.penalised_cases import PENALTIES, STRENGTHS
+from tests.support.penalised_cases import PENALTIES, STRENGTHS, of_any_bits
 from tests.support.penalised_cases import penalised as case_of
 
 pytestmark = pytest.mark.gpu
@@ -27,16 +27,8 @@ def test_every_penalty(rule: str, decay: str, penalty: str, setting: engine.Sett
 
 @each_penalty
 def test_any_bit_pattern_and_every_size_of_step(penalty: str, setting: engine.Setting) -> None:
-    for dtype, rule, lr in (
-        (torch.float32, "sgd", 1.7),
-        (torch.float64, "adam", 5.0),
-        (torch.float32, "adagrad", 1e30),
-    ):
-        patterns = cases.every_pattern(dtype)[:8192]
-        order = torch.randperm(len(patterns))
-        weight = torch.where(order % 2 == 0, patterns, torch.randn(len(patterns), dtype=dtype))
-        case, options = case_of(rule, penalty)
-        engine.assert_kernels_agree(case, cases.model_of_one(weight, patterns[order]), [setting], lr=lr, **options)
+    for case, model, options in of_any_bits(penalty, 8192):
+        engine.assert_kernels_agree(case, model, [setting], **options)
 
 
 @pytest.mark.parametrize("name", STRENGTHS)

@@ -14,9 +14,7 @@ from torch import nn
 
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
-from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins, within
-
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+from tests.support.training import assert_equal, assert_near, each_optimizer, network, ours, theirs, twins, within
 
 
 def half_life(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from regkernels import FlatParameters, optim
 from tests.integrations.problem import FORMATS, REGULARISED, loader, loss_of, plain_loop, zeros
 from tests.support.training import (
-    OPTIMIZERS,
     assert_equal,
     assert_near,
+    each_optimizer,
     has_momentum,
     network,
     ours,
@@ -23,8 +23,6 @@ from tests.support.training import (
     twins,
     within,
 )
-
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 class Regression(lightning.LightningModule):

@@ -13,9 +13,7 @@ from torch.utils import checkpoint
 import regkernels
 from regkernels import optim
 from tests.integrations.problem import REGULARISED, data, loader, loss_of, plain_loop, zeros
-from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, twins
-
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+from tests.support.training import assert_equal, assert_near, each_optimizer, network, ours, theirs, twins
 
 
 @each_optimizer

@@ -62,10 +62,8 @@ def test_every_precision(case: cases.Case, precision: cases.Precision) -> None:
 def test_every_half_precision_number_in_every_precision(dtype: torch.dtype, precision: cases.Precision) -> None:
     if dtype not in precision.dtypes:
         return
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
-    model = cases.model_of_one(patterns, *gradients)
-    engine.assert_kernels_agree(cases.FEW[3], model, [TRITON], lr=0.3, **precision.options)
+    every = cases.model_of_every_pattern(dtype)
+    engine.assert_kernels_agree(cases.FEW[3], every, [TRITON], lr=0.3, **precision.options)
 
 
 @pytest.mark.parametrize("case", cases.FEW, ids=str)
@@ -83,9 +81,7 @@ def test_misaligned_tensors(case: cases.Case, offset: int) -> None:
 @pytest.mark.parametrize("case", [cases.Case("sgd", "prox", "prox"), *cases.FEW], ids=str)
 @pytest.mark.parametrize("dtype", cases.HALF, ids=str)
 def test_every_half_precision_number(dtype: torch.dtype, case: cases.Case) -> None:
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
-    engine.assert_kernels_agree(case, cases.model_of_one(patterns, *gradients), [TRITON], lr=0.3)
+    engine.assert_kernels_agree(case, cases.model_of_every_pattern(dtype), [TRITON], lr=0.3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -7,7 +7,7 @@ import torch
 
 from tests.interpreted.test_matrix import TRITON, model
 from tests.support import cases, engine
-from tests.support.penalised_cases import PENALTIES, penalised
+from tests.support.penalised_cases import PENALTIES, of_any_bits, penalised
 
 pytestmark = pytest.mark.interpreted
 
@@ -26,16 +26,8 @@ def test_every_penalty(rule: str, penalty: str) -> None:
 
 @each_penalty
 def test_any_bit_pattern_and_every_size_of_step(penalty: str) -> None:
-    for dtype, rule, lr in (
-        (torch.float32, "sgd", 1.7),
-        (torch.float64, "adam", 5.0),
-        (torch.float32, "adagrad", 1e30),
-    ):
-        patterns = cases.every_pattern(dtype)[:2048]
-        order = torch.randperm(len(patterns))
-        weight = torch.where(order % 2 == 0, patterns, torch.randn(len(patterns), dtype=dtype))
-        case, options = penalised(rule, penalty)
-        engine.assert_kernels_agree(case, cases.model_of_one(weight, patterns[order]), [TRITON], lr=lr, **options)
+    for case, of_one, options in of_any_bits(penalty, 2048):
+        engine.assert_kernels_agree(case, of_one, [TRITON], **options)
 
 
 @each_penalty

@@ -6,7 +6,7 @@ generated code could break (buffers reused in place) is tested with "inductor".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import elastic_net_penalty, l1_penalty, l2_penalty
 from regkernels.prox import soft_threshold, soft_threshold_
+
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,13 +36,6 @@ PENALTIES: dict[str, Callable[[Any], Tensor]] = {
 
 # Loading inductor for the first time warns about torch's own modules.
 in_generated_code = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def sample(layout: str, dtype: torch.dtype, requires_grad: bool) -> Tensor:

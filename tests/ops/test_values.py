@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from regkernels import group_l1_penalty, l1_penalty
 from tests.support import cases
 from tests.support.penalties import PENALTIES
+
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 FUNCTIONS: dict[str, Callable[[Any, Any], Tensor]] = {
     **{name: penalty.ours for name, penalty in PENALTIES.items()},
@@ -27,13 +29,6 @@ PARAMS = [
     [torch.randn(6, 4).t().requires_grad_(), torch.randn(4, 12)[:, ::2], torch.randn(0, 6).requires_grad_()],
     [torch.randn(4, 6)],
 ]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("params", PARAMS, ids=["one", "dtypes", "layouts", "frozen"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing._internal.common_optimizers import (
@@ -87,11 +86,6 @@ OWN = [
 ]
 ALL = [*MATRIX, *OWN]
 RUNNABLE = [entry._replace(kwargs={k: v for k, v in entry.kwargs.items() if k not in REFUSED}) for entry in ALL]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
 
 
 def make(entry: Entry, params: Any, *, theirs: bool = False, **more: Any) -> torch.optim.Optimizer:

@@ -20,14 +20,13 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from regkernels import optim
-from tests.support.training import OPTIMIZERS, network, ours, train
+from tests.support.training import each_optimizer, network, ours, train
 
 NAN, INF = float("nan"), float("inf")
 EVERY = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "Lion")
 WITH_EPS = ("Adam", "AdamW", "RMSprop", "Adagrad", "RAdam")
 WITH_BETAS = ("Adam", "AdamW", "RAdam", "Lion")
 WITH_MOMENTUM = ("SGD", "RMSprop")
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 NUMBERS = {
     **{(key, NAN): f"{key} must be finite, got nan" for key in ("lr", "l1", "weight_decay")},

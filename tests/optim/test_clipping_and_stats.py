@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from regkernels import optim
 from tests.support.training import (
-    OPTIMIZERS,
     assert_equal,
     assert_near,
     backward,
+    each_optimizer,
     network,
     ours,
     theirs,
@@ -19,12 +19,7 @@ from tests.support.training import (
     twins,
 )
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 0.1, 1e6])

@@ -16,6 +16,7 @@ from tests.support.training import (
     OPTIMIZERS,
     assert_near,
     backward,
+    each_optimizer,
     network,
     ours,
     states,
@@ -25,13 +26,9 @@ from tests.support.training import (
     weights,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REGULARISED = {"l1": 1e-4, "l1_mode": "prox", "weight_decay_mode": "prox"}
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
 
 
 @each_optimizer

@@ -9,14 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.training import OPTIMIZERS, assert_near, network, ours, theirs, train, twins
+from tests.support.training import assert_near, each_optimizer, network, ours, theirs, train, twins
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @each_optimizer

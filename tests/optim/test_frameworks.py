@@ -16,15 +16,11 @@ from torch.optim import swa_utils
 
 from regkernels import optim
 from tests import ROOT
-from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, train, twins
+from tests.support.training import assert_equal, assert_near, each_optimizer, network, ours, theirs, train, twins
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 REGULARISED = {"l1": 1e-4, "l1_mode": "prox", "weight_decay_mode": "prox"}
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
 
 
 @pytest.mark.parametrize("l1_mode", ["prox", "decoupled", "subgradient"])

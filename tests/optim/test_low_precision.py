@@ -105,10 +105,9 @@ def test_every_rule_and_mode_as_in_float32(case: cases.Case) -> None:
 @pytest.mark.parametrize("case", [cases.Case("sgd", "prox", "prox"), *cases.FEW], ids=str)
 @pytest.mark.parametrize("dtype", cases.HALF, ids=str)
 def test_every_half_precision_number_as_in_float32(dtype: torch.dtype, case: cases.Case, lr: float) -> None:
-    patterns = cases.every_pattern(dtype)
-    gradients = [patterns[torch.randperm(len(patterns))] for _ in range(2)]
+    model = cases.model_of_every_pattern(dtype)
     for setting in (engine.REFERENCE, KERNEL):
-        assert_a_float32_run(case, cases.model_of_one(patterns, *gradients), setting, lr=lr)
+        assert_a_float32_run(case, model, setting, lr=lr)
 
 
 def test_a_float32_is_split_into_its_nearest_bfloat16_and_the_rest() -> None:

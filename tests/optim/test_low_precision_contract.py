@@ -17,16 +17,12 @@ from torch import nn
 from regkernels import optim
 from regkernels.table.formats import KEPT_DTYPES, ROUNDINGS
 from tests.support import cases, engine
-from tests.support.training import OPTIMIZERS, assert_equal, network, ours, theirs, train
+from tests.support.training import assert_equal, each_optimizer, network, ours, theirs, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BF16 = torch.bfloat16
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 each_precision = pytest.mark.parametrize("precision", [p for p in cases.PRECISIONS if BF16 in p.dtypes], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def assert_same_state(a: torch.optim.Optimizer, b: torch.optim.Optimizer) -> None:

@@ -13,12 +13,9 @@ import regkernels
 from regkernels import backends, optim
 from tests.support import engine
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 each_backend = pytest.mark.parametrize("backend", regkernels.info()["backends"])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 # --- RMSprop --------------------------------------------------------------------------------------------------------

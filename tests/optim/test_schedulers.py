@@ -12,10 +12,17 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 
 from regkernels import optim, reference
-from tests.support.training import OPTIMIZERS, assert_near, backward, has_momentum, network, ours, theirs, train, twins
-
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
+from tests.support.training import (
+    assert_near,
+    backward,
+    each_optimizer,
+    has_momentum,
+    network,
+    ours,
+    theirs,
+    train,
+    twins,
+)
 
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "StepLR": lambda o: schedulers.StepLR(o, 3, gamma=0.5),

@@ -26,10 +26,7 @@ from tests.optim.parity import (
     tensors,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_matrix_is_there() -> None:

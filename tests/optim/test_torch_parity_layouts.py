@@ -9,11 +9,7 @@ from torch import nn
 from regkernels import optim
 from tests.optim.parity import SHAPES, SOME, Entry, assert_near, assert_same_states, beside_nan, make, run
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYOUTS = {
     "strided": beside_nan,

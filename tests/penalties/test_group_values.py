@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import regkernels
 from regkernels import group_l1_penalty
 from tests.support import cases, engine
 from tests.support.penalties import STRENGTH
 
 pytestmark = pytest.mark.interpreted
-
-
-@pytest.fixture(autouse=True, params=regkernels.info()["backends"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with regkernels.backends.use(request.param):
-        yield request.param
 
 
 def rows(w: Tensor, dim: int | str, size: int = 1) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import regkernels
 from regkernels import elastic_net_penalty, l1_penalty, l2_penalty
 
 pytestmark = pytest.mark.interpreted
@@ -47,12 +46,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "one element": lambda b: b[:1, :1, :1, :1],
     "offset by one": lambda b: b.reshape(-1)[1:],
 }
-
-
-@pytest.fixture(autouse=True, params=regkernels.info()["backends"])
-def backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    with regkernels.backends.use(request.param):
-        yield
 
 
 @pytest.fixture(params=PENALTIES)

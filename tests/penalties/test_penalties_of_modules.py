@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import regkernels
 from tests.penalties.test_penalties import PENALTIES, Penalty, exact
 
 pytestmark = pytest.mark.interpreted
-
-
-@pytest.fixture(autouse=True, params=regkernels.info()["backends"])
-def backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    with regkernels.backends.use(request.param):
-        yield
 
 
 @pytest.fixture(params=PENALTIES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -11,7 +11,6 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
-import regkernels
 from regkernels.prox import soft_threshold, soft_threshold_
 
 pytestmark = pytest.mark.interpreted
@@ -33,12 +32,6 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "empty": lambda b: b[:0],
     "one column": lambda b: b[:, 3:4],
 }
-
-
-@pytest.fixture(autouse=True, params=regkernels.info()["backends"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with regkernels.backends.use(request.param):
-        yield request.param
 
 
 def bits(x: Tensor) -> Tensor:

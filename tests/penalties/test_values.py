@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,12 +16,6 @@ from tests.support.penalties import PENALTIES, STRENGTH, Penalty, away_from
 pytestmark = pytest.mark.interpreted
 
 SIZES = [(0,), (1,), (15,), (17, 3), (8195,)]
-
-
-@pytest.fixture(autouse=True, params=regkernels.info()["backends"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with regkernels.backends.use(request.param):
-        yield request.param
 
 
 @pytest.fixture(params=PENALTIES)

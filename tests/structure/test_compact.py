@@ -17,10 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import regkernels as rk
 from tests.support.networks import NETWORKS, WEIGHTS, batch, with_zeros
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def output(model: nn.Module, x: Tensor, training: bool) -> Tensor:

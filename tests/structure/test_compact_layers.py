@@ -12,11 +12,7 @@ import regkernels as rk
 from tests.structure.test_compact import assert_same
 from tests.support.networks import NETWORKS, batch
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ZEROS: dict[str, tuple[str, dict[str, list[int]], dict[str, int]]] = {
     "one zero factor is enough": (

@@ -14,10 +14,7 @@ from torch.nn.utils import parametrize
 import regkernels as rk
 from tests.structure.modules import Branching, Calling, hooked, zeroed
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def in_place_on_a_shortcut(m: Calling, x: Tensor) -> Tensor:

@@ -13,10 +13,7 @@ from torch.nn import functional as F
 import regkernels as rk
 from tests.structure.modules import Branching, Calling, zeroed
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Adding(nn.Module):

@@ -12,10 +12,7 @@ from tests.structure.test_compact import assert_same
 from tests.structure.test_compact_limits import LEFT
 from tests.support.networks import NETWORKS, with_zeros
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("case", ["dropout", "statistics that have not settled"])

@@ -17,10 +17,7 @@ from torch import nn
 
 import regkernels as rk
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Holder(nn.Module):

@@ -175,6 +175,12 @@ def model_of_one(weight: Tensor, *gradients: Tensor) -> Model:
     return Model([[weight]], [[[gradient]] for gradient in gradients])
 
 
+def model_of_every_pattern(dtype: torch.dtype) -> Model:
+    """Two steps of a weight of all patterns, whose gradients are the same patterns in other orders."""
+    patterns = every_pattern(dtype)
+    return model_of_one(patterns, *(patterns[torch.randperm(len(patterns))] for _ in range(2)))
+
+
 # --- memory layouts: the same values, elsewhere -------------------------------------------------------------------
 
 SENTINEL = -7.0

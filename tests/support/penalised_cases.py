@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,6 +50,20 @@ def penalised(rule: str, penalty: str, weight_decay_mode: str = "prox") -> tuple
     case = cases.Case(rule, mode, "decoupled" if mode != "prox" else weight_decay_mode)
     own = PENALTIES[penalty]
     return case, {**own, "l1": 0.0} if own.keys() & set(STRENGTHS) else own
+
+
+def of_any_bits(penalty: str, count: int) -> Iterator[tuple[cases.Case, cases.Model, dict[str, Any]]]:
+    """Cases of every size of step, with ``count`` bit patterns for gradients and half of the weights."""
+    for dtype, rule, lr in (
+        (torch.float32, "sgd", 1.7),
+        (torch.float64, "adam", 5.0),
+        (torch.float32, "adagrad", 1e30),
+    ):
+        patterns = cases.every_pattern(dtype)[:count]
+        order = torch.randperm(len(patterns))
+        weight = torch.where(order % 2 == 0, patterns, torch.randn(len(patterns), dtype=dtype))
+        case, options = penalised(rule, penalty)
+        yield case, cases.model_of_one(weight, patterns[order]), {"lr": lr, **options}
 
 
 PENALISED = [

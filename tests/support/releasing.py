@@ -41,6 +41,16 @@ def data(step: int, dtype: torch.dtype) -> Tensor:
     return torch.sin(torch.arange(20.0, dtype=torch.float64).view(4, 5) + step).to(dtype)
 
 
+def closure_of(model: nn.Module, optimizer: Any, step: int) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(data(step, torch.float32)).square().mean()
+        loss.backward()
+        return loss
+
+    return closure
+
+
 class Twins:
     """The same training twice: one optimizer steps after the backward, the other within it."""
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adagrad": ("Adagrad", {"lr": 0.05, "weight_decay": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.2}),
     "radam": ("RAdam", {"lr": 0.02, "betas": (0.9, 0.95), "weight_decay": 0.1}),
 }
+
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def ours(name: str, params: Any, **more: Any) -> optim.Optimizer:

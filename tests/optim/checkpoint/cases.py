@@ -45,6 +45,9 @@ PAIRS = [
 ]
 """An optimizer and a precision: each of both, not each with each."""
 
+Packed = dict[str, Any]
+"""A state dict."""
+
 LATE = 7
 """Steps before which a part of the model takes no part in the loss."""
 

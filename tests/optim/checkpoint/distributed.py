@@ -41,6 +41,16 @@ def parts(model: Model, optimizer: Any, form: str) -> dict[str, Any]:
     return {"model": of_model, "optimizer": of_optimizer}
 
 
+def put(parts: dict[str, Any], model: Model, optimizer: Any, form: str) -> None:
+    sharded.set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=parts["model"],
+        optim_state_dict=parts["optimizer"],
+        options=options(form),
+    )
+
+
 def result(model: Model, optimizer: Any) -> dict[str, Any]:
     states = [optimizer.state[param] for param in model.parameters()]
     return snapshot({"weights": list(model.parameters()), "states": states})
@@ -63,13 +73,7 @@ def resume(folder: Path, case: tuple[str, str, str, str]) -> dict[str, Any]:
     model.zero_grad()  # only where there are no gradients the states are created that are to be filled
     state = parts(model, optimizer, form)
     checkpoint.load(state, checkpoint_id=folder, no_dist=True)
-    sharded.set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=options(form),
-    )
+    put(state, model, optimizer, form)
     train(optimizer, model, AFTER)
     return result(model, optimizer)
 

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from regkernels import optim
-from tests.optim.checkpoint.cases import snapshot
+from tests.optim.checkpoint.cases import Packed, snapshot
 from tests.support.training import network, train
 
-Packed = dict[str, Any]
 NAN = float("nan")
 
 

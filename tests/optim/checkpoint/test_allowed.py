@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -16,14 +15,13 @@ from tests.optim.checkpoint.cases import (
     OPTIMIZERS,
     PRECISIONS,
     Model,
+    Packed,
     assert_identical,
     ours,
     snapshot,
     through_a_file,
     train,
 )
-
-Packed = dict[str, Any]
 
 
 def _other_names(packed: Packed) -> None:

@@ -25,7 +25,7 @@ from tests.optim.checkpoint.cases import (
     theirs,
     train,
 )
-from tests.optim.checkpoint.distributed import CASES, options, parts, save
+from tests.optim.checkpoint.distributed import CASES, options, parts, put, save
 from tests.support.training import assert_near
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # that is what is tested
@@ -100,13 +100,7 @@ def test_a_checkpoint_of_torchs_optimizer(name: str, form: str, tmp_path: Path) 
     state = parts(fresh, optimizer, form)
     planner = checkpoint.DefaultLoadPlanner(allow_partial_load=True)
     checkpoint.load(state, checkpoint_id=tmp_path / "run", planner=planner, no_dist=True)
-    sharded.set_state_dict(
-        fresh,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=options(form),
-    )
+    put(state, fresh, optimizer, form)
     train(before, model, range(9, 13))
     train(optimizer, fresh, range(9, 13))
     assert_near(model, fresh)

@@ -17,14 +17,13 @@ from tests.optim.checkpoint.cases import (
     PAIRS,
     PRECISIONS,
     Model,
+    Packed,
     assert_identical,
     ours,
     snapshot,
     through_a_file,
     train,
 )
-
-Packed = dict[str, Any]
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -11,15 +11,21 @@ import torch
 from torch import nn
 
 import regkernels
-from tests.support.training import OPTIMIZERS, assert_equal, assert_near, network, ours, theirs, train, twins, weights
+from tests.support.training import (
+    assert_equal,
+    assert_near,
+    each_optimizer,
+    network,
+    ours,
+    theirs,
+    train,
+    twins,
+    weights,
+)
 
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HALF = [torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:

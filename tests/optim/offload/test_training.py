@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import lr_scheduler
 
 from tests.support import cases
 from tests.support.offloading import Pair
 from tests.support.penalised_cases import some_weights
-from tests.support.releasing import data
+from tests.support.releasing import closure_of, data
 
 BOTH = pytest.mark.parametrize("free", [False, True])
 
@@ -53,14 +53,7 @@ def test_closures(free: bool) -> None:
     for step in range(3):
         losses = []
         for model, optimizer in pair.both:
-
-            def closure(model: nn.Module = model, optimizer: Any = optimizer, step: int = step) -> Tensor:
-                optimizer.zero_grad()
-                loss = model(data(step, torch.float32)).square().mean()
-                loss.backward()
-                return loss
-
-            losses.append(optimizer.step(closure))
+            losses.append(optimizer.step(closure_of(model, optimizer, step)))
         assert torch.equal(*losses)
         pair.assert_same(step)
 

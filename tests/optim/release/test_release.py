@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regkernels import optim
 from tests.support import cases, engine
-from tests.support.releasing import Twins, adamw, data, groups_of
+from tests.support.releasing import Twins, adamw, closure_of, data, groups_of
 
 
 @pytest.mark.parametrize("case", cases.MATRIX, ids=str)
@@ -119,14 +119,7 @@ def test_closures() -> None:
     for step in range(3):
         losses = []
         for model, optimizer in zip(twins.models, (twins.after, twins.within), strict=True):
-
-            def closure(model: nn.Module = model, optimizer: Any = optimizer, step: int = step) -> Tensor:
-                optimizer.zero_grad()
-                loss = model(data(step, torch.float32)).square().mean()
-                loss.backward()
-                return loss
-
-            losses.append(optimizer.step(closure))
+            losses.append(optimizer.step(closure_of(model, optimizer, step)))
         assert torch.equal(*losses)
         twins.assert_same(step)
 

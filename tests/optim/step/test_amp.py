@@ -16,14 +16,11 @@ from torch.amp import GradScaler
 from regkernels import optim
 from tests.support.skipping import KINDS, RULES, Training, assert_same, copies
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAN, INF = math.nan, math.inf
 OVERFLOWING = 3
 """The step whose gradients contain an infinity."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Scaled:

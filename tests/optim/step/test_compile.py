@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,9 @@ from regkernels import FlatParameters, elastic_net_penalty, l1_penalty, optim
 from tests.support import engine
 from tests.support.training import OPTIMIZERS, ours
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 STEPS = 5
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    clear_compilation_metrics()
-    yield
-    torch._dynamo.reset()
 
 
 class Training:

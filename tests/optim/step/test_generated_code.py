@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.utils import clear_compilation_metrics
 
 from regkernels import l1_penalty, optim
 from regkernels.prox import soft_threshold, soft_threshold_
 from tests.support import engine
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 # Loading inductor for the first time warns about torch's own modules.
 in_generated_code = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    clear_compilation_metrics()
-    yield
-    torch._dynamo.reset()
 
 
 def mutations(x: Tensor, g: Tensor) -> list[Tensor]:

@@ -16,12 +16,9 @@ from regkernels import backends, optim
 from tests.support import skipping
 from tests.support.skipping import KINDS, RULES, Training, assert_same, copies
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAN, INF = math.nan, math.inf
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tensors are small here: waking up threads would take most of the time
 
 
 def by_gradient(bad: float) -> Callable[[Training, int], None]:
