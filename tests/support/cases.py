@@ -176,7 +176,7 @@ def model_of_one(weight: Tensor, *gradients: Tensor) -> Model:
 
 
 def model_of_every_pattern(dtype: torch.dtype) -> Model:
-    """Two steps of a weight of all patterns, whose gradients are the same patterns in other orders."""
+    """Returns two steps of a weight of all patterns, whose gradients are the same patterns in other orders."""
     patterns = every_pattern(dtype)
     return model_of_one(patterns, *(patterns[torch.randperm(len(patterns))] for _ in range(2)))
 

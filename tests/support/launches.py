@@ -1,4 +1,4 @@
-"""Which kernels are launched."""
+"""Notes which kernels are launched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that are launched from now on."""
+    """Returns the names of the kernels that are launched from now on, a list that grows."""
     from regkernels.backends.triton import launch as launching
 
     names: list[str] = []

@@ -53,7 +53,7 @@ def penalised(rule: str, penalty: str, weight_decay_mode: str = "prox") -> tuple
 
 
 def of_any_bits(penalty: str, count: int) -> Iterator[tuple[cases.Case, cases.Model, dict[str, Any]]]:
-    """Cases of every size of step, with ``count`` bit patterns for gradients and half of the weights."""
+    """Yields cases of every size of step, with ``count`` bit patterns for gradients and half of the weights."""
     for dtype, rule, lr in (
         (torch.float32, "sgd", 1.7),
         (torch.float64, "adam", 5.0),

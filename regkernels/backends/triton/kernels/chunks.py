@@ -12,7 +12,7 @@ from regkernels.backends.triton.kernels.dtypes import widen
 
 
 class Chunk(NamedTuple):
-    """Its number, the row of its segment, where in the segment it begins and how many elements it has."""
+    """Holds its number, the row of its segment, where in the segment it begins and how many elements it has."""
 
     index: Any
     segment: Any
@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
 
 @triton.jit
 def find(segments, owners, first_chunk):
-    """The chunk of this program."""
+    """Finds the chunk of this program."""
     index = first_chunk + tl.program_id(0)
     segment = segments + tl.load(owners + index).to(tl.int64) * WIDTH
     start = (index - tl.load(segment + FIRST)) * CHUNK
@@ -32,21 +32,21 @@ def find(segments, owners, first_chunk):
 
 @triton.jit
 def count_blocks(chunk, BLOCK: tl.constexpr):
-    """How many blocks can be moved 16 bytes at a time and without a mask, and how many there are with the rest, which cannot."""
+    """Counts the blocks that can be moved 16 bytes at a time and without a mask, and all, with the rest, which cannot."""
     full = tl.where(tl.load(chunk.segment + ALIGNED) != 0, chunk.numel // BLOCK, 0)
     return full, tl.cdiv(chunk.numel, BLOCK)
 
 
 @triton.jit
 def elements(chunk, block, BLOCK: tl.constexpr):
-    """Where in a chunk the elements of a block are, and which of them there are."""
+    """Finds where in a chunk the elements of a block are, and which of them there are."""
     offsets = block * BLOCK + tl.arange(0, BLOCK)
     return offsets, offsets < chunk.numel
 
 
 @triton.jit
 def pointer(chunk, COLUMN: tl.constexpr, TYPE: tl.constexpr, WIDE: tl.constexpr):
-    """The address of a chunk's first element in a column.
+    """Returns the address of a chunk's first element in a column.
 
     WIDE is the promise of 16-byte alignment. It must stand behind the cast: loads through a pointer from a table are
     scalar without it. Each variant loads the address anew, as a promise holds for all uses of a value.
@@ -59,7 +59,7 @@ def pointer(chunk, COLUMN: tl.constexpr, TYPE: tl.constexpr, WIDE: tl.constexpr)
 
 @triton.jit
 def pointers(chunk, COLUMN: tl.constexpr, COLUMNS: tl.constexpr, TYPE: tl.constexpr, WIDE: tl.constexpr):
-    """Those of COLUMNS columns side by side."""
+    """Returns the addresses in COLUMNS columns side by side."""
     found = ()
     for k in tl.static_range(COLUMNS):
         found = found + (pointer(chunk, COLUMN + k, TYPE, WIDE),)
@@ -76,7 +76,7 @@ def load(pointer, offsets, mask, WIDE: tl.constexpr):
 
 @triton.jit
 def load_each(pointers, offsets, mask, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr, WIDE: tl.constexpr):
-    """What is stored behind each of COLUMNS pointers, in the compute type."""
+    """Loads what is stored behind each of COLUMNS pointers, in the compute type."""
     values = ()
     for k in tl.static_range(COLUMNS):
         values = values + (widen(load(pointers[k], offsets, mask, WIDE), COMPUTE),)

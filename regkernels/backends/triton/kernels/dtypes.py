@@ -20,7 +20,7 @@ def widen(x, TYPE: tl.constexpr):
 
 @triton.jit
 def scalar(x, TYPE: tl.constexpr):
-    """A kernel's number in a type. Not tl.cast: in the interpreter it is Python's, which that would take to float32 on the way."""
+    """Returns a kernel's number in a type. Not tl.cast: in the interpreter it is Python's, which that would take to float32 on the way."""
     return tl.full([], x, TYPE)
 
 

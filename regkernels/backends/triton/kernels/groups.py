@@ -82,7 +82,7 @@ def apart_of(segment, place, o):
 
 
 class Pointers(NamedTuple):
-    """To the first element of a segment."""
+    """Holds the addresses of the first element of a segment."""
 
     weight: Any
     gradient: Any
@@ -100,7 +100,7 @@ def load_tile(
     COMPUTE: tl.constexpr,
     ROUNDING: tl.constexpr,
 ):
-    """The weights as they are stored and as they are, their gradients and states."""
+    """Loads the weights, as they are stored and as they are, their gradients and states."""
     stored, w = load_weights(pointers.weight, pointers.kept, offsets, mask, STORAGE, COMPUTE, ROUNDING, False)
     g = widen(tl.load(pointers.gradient + offsets, mask=mask, other=0.0), COMPUTE)
     return stored, w, g, chunks.load_each(pointers.states, offsets, mask, STATES, COMPUTE, False)

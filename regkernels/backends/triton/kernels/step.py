@@ -94,7 +94,7 @@ def load_weights(
     ROUNDING: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """What is stored of weights, and what they are together with what the rounding keeps."""
+    """Loads what is stored of weights, and says what they are together with what the rounding keeps."""
     stored = chunks.load(weight, offsets, mask, WIDE)
     if ROUNDING == "remainder":
         w = rounding.join(stored, chunks.load(kept, offsets, mask, WIDE))
