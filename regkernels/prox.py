@@ -6,7 +6,7 @@ optimizer of `regkernels.optim` does after its own step, by the same kernels. Wi
 
 All take float64, float32, float16 or bfloat16 tensors of any shape and strides, compute in float32 (float64 for float64), leave
 the tensor as it is and return a new one; ``step=0`` returns it bit for bit, NaN stays NaN. All are differentiable once: the
-derivative is 0 where an element is held at 0 or at a bound. They raise TypeError or ValueError for other tensors and for
+derivative is 0 where an element is held at 0 or at a bound, and at a threshold what it is on the side of zero. They raise TypeError or ValueError for other tensors and for
 numbers that are not allowed, naming them.
 
 Of a `torch.distributed.tensor.DTensor` the result is one, too, spread over the ranks in the same way; each rank computes its own part, without a

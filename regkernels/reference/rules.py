@@ -25,6 +25,8 @@ class Rule(NamedTuple):
     apply: Callable[[Tensor, Sequence[Tensor], Hyper, Share], tuple[Tensor, Tensor | float]]
     state_names: tuple[str, ...]
     step_per_element: bool
+    of_signs: bool = False
+    """It takes signs of gradients, which complex ones have not."""
 
 
 def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
@@ -146,6 +148,6 @@ RULES = {
         rmsprop_centered_momentum, ("square_avg", "momentum_buffer", "grad_avg"), step_per_element=True
     ),
     "adagrad": Rule(adagrad, ("sum",), step_per_element=True),
-    "lion": Rule(lion, ("exp_avg",), step_per_element=False),
+    "lion": Rule(lion, ("exp_avg",), step_per_element=False, of_signs=True),
     "still": Rule(still, (), step_per_element=False),
 }
