@@ -88,7 +88,7 @@ OFF: dict[str, Any] = {
 
 
 class Method(NamedTuple):
-    """What a param group asks its kernel to do. Another one takes another plan.
+    """Says what a param group asks its kernel to do. Another one takes another plan.
 
     ``penalty``: one of `regkernels.reference.family.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """

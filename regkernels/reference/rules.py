@@ -16,7 +16,7 @@ Share = Callable[[Tensor], Tensor]
 
 
 class Rule(NamedTuple):
-    """How an optimizer turns a gradient into a step.
+    """Says how an optimizer turns a gradient into a step.
 
     ``apply(g, states, h, share)`` updates ``states`` and returns what is taken from the weight, and the step s: the metric of the
     proximal operators, a tensor where ``step_per_element``.
@@ -95,7 +95,7 @@ def rmsprop_centered(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share
 
 
 def rmsprop_centered_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """Both."""
+    """RMSprop by the variance, whose scaled gradients are accumulated."""
     square_avg, buffer, grad_avg = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)

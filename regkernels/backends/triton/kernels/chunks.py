@@ -1,4 +1,4 @@
-"""What one program works on: a chunk of a segment, in blocks."""
+"""Finds what one program works on: a chunk of a segment, in blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find(segments, owners, first_chunk):
 
 @triton.jit
 def full_blocks(segment, numel, BLOCK: tl.constexpr):
-    """How many blocks can be moved 16 bytes at a time and without a mask; the rest cannot."""
+    """Counts the blocks that can be moved 16 bytes at a time and without a mask; the rest cannot."""
     return tl.where(tl.load(segment + ALIGNED) != 0, numel // BLOCK, 0)
 
 
@@ -55,5 +55,5 @@ def store(pointer, offsets, values, mask, WIDE: tl.constexpr):
 
 @triton.constexpr_function
 def vector(storage):
-    """How many elements of a type a 16-byte load brings."""
+    """Tells how many elements of a type a 16-byte load brings."""
     return 128 // storage.primitive_bitwidth
