@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from regkernels.table.grouping import GroupLayout
 
 LANES, PIECE, BLOCKS = 16, 65536, 64
-"""Of the order of sums, see `group_sums`; kLanes, kPiecesOfRun and kBlocksOfRows in csrc/groups.h."""
+"""Of the order of sums, see `group_sums`; kLanes in csrc/sums.h, kPiecesOfRun and kBlocksOfRows in csrc/grouping.h."""
 
 
 def group_sums(x: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
