@@ -2,7 +2,7 @@
 //
 // A list hands its lines to the macros it is given, and what it is needed for (structs, enums, tables of kernels, what
 // regkernels._C.layout() reports) is expanded from it elsewhere. The first column is Python's name, and the order is
-// Python's: both are compared when the extension is loaded, see regkernels/extension.py.
+// Python's: both are compared when the extension is loaded, see regkernels/backends/extension.py.
 #pragma once
 
 // clang-format off

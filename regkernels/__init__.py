@@ -44,7 +44,7 @@ _OF_STRUCTURE = ("Compacted", "SparsityReport", "compact", "sparsity_report")
 
 
 def __getattr__(name: str) -> Any:
-    """What a training loop does not need: imported with its first use."""
+    """Imports with its first use what a training loop does not need."""
     if name == "selection":
         return import_module("regkernels.selection")
     if name in _OF_STRUCTURE:

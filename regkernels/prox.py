@@ -6,7 +6,7 @@ optimizer of `regkernels.optim` does after its own step, by the same kernels. Wi
 
 All take float64, float32, float16 or bfloat16 tensors of any shape and strides, compute in float32 (float64 for float64), leave
 the tensor as it is and return a new one; ``step=0`` returns it bit for bit, NaN stays NaN. All are differentiable once: the
-derivative is 0 where an element is held at 0 or at a bound. They raise TypeError or ValueError for other tensors and for
+derivative is 0 where an element is held at 0 or at a bound, and at a threshold what it is on the side of zero. They raise TypeError or ValueError for other tensors and for
 numbers that are not allowed, naming them.
 
 Of a `torch.distributed.tensor.DTensor` the result is one, too, spread over the ranks in the same way; each rank computes its own part, without a
@@ -100,7 +100,7 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
 
 
 def elastic_net(x: Tensor, l1: float, weight_decay: float, *, step: float = 1.0) -> Tensor:
-    """Of ``l1 * sum |x| + weight_decay / 2 * sum x**2``: ``soft_threshold(x, step * l1) / (1 + step * weight_decay)``.
+    """Applies the operator of ``l1 * sum |x| + weight_decay / 2 * sum x**2``: ``soft_threshold(x, step * l1) / (1 + step * weight_decay)``.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.3.
     """
@@ -108,14 +108,14 @@ def elastic_net(x: Tensor, l1: float, weight_decay: float, *, step: float = 1.0)
 
 
 def weighted_l1(x: Tensor, strength: float, weights: Tensor, *, step: float = 1.0) -> Tensor:
-    """Of ``strength * sum weights * |x|`` (adaptive lasso). ``weights``: like ``x``, >= 0, float32 (float64 where x is)."""
+    """Applies the operator of ``strength * sum weights * |x|`` (adaptive lasso). ``weights``: like ``x``, >= 0, float32 (float64 where x is)."""
     check_weight(weights, x, "weights", "x")
     validation.l1_weight(held(weights), held(x), "weights", "x")
     return _proximal(x, "weighted_l1", step, threshold=_number("strength", strength), l1_weight=weights)
 
 
 def positive(x: Tensor, l1: float = 0.0, *, step: float = 1.0) -> Tensor:
-    """Of ``l1 * sum x`` over x >= 0: ``max(x - step * l1, 0)``."""
+    """Applies the operator of ``l1 * sum x`` over x >= 0: ``max(x - step * l1, 0)``."""
     return _proximal(x, "l1", step, threshold=_number("l1", l1), lower=0.0)
 
 
@@ -126,7 +126,7 @@ def box(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def l0(x: Tensor, strength: float, *, step: float = 1.0) -> Tensor:
-    """Of ``strength * number of x != 0``: x where ``|x| > sqrt(2 * step * strength)``, else 0 (hard threshold).
+    """Applies the operator of ``strength * number of x != 0``: x where ``|x| > sqrt(2 * step * strength)``, else 0 (hard threshold).
 
     Source: Blumensath and Davies (2008).
     """
@@ -134,7 +134,7 @@ def l0(x: Tensor, strength: float, *, step: float = 1.0) -> Tensor:
 
 
 def l_half(x: Tensor, strength: float, *, step: float = 1.0) -> Tensor:
-    """Of ``strength * sum sqrt |x|``: 0 below ``1.5 * (step * strength)**(2/3)``, not continuous there.
+    """Applies the operator of ``strength * sum sqrt |x|``: 0 below ``1.5 * (step * strength)**(2/3)``, not continuous there.
 
     Source: Xu et al. (2012), theorem 1; the root of its cubic equation is found by Newton's method.
     """
@@ -142,7 +142,7 @@ def l_half(x: Tensor, strength: float, *, step: float = 1.0) -> Tensor:
 
 
 def mcp(x: Tensor, strength: float, *, gamma: float = 3.0, step: float = 1.0) -> Tensor:
-    """Of the minimax concave penalty: ``strength |x| - x**2 / (2 gamma)`` up to ``|x| = gamma * strength``, constant beyond.
+    """Applies the operator of the minimax concave penalty: ``strength |x| - x**2 / (2 gamma)`` up to ``|x| = gamma * strength``, constant beyond.
 
     Continuous for ``step < gamma`` (firm threshold); a hard threshold from there on.
 
@@ -152,7 +152,7 @@ def mcp(x: Tensor, strength: float, *, gamma: float = 3.0, step: float = 1.0) ->
 
 
 def scad(x: Tensor, strength: float, *, a: float = 3.7, step: float = 1.0) -> Tensor:
-    """Of the smoothly clipped absolute deviation: ``strength |x|`` up to ``|x| = strength``, constant from ``a * strength`` on,
+    """Applies the operator of the smoothly clipped absolute deviation: ``strength |x|`` up to ``|x| = strength``, constant from ``a * strength`` on,
     a parabola between. Continuous for ``step < a - 1``.
 
     Source: Fan and Li (2001).
@@ -161,7 +161,7 @@ def scad(x: Tensor, strength: float, *, a: float = 3.7, step: float = 1.0) -> Te
 
 
 def log_sum(x: Tensor, strength: float, *, eps: float = 1.0, step: float = 1.0) -> Tensor:
-    """Of ``strength * sum log(1 + |x| / eps)``. ``eps`` is in units of x; continuous for ``step * strength <= eps**2``.
+    """Applies the operator of ``strength * sum log(1 + |x| / eps)``. ``eps`` is in units of x; continuous for ``step * strength <= eps**2``.
 
     Source: Candes, Wakin and Boyd (2008); Prater-Bennette, Shen and Tripp (2022).
     """
@@ -169,7 +169,7 @@ def log_sum(x: Tensor, strength: float, *, eps: float = 1.0, step: float = 1.0) 
 
 
 def huber(x: Tensor, strength: float, *, delta: float = 1.0, step: float = 1.0) -> Tensor:
-    """Of ``strength * sum H(x)``, with H = x**2 / 2 up to ``|x| = delta`` and ``delta * (|x| - delta / 2)`` beyond."""
+    """Applies the operator of ``strength * sum H(x)``, with H = x**2 / 2 up to ``|x| = delta`` and ``delta * (|x| - delta / 2)`` beyond."""
     return _penalised(x, "huber", strength, step, delta)
 
 
@@ -183,7 +183,7 @@ def group_l1(
     weight: str = "sqrt_size",
     step: float = 1.0,
 ) -> Tensor:
-    """Of ``strength * sum over groups of c ||x_group||_2`` (group lasso), and ``l1 * sum |x|`` (sparse group lasso).
+    """Applies the operator of ``strength * sum over groups of c ||x_group||_2`` (group lasso), and ``l1 * sum |x|`` (sparse group lasso).
 
     Args:
         dim: the groups are the indices along it: 0 rows, 1 columns; "tensor": all of ``x`` is one group.

@@ -15,7 +15,7 @@ from regkernels.table.grouping import GroupLayout, group_layout
 
 
 def _groups(tensor: Tensor, dim: int | None, size: int) -> Any:
-    """How many there are in a tensor: a symbol where its shape is one."""
+    """Counts the groups of a tensor: a symbol where its shape is one."""
     if dim is None or tensor.dim() == 0:
         return 1
     return tensor.shape[dim] // size
@@ -24,7 +24,7 @@ def _groups(tensor: Tensor, dim: int | None, size: int) -> Any:
 def _laid_out(
     params: Sequence[Tensor], strength: float, dim: int | None, size: int, weight: str
 ) -> tuple[list[GroupLayout], list[float]]:
-    """Of dense tensors: where their groups lie, and what the norms of each tensor's groups are multiplied by."""
+    """Lays out dense tensors: where their groups lie, and what the norms of each tensor's groups are multiplied by."""
     layouts = [
         group_layout(w, "tensor" if dim is None else dim, size, f"params[{index}]") for index, w in enumerate(params)
     ]
@@ -77,7 +77,7 @@ def _save_group_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None
 
 
 def _group_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Of ``upstream * scale * w / ||w_g||``, with the norm as a function of w: differentiable once more."""
+    """Differentiates ``upstream * scale * w / ||w_g||``, with the norm as a function of w: differentiable once more."""
     upstream, *params = ctx.saved_tensors
     strength, dim, size, weight = ctx.options
 

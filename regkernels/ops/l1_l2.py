@@ -44,7 +44,7 @@ def _save_penalty_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> No
 
 
 def _penalty_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Of ``upstream * (l1 * sign(w) + 2 * l2 * w)``: in eager operations, differentiable once more."""
+    """Differentiates ``upstream * (l1 * sign(w) + 2 * l2 * w)``: in eager operations, differentiable once more."""
     upstream, *params = ctx.saved_tensors
 
     def derivatives(w: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

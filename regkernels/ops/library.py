@@ -71,7 +71,7 @@ def second_derivatives(
     derivatives: Callable[..., tuple[Tensor, Tensor]],
     *more: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Of what a penalty's backward has computed, by ``upstream`` and by each of ``params``.
+    """Differentiates what a penalty's backward has computed, by ``upstream`` and by each of ``params``.
 
     ``gradients``: None where nobody asks; ``derivatives(w, g)``: the part of one parameter in the first, and the second; it is given an element of each
     of ``more``, too.

@@ -57,7 +57,7 @@ def _save_slope(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _slope_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Of ``upstream * slope(w)``: in eager operations, differentiable once more."""
+    """Differentiates ``upstream * slope(w)``: in eager operations, differentiable once more."""
     upstream, *params = ctx.saved_tensors
     penalty = reference.penalty(*ctx.numbers)
     formulas = reference.VALUES[penalty.formulas]

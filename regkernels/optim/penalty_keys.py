@@ -31,9 +31,10 @@ class Penalties(TypedDict, total=False):
     - ``l_half``: ``l_half * sum sqrt |x|``.
     - ``mcp``: minimax concave penalty; ``mcp_gamma`` (3.0) > 0 says where it becomes constant, at ``mcp_gamma * mcp``.
     - ``scad``: smoothly clipped absolute deviation; ``scad_a`` (3.7) > 1, constant from ``scad_a * scad`` on.
-    - ``log_sum``: ``log_sum * sum log(1 + |x| / log_sum_eps)``; ``log_sum_eps`` (1.0) > 0, in units of the weights.
+    - ``log_sum``: ``log_sum * sum log(1 + |x| / log_sum_eps)``; ``log_sum_eps`` (1.0) > 0 (at least 1.2e-38), in units of the
+      weights.
     - ``huber``: ``huber * sum H(x)`` with ``H = x**2 / 2`` up to ``|x| = huber_delta`` (1.0) and linear beyond: no zeros, a decay
-      whose pull is bounded.
+      whose pull is bounded; ``huber_delta`` > 0 (at least 1.2e-38).
     - ``group_l1``: ``group_l1 * sum over groups of c ||w_group||_2``, group lasso; with ``l1`` the sparse group lasso. Groups
       are the indices along ``group_dim`` (0: rows, that is output neurons or convolution filters; 1: columns; "tensor": all of a
       parameter), ``group_size`` (1) of them each: the head size makes groups of attention heads. ``group_weight`` is the c:
@@ -87,7 +88,7 @@ OFF: dict[str, Any] = {
 
 
 class Method(NamedTuple):
-    """What a param group asks its kernel to do. Another one takes another plan.
+    """Says what a param group asks its kernel to do. Another one takes another plan.
 
     ``penalty``: one of `regkernels.reference.family.PENALTIES`; ``dim`` and ``size``: how parameters fall into groups.
     """

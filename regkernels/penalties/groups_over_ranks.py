@@ -56,7 +56,7 @@ def group_l1(
 
 
 def _squares(tensor: Tensor, part: Tensor, dim: int | None, size: int) -> tuple[Tensor, Tensor]:
-    """Of the groups that this rank holds something of: their numbers, and the sums of squares of that."""
+    """Finds, of the groups that this rank holds something of, their numbers and the sums of squares of that."""
     squares: Tensor = _SquaredNorms.apply(part, dim)
     if dim is None:
         return torch.zeros(1, dtype=torch.int64, device=part.device), squares
@@ -88,7 +88,7 @@ class _SquaredNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        """In eager operations, so that it can be differentiated once more."""
+        """Goes through eager operations, so that it can be differentiated once more."""
         (w,) = ctx.saved_tensors
         wide = reference.compute_dtype(w.dtype)
         factors = (2.0 * upstream).to(wide)

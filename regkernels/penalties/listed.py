@@ -1,4 +1,4 @@
-"""What all penalties in the loss share: the tensors they are given, each memory once, and the sum over all of them."""
+"""Holds what all penalties in the loss share: the tensors they are given, each memory once, and the sum over all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Params = Tensor | Iterable[Tensor] | nn.Module
 
 
 def listed_tensors(params: Any) -> list[Tensor]:
-    """What was passed as ``params``, checked."""
+    """Checks what was passed as ``params`` and lists its tensors."""
     if isinstance(params, nn.Module):
         listed: list[Any] = [param for param in params.parameters() if param.requires_grad]
         if not listed:

@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What a value must be, in words."""
+        """Says in words what a value must be."""
         if self.unit:
             return f"at least {SMALLEST:.2e}, the smallest normal float32"
         return f"greater than {self.above:g}"
@@ -79,7 +79,7 @@ class Elementwise(NamedTuple):
 
     @property
     def shape_key(self) -> str:
-        """What a param group calls the shape; nothing where there is none."""
+        """Names the shape as a param group does; empty where there is none."""
         return "" if self.shape is None else f"{self.key}_{self.shape.name}"
 
 

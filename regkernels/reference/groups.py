@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from regkernels.table.grouping import GroupLayout
 
 LANES, PIECE, BLOCKS = 16, 65536, 64
-"""Of the order of sums, see `group_sums`; kLanes, kPiecesOfRun and kBlocksOfRows in csrc/groups.h."""
+"""Of the order of sums, see `group_sums`; kLanes in csrc/sums.h, kPiecesOfRun and kBlocksOfRows in csrc/grouping.h."""
 
 
 def group_sums(x: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
@@ -74,13 +74,13 @@ def group_step(
 
 
 def bounded(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
-    """What of it is done to elements: soft-threshold and bounds."""
+    """Does what is done to elements: soft-threshold and bounds."""
     t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
     return clamp(soft_threshold(z, t), float(h.lower), float(h.upper))
 
 
 def shrinkage(n: Tensor, s: Tensor | float, h: Hyper, group_strength: float) -> tuple[Tensor, Tensor]:
-    """What is done to groups with norm ``n`` and step ``s``: z becomes ``z * factor / divisor``."""
+    """Computes what is done to groups with norm ``n`` and step ``s``: z becomes ``z * factor / divisor``."""
     s = s if isinstance(s, Tensor) else torch.full_like(n, s)
     zero, one = torch.zeros_like(n), torch.ones_like(n)
     limit = h.gain * s * group_strength
@@ -99,13 +99,13 @@ def shrink(z: Tensor, factor: Tensor, divisor: Tensor) -> Tensor:
 
 
 def strength_of(hyper: Hyper, size: int, dtype: torch.dtype) -> float:
-    """Of the norm of a group of ``size`` elements, with its weight, rounded once."""
+    """Returns the strength of the norm of a group of ``size`` elements, with its weight, rounded once."""
     strength = float(hyper.group_strength) * (float(numpy.sqrt(float(size))) if hyper.group_by_size else 1.0)
     return torch.tensor(strength, dtype=dtype, device="cpu").item()
 
 
 def zero_groups(weight: Tensor, layout: GroupLayout) -> int:
-    """How many groups have elements, and all of them are 0."""
+    """Counts the groups that have elements, and all of them are 0."""
     return int(layout.size > 0) * int((group_sums((weight != 0).double(), layout, weight) == 0).sum())
 
 

@@ -1,4 +1,4 @@
-"""What selects a kernel, and the numbers that tables of segments have for it."""
+"""Names what selects a kernel, and the numbers that tables of segments have for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
     @property
     def number(self) -> int:
-        """What stands in the table: the method, rule and penalty, times FORMATS, plus the number of the format."""
+        """The number that stands in the table is the method, rule and penalty, times FORMATS, plus the number of the format."""
         return _NUMBERS[self.rule, self.penalty] * FORMATS + format_number(self.dtype, self.narrow, self.rounding)
 
     @classmethod
@@ -50,7 +50,7 @@ class MetricKind(NamedTuple):
 
     @property
     def number(self) -> int:
-        """What stands in the table."""
+        """The number that stands in the table."""
         return (_METRICS.index(self.metric) * len(DTYPES) + DTYPES.index(self.dtype)) * 2 + self.narrow
 
     @classmethod

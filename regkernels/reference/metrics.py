@@ -16,31 +16,31 @@ from regkernels.table.hyper import Hyper
 
 
 class Metric(NamedTuple):
-    """What the step s of an element is computed from: ``apply(operands, h)``, with as many tensors as ``operands`` says."""
+    """Says what the step s of an element is computed from: ``apply(operands, h)``, with as many tensors as ``operands`` says."""
 
     apply: Callable[[Sequence[Tensor], Hyper], Tensor | float]
     operands: int
 
 
 def constant(operands: Sequence[Tensor], h: Hyper) -> float:
-    """The same for all elements: SGD."""
+    """Returns the same for all elements, as SGD has it."""
     return float(h.lr)
 
 
 def root(operands: Sequence[Tensor], h: Hyper) -> Tensor:
-    """Of a second moment: Adam, RMSprop, Adagrad."""
+    """Takes the root of a second moment: Adam, RMSprop, Adagrad."""
     (square_avg,) = operands
     return divide(h.lr, square_root(square_avg) * h.inverse_sqrt_bias2 + h.eps, like=square_avg)
 
 
 def centered(operands: Sequence[Tensor], h: Hyper) -> Tensor:
-    """Of a variance: RMSprop with ``centered``."""
+    """Takes the root of a variance: RMSprop with ``centered``."""
     square_avg, grad_avg = operands
     return divide(h.lr, square_root(variance(square_avg, grad_avg)) + h.eps, like=square_avg)
 
 
 def reciprocal(operands: Sequence[Tensor], h: Hyper) -> Tensor:
-    """Of a norm: Adamax."""
+    """Takes the reciprocal of a norm: Adamax."""
     (norm,) = operands
     return divide(h.lr, norm + h.eps, like=norm)
 

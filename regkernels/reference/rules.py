@@ -16,7 +16,7 @@ Share = Callable[[Tensor], Tensor]
 
 
 class Rule(NamedTuple):
-    """How an optimizer turns a gradient into a step.
+    """Says how an optimizer turns a gradient into a step.
 
     ``apply(g, states, h, share)`` updates ``states`` and returns what is taken from the weight, and the step s: the metric of the
     proximal operators, a tensor where ``step_per_element``.
@@ -25,6 +25,8 @@ class Rule(NamedTuple):
     apply: Callable[[Tensor, Sequence[Tensor], Hyper, Share], tuple[Tensor, Tensor | float]]
     state_names: tuple[str, ...]
     step_per_element: bool
+    of_signs: bool = False
+    """It takes signs of gradients, which complex ones have not."""
 
 
 def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
@@ -93,7 +95,7 @@ def rmsprop_centered(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share
 
 
 def rmsprop_centered_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """Both."""
+    """RMSprop by the variance, whose scaled gradients are accumulated."""
     square_avg, buffer, grad_avg = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)
@@ -146,6 +148,6 @@ RULES = {
         rmsprop_centered_momentum, ("square_avg", "momentum_buffer", "grad_avg"), step_per_element=True
     ),
     "adagrad": Rule(adagrad, ("sum",), step_per_element=True),
-    "lion": Rule(lion, ("exp_avg",), step_per_element=False),
+    "lion": Rule(lion, ("exp_avg",), step_per_element=False, of_signs=True),
     "still": Rule(still, (), step_per_element=False),
 }

@@ -150,7 +150,7 @@ def penalise(
 
 
 def opposed(move: Tensor, w: Tensor) -> Tensor:
-    """Whether a move works against the sign of its weight, which decay would do, too.
+    """Tells whether a move works against the sign of its weight, which decay would do, too.
 
     Source: Chen et al., Cautious weight decay (2025), algorithm 1: decay where ``u * w >= 0``.
     """

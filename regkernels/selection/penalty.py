@@ -49,7 +49,7 @@ class Penalty:
         self.has_subdifferential = key in known and options.keys() <= known[key]
 
     def strengths(self, strength: float) -> tuple[float, float]:
-        """Of P, and of the weight decay."""
+        """Returns the strengths of P and of the weight decay."""
         return strength * self.l1_ratio, strength * (1 - self.l1_ratio) + self._weight_decay
 
     def check(self, penalised: list[nn.Parameter], unpenalised: list[nn.Parameter]) -> None:
@@ -61,7 +61,7 @@ class Penalty:
     def param_groups(
         self, strength: float, penalised: list[nn.Parameter], unpenalised: list[nn.Parameter]
     ) -> list[dict[str, Any]]:
-        """What an optimizer gets: the penalised parameters, and those that are not."""
+        """Returns what an optimizer gets: the penalised parameters, and those that are not."""
         own, weight_decay = self.strengths(strength)
         groups: list[dict[str, Any]] = [
             {"params": penalised, self.key: own, "weight_decay": weight_decay, **self.options},
@@ -88,7 +88,7 @@ class Penalty:
         return function(weights, own, **arguments).item() + decay
 
     def _threshold(self, own: float, index: int) -> float | Tensor:
-        """How strong the L1 penalty of a parameter, or of its elements, is."""
+        """Tells how strong the L1 penalty of a parameter, or of its elements, is."""
         return own if self._l1_weights is None else own * self._l1_weights[index]
 
     def _distance(self, strength: float, index: int, weight: Tensor, gradient: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Penalty:
         return norm_inf([*distances, *gradients[len(penalised) :]])
 
     def gradient(self, strength: float, index: int, weight: Tensor) -> Tensor:
-        """Of this penalty, where it is differentiable; elsewhere that of its weight decay."""
+        """Returns the gradient of this penalty, where it is differentiable; elsewhere that of its weight decay."""
         own, weight_decay = self.strengths(strength)
         if self.groups is None:
             return self._threshold(own, index) * weight.sign() + weight_decay * weight
@@ -124,19 +124,19 @@ class Penalty:
         return own * self.groups.weight(weight) * _over(direction - unit * along, norms) + weight_decay * direction
 
     def kinks(self, strength: float, index: int, weight: Tensor) -> Tensor:
-        """Which elements, or groups of elements, have no derivative of the penalty at zero: a mask like ``weight``."""
+        """Tells which elements, or groups of elements, have no derivative of the penalty at zero: a mask like ``weight``."""
         own, _ = self.strengths(strength)
         if self._positive:
             return torch.ones_like(weight, dtype=torch.bool)
         return (torch.zeros_like(weight) + self._threshold(own, index)) > 0
 
     def differentiable(self, strength: float, index: int, weight: Tensor) -> Tensor:
-        """Where the penalty has derivatives: a mask like ``weight``."""
+        """Tells where the penalty has derivatives: a mask like ``weight``."""
         sizes = weight if self.groups is None else self._norms_of_elements(weight)
         return (sizes != 0) | ~self.kinks(strength, index, weight)
 
     def zero_groups(self, params: list[nn.Parameter]) -> int | None:
-        """How many groups are zero as a whole; None where the penalty has no groups."""
+        """Counts the groups that are zero as a whole; None where the penalty has no groups."""
         if self.groups is None:
             return None
         return sum(int((self.groups.rows(param.detach()) == 0).all(1).sum()) for param in params)
@@ -157,7 +157,7 @@ def subdiff_distance(
     size: int = 1,
     group_weight: str = "sqrt_size",
 ) -> Tensor:
-    """How far ``-gradient`` is from the subdifferential of the penalty at ``weight``: 0 exactly at a solution.
+    """Tells how far ``-gradient`` is from the subdifferential of the penalty at ``weight``: 0 exactly at a solution.
 
     For "l1", with ``g = gradient + weight_decay * weight``:
 

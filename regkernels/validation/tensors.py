@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from regkernels import memory
 from regkernels.distributed import shards
+from regkernels.reference import RULES
 from regkernels.table.formats import Precision
 from regkernels.validation.options import may_be_positive
 
@@ -42,9 +43,9 @@ def parameter(param: Tensor, name: str) -> None:
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
     """Raises where a parameter is complex and its rule or its ``l1`` takes real ones."""
-    if param.is_complex() and rule == "lion":
+    if param.is_complex() and RULES[rule].of_signs:
         raise ValueError(
-            f"{name} is complex: Lion takes signs, which complex numbers have not; choose another optimizer"
+            f"{name} is complex: {rule.capitalize()} takes signs, which complex numbers have not; choose another optimizer"
         )
     if param.is_complex() and may_be_positive(l1):
         raise ValueError(

@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels import validation
 from regkernels.distributed.shards import held, is_dtensor, is_spread_alike, spread_as, spread_like, trace
+from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import FlatParameters
 from regkernels.optim.offload.pinned import Lane, allocate
 
@@ -70,6 +71,7 @@ class Mirror:
             self._hook.remove()
             self._hook = None
 
+    @outside_of_graphs
     def _arrived(self, param: Tensor) -> None:
         """Is called in a backward, when the gradient of ``param`` is complete for this process."""
         grad, taker = param.grad, _takers.get(param)

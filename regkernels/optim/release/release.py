@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import FlatParameters
 from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
@@ -138,6 +139,7 @@ class GradientRelease:
 
     # --- during a backward ---
 
+    @outside_of_graphs
     def _arrived(self, member: Member, param: Tensor) -> None:
         """Is the hook of a parameter: its gradient is complete."""
         if self._held:
@@ -171,6 +173,7 @@ class GradientRelease:
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
             self._backward = backward
 
+    @outside_of_graphs
     def _end(self) -> None:
         """Updates what is left after the last gradient of a backward: buckets that miss one, and what was accumulated before."""
         if not self._held and self._members:

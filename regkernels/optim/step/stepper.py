@@ -10,6 +10,7 @@ import torch
 from regkernels import backends, validation
 from regkernels.distributed import agreement
 from regkernels.distributed.agreement import Described
+from regkernels.dynamo import outside_of_graphs
 from regkernels.optim import penalty_keys
 from regkernels.optim.options import Checked, Options
 from regkernels.optim.penalty_keys import Method
@@ -83,6 +84,7 @@ class Stepper:
         """Returns what ranks compare of the optimizer ``rules``."""
         return Described(type(rules).__name__, self._arguments, groups)
 
+    @outside_of_graphs
     def step(self, rules: Rules, groups: Groups, state: State, scaling: Scaling) -> None:
         """Updates every parameter that has a gradient. Raises before anything is changed.
 

@@ -26,7 +26,7 @@ def with_sign(x, v):
 
 @triton.jit
 def constant(value: tl.constexpr, x):
-    """In the type of ``x``, rounded once: a number in an expression is rounded to float32 on the way to float64."""
+    """Returns a number in the type of ``x``, rounded once: a number in an expression is rounded to float32 on the way to float64."""
     return tl.full([], value, x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What one program works on: a chunk of a segment, in blocks."""
+"""Finds what one program works on: a chunk of a segment, in blocks."""
 
 from __future__ import annotations
 
@@ -93,5 +93,5 @@ def store(pointer, offsets, values, mask, WIDE: tl.constexpr):
 
 @triton.constexpr_function
 def vector(storage):
-    """How many elements of a type a 16-byte load brings."""
+    """Tells how many elements of a type a 16-byte load brings."""
     return 128 // storage.primitive_bitwidth

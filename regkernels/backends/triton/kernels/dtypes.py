@@ -20,7 +20,8 @@ def widen(x, TYPE: tl.constexpr):
 
 @triton.jit
 def scalar(x, TYPE: tl.constexpr):
-    """Returns a kernel's number in a type. Not tl.cast: in the interpreter it is Python's, which that would take to float32 on the way."""
+    """Returns a kernel's number in a type. Not by tl.cast, which takes numbers to float32 on the way where they are Python's, as in
+    the interpreter."""
     return tl.full([], x, TYPE)
 
 

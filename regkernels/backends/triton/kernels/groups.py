@@ -50,7 +50,7 @@ from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load
 
 @triton.jit
 def offsets_of(place, o, i, ROWS_AT_ONCE: tl.constexpr, STRIP: tl.constexpr):
-    """Where the elements of a tile are, int64 (ROWS_AT_ONCE, STRIP), and which of them there are.
+    """Finds where the elements of a tile are, int64 (ROWS_AT_ONCE, STRIP), and which of them there are.
 
     ``place`` is `place_of`; the tile begins at element ``i`` of the run ``o`` of each group.
     """
@@ -75,7 +75,7 @@ def place_of(segment, first, ROWS_AT_ONCE: tl.constexpr):
 
 @triton.jit
 def apart_of(segment, place, o):
-    """What is to be added to `offsets_of` for places in the whole parameter, int64 (ROWS_AT_ONCE, 1): the elements of other
+    """Returns what is to be added to `offsets_of` for places in the whole parameter, int64 (ROWS_AT_ONCE, 1): the elements of other
     parts that lie before."""
     run = place[4]
     return (tl.load(segment + PLACE) + (o + run) * tl.load(segment + GAP))[:, None]
@@ -122,7 +122,7 @@ def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr,
 
 @triton.jit
 def shrinkage(n, shared, states, group_strength, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """What the step of a group with norm ``n`` does to it: z becomes ``z * factor / divisor``."""
+    """Computes what the step of a group with norm ``n`` does to it: z becomes ``z * factor / divisor``."""
     _, s, _ = RULE(n, shared, states, h)
     limit = h.gain * s * group_strength
     factor = tl.where(limit > 0, tl.where(n <= limit, 0.0, 1.0 - divide(limit, n)), 1.0)

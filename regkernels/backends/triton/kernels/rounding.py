@@ -49,7 +49,7 @@ def random_bits(first, seed, stream, step, SLOT: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def random_at(place, seed, stream, step, SLOT: tl.constexpr):
-    """The same bits for elements at any places, int64, of their parameter. Each computes its counter, eight times the work."""
+    """Draws the same bits for elements at any places, int64, of their parameter. Each computes its counter, eight times the work."""
     counter = place >> 3
     c0 = counter.to(tl.uint32)
     c1 = (counter >> 32).to(tl.uint32)

@@ -13,7 +13,7 @@ def sign(x):
 
 @triton.jit
 def opposed(move, w):
-    """Whether a move works against the sign of its weight, which decay would do, too."""
+    """Tells whether a move works against the sign of its weight, which decay would do, too."""
     return ((move > 0) & (w < 0)) | ((move < 0) & (w > 0))
 
 

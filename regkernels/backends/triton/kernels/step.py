@@ -79,7 +79,7 @@ def update_element(
 
 @triton.constexpr_function
 def kept_type(rounding):
-    """Of what a rounding keeps; a type, which is not used, also where it keeps nothing."""
+    """Returns the type of what a rounding keeps; one, which is not used, also where it keeps nothing."""
     return tl.float32 if rounding == "master" else tl.int16
 
 
