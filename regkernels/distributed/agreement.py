@@ -50,7 +50,7 @@ def check_agreement(optimizer: Any, group: Any = None) -> None:
         TypeError: for another optimizer, and for a group that this rank is no member of.
         ValueError: where ranks differ, naming the first difference, and the ranks and values of it.
     """
-    described = getattr(optimizer, "described", None)
+    described = getattr(optimizer, "_described", None)
     if described is None:
         raise TypeError(f"check_agreement compares optimizers of regkernels.optim, got {type(optimizer).__name__}")
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

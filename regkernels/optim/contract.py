@@ -25,12 +25,10 @@ def evaluated(closure: Callable[[], float] | None) -> float | None:
 class Contract(torch.optim.Optimizer):
     """Stands for an optimizer whose step is made by a `Stepper`, its own or that of another optimizer."""
 
-    @property
-    def stepper(self) -> Stepper:
-        """Returns what makes the steps."""
-        raise NotImplementedError
+    _stepper: Stepper
+    """What makes the steps."""
 
-    def described(self) -> Described:
+    def _described(self) -> Described:
         """Returns what ranks compare of this optimizer; see `regkernels.distributed.check_agreement`."""
         raise NotImplementedError
 
@@ -51,20 +49,20 @@ class Contract(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
-        trusted = self.stepper.trust.holds
+        trusted = self._stepper.trust.holds
         packed = super().state_dict()
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
             packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
-            self.stepper.trust.holds = trusted
+            self._stepper.trust.holds = trusted
         return packed
 
     def _announce_scaling(self) -> None:
         """Lets torch.amp.GradScaler hand over its scale, where that was asked for."""
-        if self.stepper.options.amp_scaling:
+        if self._stepper.options.amp_scaling:
             self._step_supports_amp_scaling = True  # GradScaler looks for it
 
     def _trust_state(self, trusted: bool) -> None:
-        self.stepper.trust.holds = trusted
+        self._stepper.trust.holds = trusted
 
     def _patch_step_function(self) -> None:
         """Does what torch does for hooks and profiling, and keeps the step out of graphs after it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, overload
+from typing import Any, ClassVar, Protocol, Self, overload
 
 import torch
 
@@ -45,13 +46,13 @@ class Optimizer(Contract):
     """
 
     _counts_steps: ClassVar[bool]
-    substitute: Substitute | None = None
+    _substitute: Substitute | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
         self._begin(Options.of(common, type(self).__name__))
         defaults.update((key, value) for key, value in common.items() if key in Penalties.__annotations__)
-        self.check_options(defaults, "", wait=True)
+        self._check_options(defaults, "", wait=True)
         super().__init__(params, defaults)
         misspelt.warn_of_overridden(misspelt.given(type(self), defaults), self.param_groups)
 
@@ -87,10 +88,10 @@ class Optimizer(Contract):
         is not allowed.
         """
         loss = evaluated(closure)
-        if self.substitute is not None:
-            self.substitute.step()
+        if self._substitute is not None:
+            self._substitute.step()
             return loss
-        stepper = self.stepper
+        stepper = self._stepper
         scaling = Scaling.handed_over(self) if stepper.options.amp_scaling else Scaling()
         stepper.step(self, self.param_groups, self.__dict__["state"], scaling)
         return loss
@@ -99,7 +100,7 @@ class Optimizer(Contract):
     @outside_of_graphs
     def stats(self) -> Stats | None:
         """Returns the sums of the last step; None before the first one and with ``stats=False``."""
-        return self.stepper.stats(len(self.param_groups)) if self.substitute is None else self.substitute.stats()
+        return self._stepper.stats(len(self.param_groups)) if self._substitute is None else self._substitute.stats()
 
     @outside_of_graphs
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -115,7 +116,7 @@ class Optimizer(Contract):
         """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
         validation.param_group_argument(param_group)
-        self.check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
+        self._check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)
         try:
@@ -123,11 +124,11 @@ class Optimizer(Contract):
             for position, param in enumerate(self.param_groups[index]["params"]):
                 name = f"parameter {position} of param group {index}"
                 validation.parameter(param, name)
-                validation.precision(self.stepper.options.precision, param, name)
+                validation.precision(self._stepper.options.precision, param, name)
                 penalty_keys.check_parameter(self.param_groups[index], position, param, name)
-            self.stepper.groups_changed()
-            if self.substitute is not None:
-                self.substitute.groups_changed()
+            self._stepper.groups_changed()
+            if self._substitute is not None:
+                self._substitute.groups_changed()
         except Exception:
             del self.param_groups[index]
             raise
@@ -159,15 +160,17 @@ class Optimizer(Contract):
 
     def __getstate__(self) -> dict[str, Any]:
         # Reading the state ends the trust in it, here and in the copy: a shallow copy works on the same dictionaries.
-        own: dict[str, Any] = {"_options": self.stepper.options}
-        if self.stepper.options.amp_scaling:
+        own: dict[str, Any] = {"_options": self._stepper.options}
+        if self._stepper.options.amp_scaling:
             own["_step_supports_amp_scaling"] = True
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {key: value for key, value in state.items() if key != "_trust"}  # which version 0.1 pickled
         options = state.pop("_options", None)
-        if "_stepper" not in self.__dict__:
+        if (
+            options is not None or "_stepper" not in self.__dict__
+        ):  # a copy, or what was pickled: on states of somebody else
             self._begin(options or Options(), trusted=False)
         else:
             self._forget()
@@ -177,27 +180,42 @@ class Optimizer(Contract):
                 group.setdefault(key, value)
         incoming = self.__dict__.get("_incoming")
         if incoming is not None:
-            precision = self.stepper.options.precision
+            precision = self._stepper.options.precision
             restore_own_formats(self.__dict__["state"], incoming, self.param_groups, precision)
 
     # --- who makes the step ---
 
-    @property
-    def stepper(self) -> Stepper:
-        return self._stepper
+    def _described(self) -> Described:
+        return self._stepper.described(self, self.param_groups)
 
-    def described(self) -> Described:
-        return self.stepper.described(self, self.param_groups)
-
-    def check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
+    def _check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         """Raises where an option of a param group has a value that is not allowed; see `regkernels.optim.step.rules.Rules`."""
         validation.regularised_group(group, where, wait=wait)
         penalty_keys.check(group, where, wait=wait)
         self._validate(group, where, wait=wait)
 
-    def step_was_made(self) -> None:
-        """Tells schedulers of torch, which warn where they do not see a step. A `Substitute` calls it."""
+    # --- for those who make its steps, or steps of a part of it ---
+
+    def _step_by(self, substitute: Substitute | None) -> None:
+        """Lets ``substitute`` make the steps from now on; None: the optimizer itself. What it knew is forgotten."""
+        self._stepper.forget()
+        self._substitute = substitute
+
+    def _step_was_made(self) -> None:
+        """To be called by a `Substitute`: schedulers of torch warn where they do not see a step."""
         self._opt_called = True
+
+    def _part(self, groups: list[dict[str, Any]]) -> Self:
+        """Makes an optimizer of this class for ``groups`` of some parameters, on the same dictionary of states.
+
+        Its ``step`` is that of the class, with the hooks of all optimizers; the stepper is its own.
+        """
+        trusted = self._stepper.trust.holds
+        part = copy.copy(self)
+        self._stepper.trust.holds = trusted  # copying reads the state, but hands it to nobody else
+        part._stepper = Stepper(self._stepper.options, self._stepper.trust, is_part=True)
+        part.param_groups = groups
+        return part
 
     def _begin(self, options: Options, *, trusted: bool = True) -> None:
         """Makes a stepper. ``trusted``: nobody else can have the dictionary of states."""

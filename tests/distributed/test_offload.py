@@ -78,7 +78,7 @@ def trained(rank: int, way: str, free: bool) -> tuple[list[bool], list[bool], di
                 x = torch.sin(torch.arange(20.0).view(4, 5) + step + number + (0 if way == "tensor parallel" else rank))
                 model(x).square().mean().backward()
             if optimizer is offloaded:
-                left = [twin.holds for twin in offloaded._twins.values()]
+                left = [mirror.holds for mirror in offloaded._mirrors]
             versions = [param._version for param in model.parameters()]
             optimizer.step()
             assert all(p._version > seen for p, seen in zip(model.parameters(), versions, strict=True)), (

@@ -53,6 +53,6 @@ def test_flat_parameters_are_storages_of_their_own(device: torch.device) -> None
     for param, size in zip(training.params, sizes, strict=True):
         assert param.device == flat.weights[0].device
         assert param.untyped_storage().nbytes() == param.nbytes and _size(param) == size
-    (plan,) = training.optimizer.stepper.plans
+    (plan,) = training.optimizer._stepper.plans
     assert len(plan.active.segments) == 2, "one per dtype"
     assert plan.active.segments[:, segments.NUMEL].sum() == sum(param.numel() for param in training.params)

@@ -100,7 +100,7 @@ def test_counts_and_staging_buffers_never_move(rebuild: str) -> None:
         optimizer.step()
 
     step(2)
-    plan = optimizer.stepper.plans[0]
+    plan = optimizer._stepper.plans[0]
     counts = [optimizer.state[param]["step"] for param in params[:2]]
     staged = [(entry.weight.data_ptr(), entry.gradient.data_ptr()) for entry in plan.entries if entry.staged]
     assert len(staged) == 1
@@ -114,7 +114,7 @@ def test_counts_and_staging_buffers_never_move(rebuild: str) -> None:
             optimizer.add_param_group({"params": [nn.Parameter(torch.randn(2))]})
             optimizer.param_groups[1]["params"][0].grad = torch.ones(2)
             step(2)
-    after = optimizer.stepper.plans[0]
+    after = optimizer._stepper.plans[0]
     assert after is not plan
     assert all(optimizer.state[param]["step"] is count for param, count in zip(params, counts, strict=False))
     assert [count.item() for count in counts] == [2, 2]

@@ -98,7 +98,7 @@ def test_the_scaler_hands_over_numbers_on_the_device(rule: str, monkeypatch: pyt
             with backends.use("reference"):
                 other.step(number)
             assert_same(ours.everything(), copies(other.everything()), f"step {number}")
-    assert isinstance(optimizer.stepper.plans[0]._counts, DeviceCounts)
+    assert isinstance(optimizer._stepper.plans[0]._counts, DeviceCounts)
 
 
 class Waiting(Exception):
@@ -141,7 +141,7 @@ def test_the_host_reads_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> N
             assert training.optimizer.stats.grad_norm.dim() == 0
     assert [int(scaling.skip) for scaling in seen] == [1, 0, 1]
     assert all(isinstance(scaling.skip, Tensor) and isinstance(scaling.factor, Tensor) for scaling in seen)
-    plan = training.optimizer.stepper.plans[0]
+    plan = training.optimizer._stepper.plans[0]
     assert plan._counts is None or isinstance(plan._counts, DeviceCounts)
     with pytest.raises(Waiting), no_reading():
         float(seen[0].skip)

@@ -45,11 +45,11 @@ def test_another_strength_takes_no_new_plan() -> None:
     w = with_gradient(parameter(40))
     optimizer = optim.SGD([w], lr=0.1, momentum=0.5, mcp=0.1)
     optimizer.step()
-    (plan,) = optimizer.stepper.plans
+    (plan,) = optimizer._stepper.plans
     for changes in ({"mcp": 0.2}, {"mcp_gamma": 4.0}, {"positive": True}, {"lr": 0.0}):
         optimizer.param_groups[0].update(changes)
         optimizer.step()
-        assert optimizer.stepper.plans[0] is plan
+        assert optimizer._stepper.plans[0] is plan
 
 
 def test_l1_weights_that_change() -> None:

@@ -89,7 +89,9 @@ def test_one_update_per_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
     optimizer = make(stacked.param_groups([{"l1": row["l1"]} for row in ROWS]), **options)
     backend = backends.backend_for(torch.device("cpu"))
     update, calls = backend.update, []
-    monkeypatch.setattr(backend, "update", lambda *args: (calls.append(len(args[1])), update(*args))[1])
+    monkeypatch.setattr(
+        backend, "update", lambda batch, **with_sums: (calls.append(len(batch.rows)), update(batch, **with_sums))[1]
+    )
     together(stacked, optimizer, batches(3))
     assert calls == [K + 1] * 3, "a call for each step, with a row for each model and one for what is not penalised"
 

@@ -58,7 +58,7 @@ def check_state_dict(optimizer: Rules, own: Sequence[Mapping[str, Any]], state_d
     rules = []
     for index, group in enumerate(groups):
         where = f" (param group {index} of the state dict)"
-        optimizer.check_options(group, where, wait=True)
+        optimizer._check_options(group, where, wait=True)
         rules.append(optimizer._rule(group))
     slots = list(_slots(groups, own))
     _check_ids([key for _, key, _, _ in slots], states)

@@ -108,11 +108,11 @@ class CPUOffload(Contract):
         return loss
 
     @property
-    def stepper(self) -> Stepper:
-        return self._inner.stepper
+    def _stepper(self) -> Stepper:  # type: ignore[override]
+        return self._inner._stepper
 
-    def described(self) -> Described:
-        return self._inner.described()._replace(name=type(self).__name__, groups=self.param_groups)
+    def _described(self) -> Described:
+        return self._inner._described()._replace(name=type(self).__name__, groups=self.param_groups)
 
     @property
     @outside_of_graphs
@@ -217,14 +217,14 @@ class CPUOffload(Contract):
         """Hands over the options of the param groups, and states that somebody has exchanged."""
         self._handover.options(self.param_groups, self._inner.param_groups)
         if self._mirrors.take_states(self.__dict__["state"], vars(self._inner)["state"]):
-            self.stepper.trust.holds = False
+            self._stepper.trust.holds = False
         if self._free:
             self._mirrors.watch()
 
 
 def _pass_on_scale(optimizer: CPUOffload, inner: Optimizer) -> None:
     """Hands over what torch.amp.GradScaler has set, on the CPU."""
-    if optimizer.stepper.options.amp_scaling:
+    if optimizer._stepper.options.amp_scaling:
         for name in ("grad_scale", "found_inf"):
             value = vars(optimizer).get(name)
             setattr(inner, name, value.cpu() if isinstance(value, Tensor) else value)

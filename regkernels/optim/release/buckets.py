@@ -1,4 +1,4 @@
-"""Steps buckets of parameters together in a backward pass, each by a stepper of its own."""
+"""Steps buckets of parameters together in a backward pass, each by a part of the optimizer with a stepper of its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.stats import Stats
-from regkernels.optim.step.scaling import Scaling
-from regkernels.optim.step.stepper import Stepper
+
+_OF_PART = ("params", "param_names", "param_numbers")
+"""Keys of a bucket's param groups that are its own."""
 
 
 @dataclass(eq=False)
@@ -41,55 +42,56 @@ class Bucket:
     closed: bool = False  # no longer growing
     arrived: int = 0  # gradients, in the running backward
     streams: set[Any] = field(default_factory=set)  # on which they were written
-    groups: list[int] = field(
-        default_factory=list
-    )  # param groups of the whole optimizer, one for each of the bucket's own
-    _own_groups: list[dict[str, Any]] = field(default_factory=list)
-    _stepper: Stepper | None = None
+    groups: list[int] = field(default_factory=list)  # param groups of the whole, one for each of the part's own
+    _part: Optimizer | None = None
 
     @property
     def stats(self) -> Stats | None:
         """Returns the sums of the last step; None before the first one."""
-        return None if self._stepper is None else self._stepper.stats(len(self._own_groups))
+        return None if self._part is None else self._part.stats
 
     @torch.no_grad()
     def step(self, whole: Optimizer) -> None:
         """Updates the parameters and frees their gradients. ``whole``: the optimizer that they belong to."""
         self.arrived, self.closed = 0, True
-        if self._stepper is None:
-            self._begin(whole)
-        assert self._stepper is not None
-        self._take_options(whole)
+        if self._part is None:
+            self._part = self._part_of(whole)
+        self._take_options(whole, self._part)
         own = [torch.cuda.current_stream(self.members[0].param.device)] if self.streams else []
         others = self.streams.difference(own)
         for other in others:
             own[0].wait_stream(other)
-        self._stepper.step(whole, self._own_groups, vars(whole)["state"], Scaling())
+        self._part.step()
         for member in self.members:
             member.param.grad = None
         for other in others:  # the memory of a gradient is given out again on the stream where it was allocated
             other.wait_stream(own[0])
         self.streams.clear()
 
-    def _begin(self, whole: Optimizer) -> None:
-        """Makes the stepper, and param groups of the members alone."""
-        self._stepper = Stepper(whole.stepper.options, whole.stepper.trust, is_part=True)
+    def _part_of(self, whole: Optimizer) -> Optimizer:
+        """Makes an optimizer for the members, in param groups of their own."""
         self.groups = sorted({member.group for member in self.members})
         by_group = [[member for member in self.members if member.group == index] for index in self.groups]
-        self._own_groups = [
-            {
-                "params": [member.param for member in group],
-                "param_names": tuple(member.name for member in group),
-                "param_numbers": tuple(member.number for member in group),
-            }
-            for group in by_group
-        ]
+        return whole._part(
+            [
+                {
+                    "params": [member.param for member in group],
+                    "param_names": tuple(member.name for member in group),
+                    "param_numbers": tuple(member.number for member in group),
+                }
+                for group in by_group
+            ]
+        )
 
-    def _take_options(self, whole: Optimizer) -> None:
-        """Takes over the options that param groups have now, and the ``l1_weights`` of its own parameters."""
-        for index, group in zip(self.groups, self._own_groups, strict=True):
+    def _take_options(self, whole: Optimizer, part: Optimizer) -> None:
+        """Takes over the options that param groups have now, the ``l1_weights`` of its own parameters, and exchanged states."""
+        if vars(part)["state"] is not vars(whole)["state"]:
+            part.state = vars(whole)["state"]
+        for index, group in zip(self.groups, part.param_groups, strict=True):
             own = whole.param_groups[index]
-            group.update((k, v) for k, v in own.items() if k not in ("params", "param_names"))
+            for key in [key for key in group if key not in own and key not in _OF_PART]:
+                del group[key]
+            group.update((k, v) for k, v in own.items() if k not in _OF_PART)
             if own.get("l1_weights") is not None:
                 by_param = dict(zip(map(id, own["params"]), own["l1_weights"], strict=True))
                 group["l1_weights"] = [by_param[id(param)] for param in group["params"]]

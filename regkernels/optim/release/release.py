@@ -56,10 +56,10 @@ def step_in_backward(optimizer: Optimizer, *, bucket_bytes: int = BUCKET_BYTES) 
         raise TypeError(f"optimizer must be one of regkernels.optim, got {type(optimizer).__name__}")
     if isinstance(bucket_bytes, bool) or not isinstance(bucket_bytes, int) or bucket_bytes < 0:
         raise ValueError(f"bucket_bytes must be an integer >= 0, got {bucket_bytes!r}")
-    if optimizer.substitute is not None:
+    if optimizer._substitute is not None:
         raise ValueError("optimizer steps in backward already: call remove() of the handle first")
     for option, needs in _NEEDS_ALL.items():
-        value = getattr(optimizer.stepper.options, option)
+        value = getattr(optimizer._stepper.options, option)
         if value is not None and value is not False:
             raise ValueError(
                 f"{option}={value} cannot be had with steps in the backward pass: {needs} is known only when the backward "
@@ -94,8 +94,7 @@ class GradientRelease:
         self._lock = threading.Lock()
         _refuse_processes()
         self._look_at_groups()
-        optimizer.stepper.forget()
-        optimizer.substitute = self
+        optimizer._step_by(self)
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -115,8 +114,8 @@ class GradientRelease:
         for member in self._members.values():
             member.ignore()
         self._members, self._buckets, self._open, self._updated = {}, [], {}, []
-        if self._optimizer.substitute is self:
-            self._optimizer.substitute = None
+        if self._optimizer._substitute is self:
+            self._optimizer._step_by(None)
 
     # --- what the optimizer calls ---
 
@@ -163,7 +162,7 @@ class GradientRelease:
                 return
             _refuse_processes()
             _refuse_nested_backward()
-            self._optimizer.stepper.check_groups(self._optimizer, self._optimizer.param_groups)
+            self._optimizer._stepper.check_groups(self._optimizer, self._optimizer.param_groups)
             if self._layout != _layout(self._optimizer):
                 self._look_at_groups()
             for bucket in self._buckets:  # the last backward may have ended in an error
@@ -215,7 +214,7 @@ class GradientRelease:
     def _step(self, bucket: Bucket) -> None:
         bucket.step(self._optimizer)
         self._updated.append(bucket)
-        self._optimizer.step_was_made()
+        self._optimizer._step_was_made()
 
     # --- param groups ---
 

@@ -32,7 +32,7 @@ class Rules(Protocol):
     def _hyper(self, group: Mapping[str, Any], row: Row) -> dict[str, Number]:
         """Returns the hyper-parameters of a step: fields of `regkernels.table.hyper.Hyper`."""
 
-    def check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
+    def _check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         """Raises where an option of ``group`` has a value that is not allowed. ``where``: which param group, for messages.
 
         ``wait``: also where that takes waiting for a device to hand out the value.

@@ -135,7 +135,7 @@ class Stepper:
         self._methods = self._methods[: len(groups)]
         for index, group in enumerate(groups):
             if not self._checked.has(index, group):
-                rules.check_options(group, f" (param group {index})", wait=False)
+                rules._check_options(group, f" (param group {index})", wait=False)
                 for plan in self.plans:
                     plan.check_options(index, group)
                 self._checked.add(index, group)

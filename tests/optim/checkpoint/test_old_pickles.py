@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from regkernels import optim
+
 CASES: dict[str, Any] = torch.load(Path(__file__).with_name("data") / "optimizers_0_1.pt")
 
 
@@ -33,3 +35,19 @@ def test_pickles_of_0_1(name: str) -> None:
     for param, expected in zip(params, CASES[name]["weights"], strict=True):
         assert torch.equal(param, expected)
     assert pickle.loads(pickle.dumps(optimizer)).state_dict().keys() == optimizer.state_dict().keys()
+
+
+def test_an_optimizer_takes_the_state_of_another_with_its_arguments() -> None:
+    """As copy.copy does: both then work on one dictionary of states, and each sees what is exchanged in it."""
+    param = torch.nn.Parameter(torch.ones(1))
+    param.grad = torch.ones(1)
+    one = optim.SGD([param], lr=0.1, momentum=0.9, stats=True)
+    one.step()
+    other = optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    other.__setstate__(one.__getstate__())
+    other.step()
+    assert other.stats is not None
+    one.state[param]["momentum_buffer"] = torch.zeros(1)
+    before = param.detach().clone()
+    other.step()
+    torch.testing.assert_close(param.detach(), before - 0.1)

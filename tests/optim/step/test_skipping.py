@@ -208,7 +208,7 @@ def test_the_kinds_are_what_they_are_called() -> None:
     def plan(kind: str) -> Any:
         training = Training(KINDS[kind])
         training.step(0)
-        return training.optimizer.stepper.plans[0]
+        return training.optimizer._stepper.plans[0]
 
     staged = {kind: sum(entry.staged for entry in plan(kind).entries) for kind in skipping.KINDS}
     assert [kind for kind in staged if staged[kind] > 0] == [

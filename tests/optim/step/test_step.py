@@ -170,7 +170,7 @@ def test_flat_parameters_change_no_bit(case: cases.Case) -> None:
                 engine.assert_same(engine.snapshot(optimizers[1]), engine.snapshot(optimizers[0]), note)
                 if way == "zero_grad, backward":
                     # What they are for: one segment per type (a FlatParameters that is not used as such is easily right).
-                    table = optimizers[1].stepper.plans[0].active.segments
+                    table = optimizers[1]._stepper.plans[0].active.segments
                     numel = table[:, regkernels.table.segments.NUMEL]
                     assert int((numel > 0).sum()) == len(cases.DTYPES), note
                     assert int(numel.sum()) == sum(map(len, owner.weights)), note
