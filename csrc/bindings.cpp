@@ -65,25 +65,25 @@ PYBIND11_MODULE(_C, m) {
 
     m.def(
         "update",
-        [](int64_t segments, int64_t count, const py::list& rows, int64_t groups) {
+        [](int64_t segments, int64_t count, const py::list& rows, int64_t totals) {
             const std::vector<Hyper> table = hyper_table(rows);
-            std::vector<Sums> totals(static_cast<size_t>(groups));
+            std::vector<Sums> sums(static_cast<size_t>(totals));
             {
                 py::gil_scoped_release release;
                 update(active_kernels(), pointer<const Segment>(segments), count, table.data(),
-                       groups ? totals.data() : nullptr);
+                       totals ? sums.data() : nullptr);
             }
             py::list result;
-            for (const Sums& sums : totals) {
-                py::tuple row(kSums);
+            for (const Sums& of_total : sums) {
+                py::tuple line(kSums);
                 size_t column = 0;
-#define REGKERNELS_COLUMN(NAME) row[column++] = sums.NAME;
+#define REGKERNELS_COLUMN(NAME) line[column++] = of_total.NAME;
                 REGKERNELS_SUMS(REGKERNELS_COLUMN)
-                result.append(row);
+                result.append(line);
             }
             return result;
         },
-        py::arg("segments"), py::arg("count"), py::arg("rows"), py::arg("groups"));
+        py::arg("segments"), py::arg("count"), py::arg("rows"), py::arg("totals"));
     m.def(
         "reduce",
         [](int64_t runs, int64_t count) {

@@ -113,7 +113,7 @@
     FIELD(l1_weight) /* of each element's l1, in the compute type */                                    \
     FIELD(numel)                                                                                        \
     FIELD(row)       /* index into the table of hyper-parameters */                                     \
-    FIELD(total)     /* index into the table of sums (the param group) */                               \
+    FIELD(total)     /* index into the table of sums */                                                 \
     FIELD(stream)    /* the parameter's number, where random numbers are needed */                      \
     FIELD(place)     /* of the first element in the whole parameter, of which this may be a part */     \
     FIELD(gap)       /* elements of other parts between one o and the next, see groups */               \

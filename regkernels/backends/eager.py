@@ -22,7 +22,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
         # Before the step: gradient and weight may be one memory.
         squares = reference.sums([own.gradient])[1] if with_sums else 0.0
         reference.update_(
-            own.method,
+            own.rule_or_metric,
             own.weight,
             own.gradient,
             own.states,
@@ -43,7 +43,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
 
 def proximal(batch: Batch) -> None:
     for own in batch.operands():
-        reference.proximal_(own.method, own.weight, own.states, batch.rows[own.row])
+        reference.proximal_(own.rule_or_metric, own.weight, own.states, batch.rows[own.row])
 
 
 def gradient_square_sum(batch: Batch) -> float:

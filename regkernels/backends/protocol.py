@@ -27,7 +27,10 @@ class Backend(Protocol):
         """
 
     def proximal(self, batch: Batch) -> None:
-        """Shrinks the weights of a batch in the metric of a step that was made before."""
+        """Shrinks the weights of a batch in the metric of a step that somebody else has made, as `attach_prox` does.
+
+        `regkernels.prox` goes through `update`, by the rule "still".
+        """
 
     def gradient_square_sum(self, batch: Batch) -> Number:
         """Returns the sum of the squares of all gradients, in float64."""

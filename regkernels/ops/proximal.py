@@ -49,7 +49,7 @@ def _proximal(
 
 
 def _batch(weight: Tensor, penalty: str, l1_weight: Tensor | None, layout: GroupLayout, row: Hyper) -> Batch:
-    """The step of a rule that moves nothing before the penalty shrinks the weight, which is the gradient, too."""
+    """Describes a step by the rule "still", which moves nothing, so that the penalty alone acts; the weight is the gradient, too."""
     address = weight.data_ptr()
     segment = Segment(
         weight=address,

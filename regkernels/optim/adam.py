@@ -10,7 +10,7 @@ from torch import Tensor
 from regkernels import validation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.step.rules import Row
+from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, averages, regularisation, square_root
 
 

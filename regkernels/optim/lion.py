@@ -11,7 +11,7 @@ from regkernels import validation
 from regkernels.optim import penalty_keys
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
-from regkernels.optim.step.rules import Row
+from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, averages, regularisation
 
 

@@ -19,7 +19,7 @@ from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
-from regkernels.optim.step.rules import Row
+from regkernels.optim.step.protocol import Row
 from regkernels.optim.step.scaling import Scaling
 from regkernels.optim.step.stepper import Stepper
 from regkernels.table.hyper import Number
@@ -56,7 +56,7 @@ class Optimizer(Contract):
         super().__init__(params, defaults)
         misspelt.warn_of_overridden(misspelt.given(type(self), defaults), self.param_groups)
 
-    # --- what a subclass says; see `regkernels.optim.step.rules.Rules` ---
+    # --- what a subclass says; see `regkernels.optim.step.protocol.Rules` ---
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         raise NotImplementedError
@@ -189,7 +189,7 @@ class Optimizer(Contract):
         return self._stepper.described(self, self.param_groups)
 
     def _check_options(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
-        """Raises where an option of a param group has a value that is not allowed; see `regkernels.optim.step.rules.Rules`."""
+        """Raises where an option of a param group has a value that is not allowed; see `regkernels.optim.step.protocol.Rules`."""
         validation.regularised_group(group, where, wait=wait)
         penalty_keys.check(group, where, wait=wait)
         self._validate(group, where, wait=wait)

@@ -1,4 +1,16 @@
-"""The step: a rule between two regularisation steps."""
+"""Makes a step: a rule between two regularisation steps. Other files, here and in the kernels, name its parts by these numbers:
+
+1. where the step is left out, nothing moves;
+2. the gradient is scaled, by clipping, a scaler, and -1 to maximize;
+3. coupled decay is added to it, ``g + weight_decay * w``;
+4. then the subgradient of l1, ``g + l1 * sign(w)``;
+5. decoupled decay multiplies the old weight by ``1 - lr * weight_decay``;
+6. the rule says the move and the step s of each element;
+7. the move is taken from the weight: z;
+8. l1, or another penalty, is applied to z as a proximal operator of the step s;
+9. proximal decay divides by ``1 + s * weight_decay``;
+10. bounds are kept.
+"""
 
 from __future__ import annotations
 

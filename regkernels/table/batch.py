@@ -24,7 +24,7 @@ class Memory:
 class Operands(NamedTuple):
     """Stands for a segment where tensors are needed instead of addresses: all dense, real and of equal layout."""
 
-    method: str
+    rule_or_metric: str
     """A key of `regkernels.reference.RULES`; where somebody else has made the step, of `regkernels.reference.METRICS`."""
     weight: Tensor
     gradient: Tensor

@@ -91,7 +91,7 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
         if not with_sums:
             return None
         totals = empty(device, batch.totals, len(SUMS))
-        second_stage(sums.add_groups, totals.shape, work, partials, totals, work.ranges, len(work.layout.launches))
+        second_stage(sums.add_totals, totals.shape, work, partials, totals, work.ranges, len(work.layout.launches))
         return totals
 
 
@@ -129,7 +129,7 @@ def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
         totals = empty(batch.device, batch.totals, len(SUMS))
         # Of what is reduced there are two sums; the other columns stay as they are.
         grid = (batch.totals, len(partials))
-        second_stage(sums.add_groups, grid, work, partials, totals, work.ranges, len(work.layout.launches))
+        second_stage(sums.add_totals, grid, work, partials, totals, work.ranges, len(work.layout.launches))
         square = totals[:, SUMS.index("square")]
         return list(square.reshape(classes, batch.totals // classes).sum(1).unbind())
 

@@ -21,7 +21,7 @@ from regkernels.distributed.shards import is_dtensor
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
 from regkernels.optim.step.entry import parameter_name
-from regkernels.optim.step.rules import Rules
+from regkernels.optim.step.protocol import Rules
 from regkernels.reference import RULES
 from regkernels.table.formats import KEPT_DTYPES
 

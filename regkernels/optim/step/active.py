@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regkernels.optim.step.counts import Counts
 from regkernels.optim.step.entry import Entry
-from regkernels.optim.step.rules import Row
+from regkernels.optim.step.protocol import Row
 from regkernels.table import segments
 from regkernels.table.hyper import Hyper
 from regkernels.table.segments import Pieces

@@ -150,7 +150,7 @@ def before_building(
         return scaling._replace(skip=1.0) if left_out else scaling
     if any(backends.is_asynchronous(plan.device) for plan in plans):
         return scaling
-    square_sum, skip = own.norm(described, norms.square_sums(plans, own.sums.classes), scaling.skip)
+    square_sum, skip = own.norm(described, norms.square_sums_on_host(plans, own.sums.classes), scaling.skip)
     return scaling._replace(skip=skip).by(options, square_sum)
 
 

@@ -16,10 +16,10 @@ from regkernels.table import segments
 
 def are_finite(plans: Iterable[Plan]) -> bool:
     """Tells whether the norm of all gradients is finite, as far as the host knows without waiting for a device."""
-    return math.isfinite(sum(map(sum, square_sums(plans, 1))))
+    return math.isfinite(sum(map(sum, square_sums_on_host(plans, 1))))
 
 
-def square_sums(plans: Iterable[Plan], classes: int) -> list[list[float]]:
+def square_sums_on_host(plans: Iterable[Plan], classes: int) -> list[list[float]]:
     """Returns the sum of the squares of the gradients of each class, for each plan whose gradients the host can look at without
     waiting for a device."""
     found = []

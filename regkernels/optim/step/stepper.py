@@ -18,7 +18,7 @@ from regkernels.optim.stats import Stats
 from regkernels.optim.step import exchange, graphs, norms
 from regkernels.optim.step.exchange import Exchange
 from regkernels.optim.step.plan import Plan
-from regkernels.optim.step.rules import Row, Rules
+from regkernels.optim.step.protocol import Row, Rules
 from regkernels.optim.step.scaling import Scaling
 from regkernels.optim.step.split_groups import SplitGroups
 from regkernels.table.hyper import Hyper, Number
@@ -52,7 +52,7 @@ class Stepper:
     def __init__(self, options: Options, trust: Trust | None = None, *, is_part: bool = False) -> None:
         """Begins without plans. ``is_part``: of another optimizer: states stay where they are, other ranks know nothing of it."""
         self.options = options
-        self._arguments = options._replace(process_group=None)
+        self._arguments = options._replace(process_group=None)  # as ranks compare them: each has a group of its own
         self.trust = Trust() if trust is None else trust
         self._is_part = is_part
         self._agreed = is_part  # whether ranks that share parameters have compared their optimizers

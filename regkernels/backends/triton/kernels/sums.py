@@ -105,18 +105,18 @@ def add_partials(lanes, partials, begin, end, BLOCK: tl.constexpr):
     return lanes
 
 
-@triton.jit(do_not_specialize=["stride", "kinds"])
-def add_groups(partials, totals, stride: tl.int64, ranges, kinds: tl.int32, BLOCK: tl.constexpr):
-    """One of the sums of one group: ``totals`` (groups, sums) from ``partials`` (sums, stride).
+@triton.jit(do_not_specialize=["stride", "launches"])
+def add_totals(partials, totals, stride: tl.int64, ranges, launches: tl.int32, BLOCK: tl.constexpr):
+    """Adds up one of the sums of one total: ``totals`` (totals, sums) from ``partials`` (sums, stride).
 
-    ``ranges`` (groups, kinds, 2) names the first chunk, and the one after the last, of a group within each launch.
+    ``ranges`` (totals, launches, 2) names the first chunk, and the one after the last, of a total within each launch.
     """
-    group, which = tl.program_id(0), tl.program_id(1)
+    total, which = tl.program_id(0), tl.program_id(1)
     lanes = tl.zeros([BLOCK], tl.float64)
-    for kind in range(kinds):
-        at = ranges + (group * kinds + kind) * 2
+    for launch in range(launches):
+        at = ranges + (total * launches + launch) * 2
         lanes = add_partials(lanes, partials + which * stride, tl.load(at), tl.load(at + 1), BLOCK)
-    tl.store(totals + group * SUMS + which, tl.sum(lanes))
+    tl.store(totals + total * SUMS + which, tl.sum(lanes))
 
 
 @triton.jit(do_not_specialize=["stride", "l1", "l2"])
