@@ -1,8 +1,8 @@
-"""Every test of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
+"""Tests all of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
 
-Five folders mirror no part of it: `support` has no tests, `interpreted` and `gpu` run the kernels where `backends` compares them
-on the CPU, `touch` proves which files an addition touches, and `integrations`, `docs` and `benchmarks` test what is around the
-package.
+Some folders mirror no part of it: `support` has no tests, `interpreted`, `triton` and `gpu` take the kernels further than `backends`,
+which compares them on the CPU, `touch` proves which files an addition touches, and `integrations`, `docs` and `benchmarks` test what
+is around the package.
 """
 
 from pathlib import Path
