@@ -1,4 +1,7 @@
-"""Weight regularisation and the optimizer step in one pass over parameter memory."""
+"""Offers weight regularisation and the optimizer step in one pass over parameter memory.
+
+Its rooms, and who knows of whom, are listed under "Architecture" in README.md; names are only collected here.
+"""
 
 import sys
 from importlib import import_module

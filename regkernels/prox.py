@@ -1,4 +1,4 @@
-"""Proximal operators, as functions of tensors.
+"""Offers proximal operators, as functions of tensors.
 
 Each returns, for a penalty f, the x that minimises ``(x - v)**2 / 2 + step * f(x)``, where v is the tensor it is given: what an
 optimizer of `regkernels.optim` does after its own step, by the same kernels. With ``lr = step`` and a gradient of zero,
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    """``sign(x) * max(|x| - threshold, 0)``, the proximal operator of ``threshold * sum |x|``.
+    """Returns ``sign(x) * max(|x| - threshold, 0)``, the proximal operator of ``threshold * sum |x|``.
 
     Args:
         x: float64, float32, float16 or bfloat16, any shape and strides. Not changed.
@@ -74,7 +74,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
 
 
 def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
-    """`soft_threshold` in place: changes ``x`` and returns it. Call it on parameters within ``torch.no_grad()``.
+    """Applies `soft_threshold` in place: changes ``x`` and returns it. Call it on parameters within ``torch.no_grad()``.
 
     Raises:
         RuntimeError: where autograd would have to record it (``x`` requires a gradient and gradients are enabled).
@@ -120,7 +120,7 @@ def positive(x: Tensor, l1: float = 0.0, *, step: float = 1.0) -> Tensor:
 
 
 def box(x: Tensor, low: float, high: float) -> Tensor:
-    """The projection onto ``low <= x <= high``; both may be infinite."""
+    """Projects onto ``low <= x <= high``; both may be infinite."""
     low, high = (bound + 0.0 for bound in validation.bounds((low, high), "(low, high)"))  # no -0
     return _proximal(x, "l1", 1.0, lower=low, upper=high)
 
@@ -197,16 +197,17 @@ def group_l1(
 
 
 def max_norm(x: Tensor, radius: float, *, dim: int | str = 0, size: int = 1) -> Tensor:
-    """The projection of each group onto the ball of a radius >= 0. Groups as in `group_l1`."""
+    """Projects each group onto the ball of a radius >= 0. Groups as in `group_l1`."""
     return _grouped(x, dim, size, 1.0, max_norm=_number("radius", radius))
 
 
 def unit_norm(x: Tensor, *, dim: int | str = 0, size: int = 1) -> Tensor:
-    """Each group scaled to norm 1; groups of zeros stay zero. Groups as in `group_l1`."""
+    """Scales each group to norm 1; groups of zeros stay zero. Groups as in `group_l1`."""
     return _grouped(x, dim, size, 1.0, unit_norm=1.0)
 
 
 def _penalised(x: Tensor, penalty: str, strength: float, step: float, shape: float = 1.0) -> Tensor:
+    """Applies the operator of a penalty of the family, after checking its strength and shape."""
     parameter = FAMILY[penalty].shape
     if parameter is not None:
         validation.shape(parameter, parameter.name, shape)
@@ -214,6 +215,7 @@ def _penalised(x: Tensor, penalty: str, strength: float, step: float, shape: flo
 
 
 def _grouped(x: Tensor, dim: int | str, size: int, step: float, weight: str = "sqrt_size", **fields: Any) -> Tensor:
+    """Applies an operator by groups, which lie as ``dim`` and ``size`` say; ``fields`` are those of `Hyper`."""
     _check_tensor(x)
     grouping.check(dim, size, weight)
     if is_dtensor(x):
@@ -236,6 +238,7 @@ def _proximal(
     layout: Sequence[int] = (0, 0, 0),
     **fields: float,
 ) -> Tensor:
+    """Calls the registered operator, for a `DTensor` on what each rank holds, with a row made of the numbers."""
     _check_tensor(x)
     step = _number("step", step)
     if is_dtensor(x):
@@ -248,11 +251,12 @@ def _proximal(
 
 @outside_of_graphs
 def _on_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of what each rank holds of a `DTensor`."""
+    """Applies ``function`` to what each rank holds of a `DTensor`."""
     return whole([function(part) for part in own([x])], [x])[0]
 
 
 def _number(name: str, value: float) -> float:
+    """Checks that a number is not negative, and returns it; within a compiled graph it is not checked here."""
     return float(value) if torch.compiler.is_compiling() else validation.nonnegative(name, value)
 
 

@@ -1,4 +1,4 @@
-"""Every test of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
+"""Tests all of regkernels, in the folders of the package: what `regkernels/x` does is tested in `tests/x`.
 
 Some folders mirror no part of it: `support` has no tests, `triton` compiles the kernels, `interpreted` and `gpu` run them where
 `backends` compares them on the CPU, `touch` proves which files an addition touches, and `integrations`, `docs` and `benchmarks` test

@@ -1,4 +1,4 @@
-"""Those who are compared live here: implementations of the same thing, each optional, each checked before it is timed.
+"""Holds those who are compared: implementations of the same thing, each optional, each checked before it is timed.
 
 How they are timed, and on which tensors, is not here but in `benchmarks`.
 """

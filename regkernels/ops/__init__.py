@@ -1,4 +1,4 @@
-"""Operators of torch (``torch.ops.regkernels``) over the kernels, with their derivatives.
+"""Registers operators of torch (``torch.ops.regkernels``) over the kernels, with their derivatives.
 
 What a person calls is in `regkernels.penalties` and `regkernels.prox`, which check what they are given.
 """

@@ -1,4 +1,4 @@
-"""The operators of the penalty on the norms of groups."""
+"""Registers the operators of the penalty on the norms of groups."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _group_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tu
 
 
 def _by_group(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """One row per group."""
+    """Lays out one row per group."""
     if dim is None or x.dim() == 0:
         return x.reshape(1, -1)
     rest = [length for index, length in enumerate(x.shape) if index != dim % x.dim()]
@@ -106,7 +106,7 @@ def _by_group(x: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def _from_groups(rows: Tensor, like: Tensor, dim: int | None) -> Tensor:
-    """The inverse of `_by_group`, in the shape of ``like``."""
+    """Inverts `_by_group`, in the shape of ``like``."""
     if dim is None or like.dim() == 0:
         return rows.reshape(like.shape)
     return rows.reshape(like.movedim(dim, 0).shape).movedim(0, dim)

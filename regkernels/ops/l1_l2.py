@@ -1,4 +1,4 @@
-"""The operators of the L1 and L2 penalties."""
+"""Registers the operators of the L1 and L2 penalties."""
 
 from __future__ import annotations
 

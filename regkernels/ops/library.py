@@ -1,4 +1,4 @@
-"""The one place where operators are registered, so that autograd and ``torch.compile(fullgraph=True)`` know the kernels.
+"""Registers all operators, in this one place, so that autograd and ``torch.compile(fullgraph=True)`` know the kernels.
 
 What the kernels' operators have in common stands here, too: they take dense memory, and penalties are differentiable twice.
 """
@@ -43,7 +43,7 @@ def register(
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """The tensor, or a contiguous copy where its elements are not one run of memory. Raises where it has none any more."""
+    """Returns the tensor, or a contiguous copy where its elements are not one run of memory. Raises where it has none any more."""
     if not tensor.data_ptr() and tensor.numel():
         raise RuntimeError(
             f"a tensor of shape {tuple(tensor.shape)} has no memory any more: FSDP has freed the parameters that it had gathered. "
@@ -54,12 +54,12 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def like(x: Tensor) -> Tensor:
-    """An empty tensor in the layout that `dense` gives."""
+    """Makes an empty tensor in the layout that `dense` gives."""
     return empty_dense(x)
 
 
 def spread(gradients: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-    """One gradient for each parameter that needs one."""
+    """Returns one gradient for each parameter that needs one."""
     left = iter(gradients)
     return [next(left) if need else None for need in needed]
 
@@ -89,10 +89,10 @@ def second_derivatives(
 
 
 def fake_value(params: Sequence[Tensor], *options: Any) -> Tensor:
-    """The value of a penalty, for tracing: 0-dim."""
+    """Stands for the value of a penalty, for tracing: 0-dim."""
     return params[0].new_empty((), dtype=reference.penalty_dtype(params))
 
 
 def fake_gradients(upstream: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
-    """One gradient for each parameter, for tracing."""
+    """Stands for one gradient for each parameter, for tracing."""
     return [like(w) for w in params]

@@ -1,4 +1,4 @@
-"""The proximal operators: of a soft threshold, and of everything that a step does to its weights after the rule."""
+"""Registers the proximal operators: of a soft threshold, and of everything that a step does to its weights after the rule."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _save_threshold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _threshold_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    """1 where the result is not zero, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
+    """Multiplies by 1 where the result is not zero, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
     (output,) = ctx.saved_tensors
     return (upstream * (output != 0) if ctx.threshold else upstream.clone()), None
 

@@ -1,4 +1,4 @@
-"""The operators of the penalties of single elements beyond L1 and L2, and of L1 with a weight for each element."""
+"""Registers the operators of the penalties of single elements beyond L1 and L2, and of L1 with a weight for each element."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _slope_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, 
 
 
 def _factors(params: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """The weights in the compute type and the layout of dense parameters."""
+    """Brings the weights to the compute type and the layout of dense parameters."""
     return [
         torch.empty_like(w, dtype=reference.compute_dtype(w.dtype)).copy_(factor)
         if factor.dtype != reference.compute_dtype(w.dtype) or factor.stride() != w.stride() or factor.is_neg()

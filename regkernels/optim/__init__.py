@@ -1,6 +1,7 @@
 """Offers torch.optim's optimizers, with exact L1 and L2 in one pass over memory.
 
-Each has a file of its own; what a step does is in `step`, and its arithmetic in the backends.
+Each has a file of its own. What a step does is in `step`, what loading checks in `checkpoint`, an optimizer kept on the CPU in `offload`,
+steps within the backward pass in `release`; the arithmetic is not here but in the backends.
 """
 
 from regkernels.optim.adagrad import Adagrad

@@ -202,7 +202,7 @@ class Optimizer(Contract):
         self._substitute = substitute
 
     def _step_was_made(self) -> None:
-        """To be called by a `Substitute`: schedulers of torch warn where they do not see a step."""
+        """Is to be called by a `Substitute`: schedulers of torch warn where they do not see a step."""
         self._opt_called = True
 
     def _part(self, groups: list[dict[str, Any]]) -> Self:

@@ -1,4 +1,4 @@
-"""Penalties and constraints of a param group beyond l1 and weight decay: which there are, and which a group asks for."""
+"""Describes penalties and constraints of a param group beyond l1 and weight decay: which there are, and which a group asks for."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ class Method(NamedTuple):
 
 
 def method_of(group: Mapping[str, Any], rule: str) -> Method:
+    """Returns what a param group with this rule asks its kernel to do."""
     if group.keys().isdisjoint(Penalties.__annotations__):
         return Method(rule, "l1" if group["weight_decay_mode"] == "cautious" else "plain")
     if _grouped(group):
@@ -114,12 +115,13 @@ def method_of(group: Mapping[str, Any], rule: str) -> Method:
 
 
 def is_active(group: Mapping[str, Any], name: str) -> bool:
+    """Tells whether the strength of that name is switched on: given, and not known to be 0."""
     value = group.get(name, 0.0)
     return bool(value is not None and validation.may_be_positive(value))
 
 
 def _grouped(group: Mapping[str, Any]) -> list[str]:
-    """The keys that act on groups."""
+    """Lists the keys that act on groups."""
     asked = {
         "group_l1": is_active(group, "group_l1"),
         "max_norm": group.get("max_norm") is not None,
@@ -129,14 +131,14 @@ def _grouped(group: Mapping[str, Any]) -> list[str]:
 
 
 def asked(group: Mapping[str, Any]) -> list[str]:
-    """Keys of this module that are switched on."""
+    """Lists the keys of this module that are switched on."""
     keys = [key for key in FAMILY if is_active(group, key)] + _grouped(group)
     keys += ["positive"] * bool(group.get("positive"))
     return keys + [key for key in ("box", "l1_weights") if group.get(key) is not None]
 
 
 def needs_metric(group: Mapping[str, Any]) -> list[str]:
-    """Keys whose proximal operators need to know the step of each element."""
+    """Lists the keys whose proximal operators need to know the step of each element."""
     keys = [name for name in (*FAMILY, "group_l1") if is_active(group, name)]
     if group["l1_mode"] == "prox" and is_active(group, "l1"):
         keys.append("l1")
@@ -146,7 +148,7 @@ def needs_metric(group: Mapping[str, Any]) -> list[str]:
 
 
 def fields(group: Mapping[str, Any], method: Method) -> dict[str, Number]:
-    """The fields of `Hyper` that the penalty of a group fills, beyond those of l1 and weight decay."""
+    """Returns the fields of `Hyper` that the penalty of a group fills, beyond those of l1 and weight decay."""
     found: dict[str, Number] = {}
     if group["weight_decay_mode"] == "cautious":
         found["cautious"] = 1.0
@@ -268,7 +270,7 @@ def _check_weights(weights: Any, group: Mapping[str, Any], position: int, param:
 
 
 def check_gain(group: Mapping[str, Any], momentum: float, dampening: float, where: str) -> None:
-    """A proximal step needs the gain ``(1 - dampening) / (1 - momentum)``."""
+    """Raises where a proximal step lacks what it needs, the gain ``(1 - dampening) / (1 - momentum)``."""
     if needs_metric(group) and momentum != 0 and not (momentum < 1 and dampening < 1):
         raise ValueError(
             f"the proximal step of {needs_metric(group)[0]} needs momentum < 1 and dampening < 1, got momentum {momentum} and "

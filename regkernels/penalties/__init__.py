@@ -1,4 +1,4 @@
-"""Penalties for the loss: what they add to it and their gradients, in one fused pass over all parameters each way.
+"""Offers penalties for the loss: what they add to it and their gradients, in one fused pass over all parameters each way.
 
 What an optimizer does to weights by itself is not here: its keys are in `regkernels.optim`, its operators in `regkernels.prox`.
 """

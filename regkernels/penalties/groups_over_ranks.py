@@ -1,4 +1,4 @@
-"""The penalty on groups of elements in tensors that are cut over ranks: whole on one rank, or cut themselves."""
+"""Computes the penalty on groups of elements in tensors that are cut over ranks: whole on one rank, or cut themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from regkernels.penalties.over_ranks import Share, over_ranks, shares
 def group_l1(
     listed: Sequence[Tensor], chosen: Sequence[int], strength: float, dim: int | None, size: int, weight: str
 ) -> Tensor:
-    """`regkernels.group_l1_penalty` of the ``chosen`` tensors of ``listed``, of which some are `DTensor`s."""
+    """Computes `regkernels.group_l1_penalty` of the ``chosen`` tensors of ``listed``, of which some are `DTensor`s."""
     found = shares(listed, chosen)
     parts = own(listed, watch=True)
     device = parts[0].device
@@ -71,13 +71,13 @@ def _squares(tensor: Tensor, part: Tensor, dim: int | None, size: int) -> tuple[
 
 
 def _norms(squares: Tensor, off: bool) -> Tensor:
-    """Roots, with derivative 0 at 0."""
+    """Takes roots, with derivative 0 at 0."""
     zero = (squares == 0) | off
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
 
 class _SquaredNorms(torch.autograd.Function):
-    """The sum of squares at each index of a dimension, or of the whole tensor: float64 (indices,)."""
+    """Computes the sum of squares at each index of a dimension, or of the whole tensor: float64 (indices,)."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, dim: int | None) -> Tensor:

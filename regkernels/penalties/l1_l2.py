@@ -1,4 +1,4 @@
-"""L1 and L2 in the loss: one fused pass over all parameters forward, one backward."""
+"""Offers L1 and L2 in the loss: one fused pass over all parameters forward, one backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regkernels.penalties.listed import Params, evaluated, listed_tensors, plain
 
 
 def l1_penalty(params: Params, strength: float | Tensor, weights: Tensor | Iterable[Tensor] | None = None) -> Tensor:
-    """``strength * sum |w|`` over all elements of all parameters. The gradient is ``strength * sign(w)``, sign(0) = 0.
+    """Returns ``strength * sum |w|`` over all elements of all parameters. The gradient is ``strength * sign(w)``, sign(0) = 0.
 
     Args:
         params: a tensor, an iterable of tensors, or a module (its trainable parameters). float64, float32, float16 or
@@ -43,7 +43,7 @@ def l1_penalty(params: Params, strength: float | Tensor, weights: Tensor | Itera
 
 
 def l2_penalty(params: Params, strength: float | Tensor) -> Tensor:
-    """``strength * sum w**2`` over all elements of all parameters, without 1/2: the gradient is ``2 * strength * w``.
+    """Returns ``strength * sum w**2`` over all elements of all parameters, without 1/2: the gradient is ``2 * strength * w``.
 
     ``weight_decay`` of an optimizer has the 1/2: ``weight_decay = 2 * strength``. Arguments, result and errors as in
     `l1_penalty`.
@@ -52,7 +52,7 @@ def l2_penalty(params: Params, strength: float | Tensor) -> Tensor:
 
 
 def elastic_net_penalty(params: Params, l1: float | Tensor, l2: float | Tensor) -> Tensor:
-    """``l1 * sum |w| + l2 * sum w**2`` in one pass; no 1/2 before ``l2``. Arguments, result and errors as in `l1_penalty`.
+    """Returns ``l1 * sum |w| + l2 * sum w**2`` in one pass; no 1/2 before ``l2``. Arguments, result and errors as in `l1_penalty`.
 
     scikit-learn's ElasticNet(alpha, l1_ratio) has ``l1 = alpha * l1_ratio`` and ``l2 = alpha * (1 - l1_ratio) / 2``.
     Source: Zou and Hastie (2005).

@@ -41,7 +41,7 @@ def listed_tensors(params: Any) -> list[Tensor]:
 
 
 def unique(listed: Sequence[Tensor]) -> list[int]:
-    """The places of tensors that make up each memory once; of two with the same, one that requires a gradient."""
+    """Finds the places of tensors that make up each memory once; of two with the same, one that requires a gradient."""
     if torch.compiler.is_compiling():
         return _once(listed)  # addresses are not known while tracing, and a guard on id() would recompile in every step
     places: dict[Any, int] = {}
@@ -62,7 +62,7 @@ def _once(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _memory(tensor: Tensor) -> Any:
-    """Equal for tensors that consist of the same elements in memory, in whatever order."""
+    """Returns a key that is equal for tensors that consist of the same elements in memory, in whatever order."""
     if tensor.numel() == 0:
         return id(tensor)
     order = tensor.numel() if is_dense(tensor) else (tensor.shape, tensor.stride())
@@ -97,7 +97,7 @@ def plain_strength(name: str, value: Any) -> Any:
 def evaluated(
     calls: Sequence[over_ranks.Call], listed: Sequence[Tensor], factors: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """The value of each function for all that is listed, each memory once; ``factors``: one for each tensor."""
+    """Computes the value of each function for all that is listed, each memory once; ``factors``: one for each tensor."""
     chosen = unique(listed)
     if has_dtensor(listed):
         return over_ranks.evaluated(calls, listed, chosen, factors)
@@ -112,5 +112,5 @@ def has_dtensor(listed: Sequence[Tensor]) -> bool:
 
 
 def times(strength: Tensor, value: Tensor) -> Tensor:
-    """The product of two tensors of one element each: 0-dim, in the dtype of ``value``."""
+    """Returns the product of two tensors of one element each: 0-dim, in the dtype of ``value``."""
     return strength.to(value.dtype).reshape(()) * value

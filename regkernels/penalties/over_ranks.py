@@ -1,4 +1,4 @@
-"""Penalties of whole tensors, from what each rank holds of them.
+"""Computes penalties of whole tensors, from what each rank holds of them.
 
 Elements that are cut over ranks are summed over these, replicated ones count once; every rank gets the same bits. All sums of a call
 travel in one message per group of ranks, in float64.
@@ -22,7 +22,7 @@ Call = tuple[Callable[..., Tensor], tuple[Any, ...]]
 
 
 class Share(NamedTuple):
-    """Tensors that are cut over the same ranks."""
+    """Holds tensors that are cut over the same ranks."""
 
     over: ProcessGroups
     """Empty: all ranks hold all of it."""
@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
 
 def shares(listed: Sequence[Tensor], chosen: Sequence[int]) -> list[Share]:
-    """All tensors by the ranks they are cut over. The same on all ranks, but for what is chosen."""
+    """Sorts all tensors by the ranks they are cut over. The same on all ranks, but for what is chosen."""
     found: dict[tuple[str, ...], Share] = {}
     counted = set(chosen)
     for index, tensor in enumerate(listed):
@@ -47,7 +47,7 @@ def shares(listed: Sequence[Tensor], chosen: Sequence[int]) -> list[Share]:
 def over_ranks(
     found: Sequence[Share], lengths: Sequence[int], compute: Callable[[Share], Tensor], device: Any
 ) -> list[Tensor]:
-    """``compute`` of each share, a float64 vector, summed over the ranks of that share.
+    """Sums ``compute`` of each share, a float64 vector, over the ranks of that share.
 
     Where it raises on one rank only, all ranks raise, as the others would wait for it (on the CPU; elsewhere nobody looks).
     """
@@ -73,7 +73,7 @@ def over_ranks(
 def evaluated(
     calls: Sequence[Call], listed: Sequence[Tensor], chosen: Sequence[int], factors: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """The value of each call for all ``chosen`` tensors of ``listed``, of which some are `DTensor`s: 0-dim each."""
+    """Computes the value of each call for all ``chosen`` tensors of ``listed``, of which some are `DTensor`s: 0-dim each."""
     found = shares(listed, chosen)
     parts = own(listed, watch=True)
     device = parts[0].device

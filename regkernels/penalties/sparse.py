@@ -1,4 +1,4 @@
-"""Penalties beyond L1 and L2: one fused pass over all parameters forward, one backward."""
+"""Offers penalties beyond L1 and L2: one fused pass over all parameters forward, one backward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def l0_penalty(params: Params, strength: float | Tensor) -> Tensor:
-    """``strength`` times the number of elements that are not zero. The gradient is 0 everywhere: it moves no weight.
+    """Returns ``strength`` times the number of elements that are not zero. The gradient is 0 everywhere: it moves no weight.
 
     A number to report, or to compare models by. Arguments, result and errors as in `l1_penalty`.
     """
@@ -34,7 +34,7 @@ def l0_penalty(params: Params, strength: float | Tensor) -> Tensor:
 
 
 def l_half_penalty(params: Params, strength: float | Tensor) -> Tensor:
-    """``strength * sum |w|**(1/2)``. The gradient is ``strength * sign(w) / (2 * sqrt|w|)``, and 0 at 0.
+    """Returns ``strength * sum |w|**(1/2)``. The gradient is ``strength * sign(w) / (2 * sqrt|w|)``, and 0 at 0.
 
     It grows without bounds towards 0 and is 0 there. Arguments, result and errors as in `l1_penalty`. Source: Xu, Chang, Xu and
     Zhang (2012).
@@ -43,7 +43,7 @@ def l_half_penalty(params: Params, strength: float | Tensor) -> Tensor:
 
 
 def mcp_penalty(params: Params, strength: float | Tensor, gamma: float = 3.0) -> Tensor:
-    """The minimax concave penalty: ``strength * |w| - w**2 / (2 * gamma)`` up to ``|w| = gamma * strength``, then constant.
+    """Returns the minimax concave penalty: ``strength * |w| - w**2 / (2 * gamma)`` up to ``|w| = gamma * strength``, then constant.
 
     The constant is ``gamma * strength**2 / 2``; the gradient falls from ``strength * sign(w)`` at 0 to 0 there.
     ``gamma`` > 0, without unit. A ``strength`` that is a tensor gets the gradient of this value, which is not linear in it; it
@@ -54,7 +54,7 @@ def mcp_penalty(params: Params, strength: float | Tensor, gamma: float = 3.0) ->
 
 
 def scad_penalty(params: Params, strength: float | Tensor, a: float = 3.7) -> Tensor:
-    """The smoothly clipped absolute deviation: L1 up to ``|w| = strength``, constant beyond ``a * strength``.
+    """Returns the smoothly clipped absolute deviation: L1 up to ``|w| = strength``, constant beyond ``a * strength``.
 
     ``strength * |w|``, then ``(2 * a * strength * |w| - w**2 - strength**2) / (2 * (a - 1))``, then
     ``strength**2 * (a + 1) / 2``. The gradient falls from ``strength * sign(w)`` to 0 in between. ``a`` > 1, without unit. A
@@ -65,7 +65,7 @@ def scad_penalty(params: Params, strength: float | Tensor, a: float = 3.7) -> Te
 
 
 def log_sum_penalty(params: Params, strength: float | Tensor, eps: float = 1.0) -> Tensor:
-    """``strength * sum log(1 + |w| / eps)``. The gradient is ``strength * sign(w) / (eps + |w|)``, and 0 at 0.
+    """Returns ``strength * sum log(1 + |w| / eps)``. The gradient is ``strength * sign(w) / (eps + |w|)``, and 0 at 0.
 
     ``eps`` > 0 (at least 1.2e-38), in units of the weights. Other arguments, result and errors as in `l1_penalty`. Source:
     Candes, Wakin and Boyd (2008).
@@ -74,7 +74,7 @@ def log_sum_penalty(params: Params, strength: float | Tensor, eps: float = 1.0) 
 
 
 def huber_penalty(params: Params, strength: float | Tensor, delta: float = 1.0) -> Tensor:
-    """``strength * sum H(w)`` with ``H(w) = w**2 / 2`` up to ``|w| = delta``, then ``delta * (|w| - delta / 2)``.
+    """Returns ``strength * sum H(w)`` with ``H(w) = w**2 / 2`` up to ``|w| = delta``, then ``delta * (|w| - delta / 2)``.
 
     The gradient is ``strength * w``, clamped to ``strength * delta``. ``delta`` > 0 (at least 1.2e-38), in units of the weights.
     Other arguments, result and errors as in `l1_penalty`. Source: Huber (1964).
@@ -89,7 +89,7 @@ def group_l1_penalty(
     size: int = 1,
     weight: Literal["sqrt_size", "ones"] = "sqrt_size",
 ) -> Tensor:
-    """``strength * sum weight_g * ||w_g||_2`` over groups of elements: the group lasso.
+    """Returns ``strength * sum weight_g * ||w_g||_2`` over groups of elements: the group lasso.
 
     The gradient is ``strength * weight_g * w / ||w_g||``, and 0 for a group that is zero. Norms are formed in float64.
 

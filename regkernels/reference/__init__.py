@@ -1,4 +1,4 @@
-"""The specification: every operation of the package in plain eager PyTorch.
+"""Specifies every operation of the package in plain eager PyTorch.
 
 The C++ and the Triton kernels perform the same IEEE operations in the same order, so their weights and states equal
 these bit for bit. That is why the lines below avoid what rounds differently from backend to backend:

@@ -1,4 +1,4 @@
-"""Operations on single elements."""
+"""Specifies operations on single elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def square_root(x: Tensor) -> Tensor:
-    """The correctly rounded square root of a float32 or float64 tensor (IEEE 754)."""
+    """Returns the correctly rounded square root of a float32 or float64 tensor (IEEE 754)."""
     if x.dtype == torch.float32:
         return x.double().sqrt().float()  # exact: a double holds more than twice the bits of a float, and two more
     if not x.is_cpu:
@@ -19,13 +19,13 @@ def square_root(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1; NaN stays. The subgradient of ``|x|`` that is taken at 0 is 0."""
+    """Returns -1, 0 or 1; NaN stays. The subgradient of ``|x|`` that is taken at 0 is 0."""
     zero = torch.zeros_like(x)
     return torch.where(x > 0, zero + 1, torch.where(x < 0, zero - 1, torch.where(x == 0, zero, x)))
 
 
 def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
-    """The proximal operator of ``t * |x|``: ``z - clamp(z, -t, t)``. Never -0.0; NaN stays; ``t == 0`` gives ``z``.
+    """Applies the proximal operator of ``t * |x|``: ``z - clamp(z, -t, t)``. Never -0.0; NaN stays; ``t == 0`` gives ``z``.
 
     ``z``: float32 or float64, any shape; ``t >= 0``: a number, or a tensor that broadcasts.
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
@@ -37,31 +37,31 @@ def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
 
 
 def divide(numerator: Tensor | float, denominator: Tensor | float, like: Tensor) -> Tensor:
-    """An IEEE division, also where one side is a number."""
+    """Makes an IEEE division, also where one side is a number."""
     top = numerator if isinstance(numerator, Tensor) else torch.full_like(like, numerator)
     bottom = denominator if isinstance(denominator, Tensor) else torch.full_like(like, denominator)
     return top / bottom
 
 
 def magnitude(x: Tensor) -> Tensor:
-    """The absolute value; -0.0 stays."""
+    """Returns the absolute value; -0.0 stays."""
     return torch.where(x < 0, -x, x)
 
 
 def with_sign(x: Tensor, v: Tensor) -> Tensor:
-    """``x`` where v is not negative, ``-x`` where it is."""
+    """Returns ``x`` where v is not negative, ``-x`` where it is."""
     return torch.where(v < 0, -x, x)
 
 
 def clamp(z: Tensor, lower: float, upper: float) -> Tensor:
-    """``z`` between the bounds: no -0.0 at a bound of 0; NaN stays NaN."""
+    """Brings ``z`` between the bounds: no -0.0 at a bound of 0; NaN stays NaN."""
     z = torch.where(z <= lower, torch.full_like(z, lower), z)
     return torch.where(z >= upper, torch.full_like(z, upper), z)
 
 
 def logarithm(x: Tensor) -> Tensor:
-    """The logarithm of x >= 1, to about two units in the last place: of a power of two, and of what is left by its series in
-    ``z = (m - 1) / (m + 1)``, ``log m = 2 (z + z**3 / 3 + z**5 / 5 + ...)``."""
+    """Computes the logarithm of x >= 1, to about two units in the last place: of a power of two, and of what is left by its series
+    in ``z = (m - 1) / (m + 1)``, ``log m = 2 (z + z**3 / 3 + z**5 / 5 + ...)``."""
     integer, bits, bias = (torch.int64, 52, 1023) if x.dtype == torch.float64 else (torch.int32, 23, 127)
     pattern = x.view(integer)
     exponent = ((pattern >> bits) - bias).to(x.dtype)

@@ -1,4 +1,4 @@
-"""The family of penalties: what each of those of single elements beyond l1 is called, allows and consists of.
+"""Describes the family of penalties: what each of those of single elements beyond l1 is called, allows and consists of.
 
 Whatever else the package knows of one, it reads here. `regkernels.reference.penalties` has their formulas.
 """
@@ -19,7 +19,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Shape(NamedTuple):
-    """The second parameter of a penalty: numbers above ``above``, and where it is a magnitude of weights, at least `SMALLEST`."""
+    """Describes the second parameter of a penalty: a number above ``above``; a magnitude of weights is at least `SMALLEST`, too."""
 
     name: str
     """What functions call it; a param group puts the penalty's key before it."""
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The smallest number that is allowed, if it is above ``above``."""
+        """Returns the smallest number that is allowed, if it is above ``above``."""
         return SMALLEST if self.unit else self.above
 
     @property
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
 
 
 class Formulas(NamedTuple):
-    """A value and its derivatives, by elements of a tensor and four numbers; several penalties may share them."""
+    """Holds a value and its derivatives, by elements of a tensor and four numbers; several penalties may share them."""
 
     name: str
     """What csrc/lists.h and the Triton kernels call them."""
@@ -57,7 +57,7 @@ class Formulas(NamedTuple):
 
 
 class Elementwise(NamedTuple):
-    """A penalty of single elements."""
+    """Describes a penalty of single elements."""
 
     key: str
     """Of a param group. The operator has this name in `regkernels.prox`, and the value this one with ``_penalty`` behind it."""

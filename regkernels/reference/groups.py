@@ -1,4 +1,4 @@
-"""Penalties and constraints of groups of elements: one second moment and one norm for each.
+"""Specifies penalties and constraints of groups of elements: one second moment and one norm for each.
 
 Sums over a group are formed in float64 and in the order of the kernels on CPU, which therefore have the same bits. Those on
 a device add in another order: their norms may differ in the last bit of the compute type.
@@ -24,7 +24,7 @@ LANES, PIECE, BLOCKS = 16, 65536, 64
 
 
 def group_sums(x: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
-    """The sum of each group, float64, shape (groups,). ``x`` has the shape of ``like``, in whose memory the groups lie.
+    """Returns the sum of each group, float64, shape (groups,). ``x`` has the shape of ``like``, in whose memory the groups lie.
 
     A group is ``outer`` runs of ``inner`` elements. Runs are cut into pieces of PIECE, and put together in blocks of as many as
     make at most BLOCKS of them. In a block the elements of a piece go to LANES lanes in turn, run after run; lanes, pieces and
@@ -49,7 +49,7 @@ def group_sums(x: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
 
 
 def share(v: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
-    """The mean of ``v`` over the group of each element: with it all of a group have the same step.
+    """Returns the mean of ``v`` over the group of each element: with it all of a group have the same step.
 
     Source for one step per group: Zheng and Kwok, Blockwise adaptivity (2019), where it is Adam's second moment.
     """
@@ -59,7 +59,7 @@ def share(v: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
 def group_step(
     z: Tensor, s: Tensor | float, h: Hyper, group_strength: float, layout: GroupLayout, like: Tensor
 ) -> Tensor:
-    """Steps 8 to 10: soft-threshold, bounds, the shrinkage of each group's norm, proximal decay, the norm's own bound.
+    """Makes steps 8 to 10: soft-threshold, bounds, the shrinkage of each group's norm, proximal decay, the norm's own bound.
 
     ``s`` is the same within a group; ``group_strength`` is of a group's norm, with its weight. In this order each is the proximal
     operator of their sum. An infinite norm is not shrunk; where a bound is put on it, finite weights become 0.
@@ -115,13 +115,13 @@ def _add_in_order(x: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def _in_memory(x: Tensor, like: Tensor) -> Tensor:
-    """The elements of ``x`` in the order of ``like``'s memory, 1-D."""
+    """Returns the elements of ``x`` in the order of ``like``'s memory, 1-D."""
     laid_out = torch.empty_strided(like.shape, like.stride(), dtype=x.dtype, device=x.device)
     return laid_out.copy_(x).as_strided((like.numel(),), (1,))
 
 
 def _of_elements(of_groups: Tensor, dtype: torch.dtype, layout: GroupLayout, like: Tensor) -> Tensor:
-    """A number of each group, rounded to ``dtype``, for each element."""
+    """Spreads a number of each group, rounded to ``dtype``, over its elements."""
     outer, groups, inner = layout
     elements = of_groups.to(dtype).reshape(1, groups, 1).expand(outer, groups, inner).contiguous()
     return elements.as_strided(like.shape, like.stride())

@@ -17,7 +17,7 @@ _NUMBERS = {pair: number for number, pair in enumerate(itertools.product(RULES, 
 
 
 class Kind(NamedTuple):
-    """The kernel of a step."""
+    """Names the kernel of a step."""
 
     rule: str
     dtype: torch.dtype
@@ -27,19 +27,19 @@ class Kind(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The number that stands in the table is the method, rule and penalty, times FORMATS, plus the number of the format."""
+        """Returns the number in the table: that of rule and penalty times FORMATS, plus the number of the format."""
         return _NUMBERS[self.rule, self.penalty] * FORMATS + format_number(self.dtype, self.narrow, self.rounding)
 
     @classmethod
     def of(cls, number: int) -> Kind:
-        """The inverse of `number`."""
+        """Inverts `number`."""
         rule, penalty = divmod(number // FORMATS, len(PENALTIES))
         dtype, narrow, rounding = format_of(number % FORMATS)
         return cls(_RULES[rule], dtype, rounding, narrow, PENALTIES[penalty])
 
 
 class MetricKind(NamedTuple):
-    """The kernel of a shrinkage after somebody else's step.
+    """Names the kernel of a shrinkage after somebody else's step.
 
     ``narrow``: operands of half-precision weights are in the weights' type, not in float32.
     """
@@ -50,16 +50,16 @@ class MetricKind(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The number that stands in the table."""
+        """Returns the number that stands in the table."""
         return (_METRICS.index(self.metric) * len(DTYPES) + DTYPES.index(self.dtype)) * 2 + self.narrow
 
     @classmethod
     def of(cls, number: int) -> MetricKind:
-        """The inverse of `number`."""
+        """Inverts `number`."""
         metric, dtype = divmod(number // 2, len(DTYPES))
         return cls(_METRICS[metric], DTYPES[dtype], bool(number % 2))
 
     @property
     def operand_dtype(self) -> torch.dtype:
-        """The type of the tensors that the metric is computed from."""
+        """Returns the type of the tensors that the metric is computed from."""
         return self.dtype if self.narrow else compute_dtype(self.dtype)

@@ -1,4 +1,4 @@
-"""Proximal operators in the metric of a step that somebody else has made."""
+"""Specifies proximal operators in the metric of a step that somebody else has made."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reciprocal(operands: Sequence[Tensor], h: Hyper) -> Tensor:
 
 
 def direct(operands: Sequence[Tensor], h: Hyper) -> Tensor:
-    """The steps themselves."""
+    """Takes the steps themselves."""
     return operands[0]
 
 
@@ -61,7 +61,7 @@ METRICS = {
 
 @torch.no_grad()
 def proximal_(metric: str, weight: Tensor, operands: Sequence[Tensor], hyper: Hyper) -> None:
-    """Steps 8 and 9 of the specification, after a step that is over. Mutates ``weight``.
+    """Makes steps 8 and 9 of the specification, after a step that is over. Mutates ``weight``.
 
     ``weight``: float64, float32, float16 or bfloat16, rounded to nearest; ``operands``: of its shape, in its dtype or in
     `compute_dtype`, read only. Of ``hyper`` count the strengths, what the metric needs, ``lr`` (0 leaves the weight's bits

@@ -1,4 +1,4 @@
-"""The penalties of single elements beyond L1 and L2: the operator, the value and the derivatives of each, side by side.
+"""Specifies the penalties of single elements beyond L1 and L2: the operator, the value and the derivatives of each, side by side.
 
 Each has a strength and most have a shape, their second parameter; `regkernels.reference.family` says what belongs to which.
 
@@ -120,7 +120,7 @@ def scad(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Tens
 
 
 def folded_concave_terms(w: Tensor, n: Numbers) -> Tensor:
-    """MCP and SCAD have slope a, which falls by b per unit beyond c, to nothing at d."""
+    """Returns the terms of MCP and SCAD: their slope is a, falls by b per unit beyond c, and is nothing from d on."""
     a, b, c, d = n
     x = w.abs()
     m = torch.where(x > d, d, x)

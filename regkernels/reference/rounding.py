@@ -1,4 +1,4 @@
-"""Numbers in fewer bits than they are computed in: rounding them by chance, or keeping what rounding takes away."""
+"""Stores numbers in fewer bits than they are computed in: rounding them by chance, or keeping what rounding takes away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORD = 0xFFFFFFFF
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int], like: Tensor) -> list[Tensor]:
-    """Philox4x32-10: four words of 32 random bits for each counter of four words; int64 tensors shaped as ``like``.
+    """Computes Philox4x32-10: four words of 32 random bits for each counter of four words; int64 tensors shaped as ``like``.
 
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 4.3.
     """
@@ -26,7 +26,7 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int], like: Tensor
 
 
 def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int, places: Tensor | int = 0) -> Tensor:
-    """16 random bits for each element of a dense tensor, int64, by the element's place in memory order.
+    """Draws 16 random bits for each element of a dense tensor, int64, by the element's place in memory order.
 
     Eight elements share a counter: the element at place i has the half-word ``i % 8`` of counter ``i // 8``. The key is the
     seed and the parameter's number ``stream``; beside i the counter holds the step, and in ``slot`` which of its tensors this
@@ -44,7 +44,7 @@ def random_bits(like: Tensor, seed: int, stream: int, step: int, slot: int, plac
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tensor:
-    """``x``, float32, as bfloat16 or float16: one of its two neighbours, the nearer the likelier, so that the mean is x.
+    """Rounds ``x``, float32, to bfloat16 or float16: one of its two neighbours, the nearer the likelier, so that the mean is x.
 
     ``random``: int64 in [0, 2^16), added below the last bit that is kept; the sum is cut off there. A number of ``dtype``
     stays itself, so do infinities; NaN stays NaN. What is too large becomes infinite, as it does when rounded to nearest.
@@ -65,7 +65,7 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, random: Tensor) -> Tenso
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``x``, float32, as the nearest bfloat16 (ties away from zero) and the int16 that is missing to its bits; see `join`."""
+    """Splits ``x``, float32, into the nearest bfloat16 (ties away from zero) and the int16 that its bits lack; see `join`."""
     bits = x.view(torch.int32).to(torch.int64)
     high = torch.where(x != x, 0x7FC0, (bits + 0x8000) >> 16)
     low = torch.where(x != x, 0, bits - (high << 16))
@@ -73,7 +73,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def join(weight: Tensor, remainder: Tensor) -> Tensor:
-    """The float32 number that `split` made ``weight`` and ``remainder`` of.
+    """Returns the float32 number that `split` made ``weight`` and ``remainder`` of.
 
     A zero has no negative remainder, and an infinity no positive one. Such a one is found where the weight was set by hand,
     and would make it a NaN.
@@ -87,7 +87,7 @@ def join(weight: Tensor, remainder: Tensor) -> Tensor:
 
 
 def widen(weight: Tensor, rounding: str, kept: Tensor | None) -> Tensor:
-    """A weight in the compute type, with what is ``kept`` beside it.
+    """Returns a weight in the compute type, with what is ``kept`` beside it.
 
     A master copy that does not round to the weight is out of date: somebody has set the weight, and that counts.
     """
@@ -108,6 +108,6 @@ def _as_half(pattern: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _wrapped(pattern: Tensor, bits: int) -> Tensor:
-    """The signed integer whose lowest bits these are."""
+    """Returns the signed integer whose lowest bits these are."""
     half = 1 << (bits - 1)
     return ((pattern + half) & (2 * half - 1)) - half

@@ -1,4 +1,4 @@
-"""The rules: from a gradient to a move of the weight and a step s per element."""
+"""Specifies the rules: from a gradient to a move of the weight and a step s per element."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Rule(NamedTuple):
 
 
 def sgd(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
-    """Gradient descent (no state)."""
+    """Makes the step of gradient descent, which has no state."""
     return h.lr * g, h.lr
 
 
 def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
-    """torch's momentum. In a parameter's first step the buffer is 0 and ``one_minus_dampening`` is 1: buffer = g.
+    """Makes the step of torch's momentum. In a parameter's first step the buffer is 0 and ``one_minus_dampening`` is 1: buffer = g.
 
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning (2013), in the form of
     torch.optim.SGD, which multiplies by lr last.
@@ -47,7 +47,8 @@ def momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tup
 
 
 def adam(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """Adam. Source: Kingma and Ba (2015), algorithm 1; AdamW differs in the decay only (Loshchilov and Hutter, 2019).
+    """Makes the step of Adam. Source: Kingma and Ba (2015), algorithm 1; AdamW differs only in the decay (Loshchilov and Hutter,
+    2019).
 
     RAdam is this rule with other numbers: Liu et al., On the variance of the adaptive learning rate (2020), algorithm 2.
     """
@@ -59,7 +60,8 @@ def adam(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[T
 
 
 def amsgrad(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """Adam with the running maximum of the second moment. Source: Reddi et al. (2018), algorithm 2, as in torch."""
+    """Makes the step of Adam with the running maximum of the second moment. Source: Reddi et al. (2018), algorithm 2, as in
+    torch."""
     exp_avg, exp_avg_sq, max_exp_avg_sq = states
     exp_avg.copy_(h.beta1 * exp_avg + h.one_minus_beta1 * g)
     exp_avg_sq.copy_(h.beta2 * exp_avg_sq + h.one_minus_beta2 * g * g)
@@ -69,7 +71,7 @@ def amsgrad(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tupl
 
 
 def rmsprop(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """RMSprop. Source: Hinton, Neural networks for machine learning, lecture 6e (2012), as in torch."""
+    """Makes the step of RMSprop. Source: Hinton, Neural networks for machine learning, lecture 6e (2012), as in torch."""
     (square_avg,) = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     s = divide(h.lr, square_root(share(square_avg)) + h.eps, like=g)
@@ -77,7 +79,7 @@ def rmsprop(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tupl
 
 
 def rmsprop_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """RMSprop whose scaled gradients are accumulated."""
+    """Makes the step of RMSprop whose scaled gradients are accumulated."""
     square_avg, buffer = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     scale = divide(1.0, square_root(share(square_avg)) + h.eps, like=g)
@@ -86,7 +88,8 @@ def rmsprop_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share
 
 
 def rmsprop_centered(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """RMSprop by the variance. Source: Graves, Generating sequences with recurrent neural networks (2013), equation 39."""
+    """Makes the step of RMSprop by the variance. Source: Graves, Generating sequences with recurrent neural networks (2013),
+    equation 39."""
     square_avg, grad_avg = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)
@@ -95,7 +98,7 @@ def rmsprop_centered(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share
 
 
 def rmsprop_centered_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """RMSprop by the variance, whose scaled gradients are accumulated."""
+    """Makes the step of RMSprop by the variance, whose scaled gradients are accumulated."""
     square_avg, buffer, grad_avg = states
     square_avg.copy_(h.beta2 * square_avg + h.one_minus_beta2 * g * g)
     grad_avg.copy_(h.beta2 * grad_avg + h.one_minus_beta2 * g)
@@ -105,14 +108,14 @@ def rmsprop_centered_momentum(g: Tensor, states: Sequence[Tensor], h: Hyper, sha
 
 
 def variance(square_avg: Tensor, grad_avg: Tensor) -> Tensor:
-    """``square_avg - grad_avg**2``, not below 0: where the gradient is constant, rounding alone could make it negative and
+    """Returns ``square_avg - grad_avg**2``, not below 0: where the gradient is constant, rounding alone could make it negative and
     the weight NaN."""
     difference = square_avg - grad_avg * grad_avg
     return torch.where(difference < 0, torch.zeros_like(difference), difference)
 
 
 def adagrad(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor]:
-    """Adagrad. Source: Duchi, Hazan and Singer (2011), with torch's decay of lr."""
+    """Makes the step of Adagrad. Source: Duchi, Hazan and Singer (2011), with torch's decay of lr."""
     (total,) = states
     total.copy_(total + g * g)
     s = divide(h.lr, square_root(share(total)) + h.eps, like=g)
@@ -120,7 +123,7 @@ def adagrad(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tupl
 
 
 def lion(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
-    """Lion. Source: Chen et al., Symbolic discovery of optimization algorithms (2023), algorithm 2."""
+    """Makes the step of Lion. Source: Chen et al., Symbolic discovery of optimization algorithms (2023), algorithm 2."""
     (exp_avg,) = states
     u = sign(h.beta1 * exp_avg + h.one_minus_beta1 * g)
     exp_avg.copy_(h.beta2 * exp_avg + h.one_minus_beta2 * g)
@@ -128,7 +131,7 @@ def lion(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[T
 
 
 def still(g: Tensor, states: Sequence[Tensor], h: Hyper, share: Share) -> tuple[Tensor, Tensor | float]:
-    """No step at all: what follows is applied to the weights as they are."""
+    """Makes no step at all: what follows is applied to the weights as they are."""
     return torch.zeros_like(g), h.lr
 
 

@@ -1,4 +1,4 @@
-"""Derivatives of proximal operators, for autograd: in eager operations, by the implicit function theorem.
+"""Specifies the derivatives of proximal operators, for autograd: in eager operations, by the implicit function theorem.
 
 Where x = prox(v) solves ``x - v + t * f'(x) = 0`` and f is smooth at x, ``dx/dv = 1 / (1 + t * f''(x))``.
 """

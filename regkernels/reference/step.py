@@ -1,4 +1,4 @@
-"""Makes a step: a rule between two regularisation steps. Other files, here and in the kernels, name its parts by these numbers:
+"""Specifies the step: a rule between two regularisation steps. Other files, here and in the kernels, name its parts by these numbers:
 
 1. where the step is left out, nothing moves;
 2. the gradient is scaled, by clipping, a scaler, and -1 to maximize;
@@ -48,7 +48,7 @@ def update_(
     layout: GroupLayout | None = None,
     places: Tensor | int = 0,
 ) -> None:
-    """One optimizer step of one tensor. Mutates ``weight``, ``states`` and ``kept``; ``gradient`` is read only.
+    """Makes one optimizer step of one tensor. Mutates ``weight``, ``states`` and ``kept``; ``gradient`` is read only.
 
     ``weight`` and ``gradient``: float64, float32, float16 or bfloat16, same shape and dtype, real. ``states``: as many as
     the rule has, in `compute_dtype`, or bfloat16, which is always rounded stochastically. ``rounding``: of a half-precision
@@ -77,7 +77,8 @@ def update_(
 def prepare(
     weight: Tensor, gradient: Tensor, states: Sequence[Tensor], h: Hyper, rounding: str, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Steps 2 to 4: weight, gradient and states in the compute type; the latter are those that are given where they have it."""
+    """Makes steps 2 to 4: brings weight, gradient and states to the compute type; states that have it
+    already are those that are given."""
     dtype = compute_dtype(weight.dtype)
     w = widen(weight, rounding, kept)
     g = gradient.to(dtype) * h.scale
@@ -91,7 +92,7 @@ def prepare(
 def propose(
     rule: str, w: Tensor, g: Tensor, wide: Sequence[Tensor], h: Hyper, share: Share
 ) -> tuple[Tensor, Tensor | float]:
-    """Steps 5 to 7: where the step leads to, and the step s. Mutates ``wide``, the states."""
+    """Makes steps 5 to 7: where the step leads to, and the step s. Mutates ``wide``, the states."""
     move, s = RULES[rule].apply(g, wide, h, share)
     decayed = w * h.decay
     if h.cautious:
@@ -131,7 +132,7 @@ def store(
 
 
 def proximal_step(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
-    """Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    """Makes steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
     t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
     z = soft_threshold(z, t)
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
@@ -139,7 +140,7 @@ def proximal_step(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
 
 
 def penalised_step(penalty: str, z: Tensor, s: Tensor | float, h: Hyper, l1_weight: Tensor | None) -> Tensor:
-    """Steps 8 to 10: the penalty and proximal decay in the metric s, then the bounds."""
+    """Makes steps 8 to 10: the penalty and proximal decay in the metric s, then the bounds."""
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
     if penalty in OPERATORS:
         z = penalise(penalty, z, h.gain * s, divisor, float(h.strength), float(h.shape))

@@ -1,4 +1,4 @@
-"""The penalties beyond L1 and L2 over whole tensors: what they add to the loss, and their gradients.
+"""Specifies the penalties beyond L1 and L2 over whole tensors: what they add to the loss, and their gradients.
 
 Gradients are equal bit for bit to those of the kernels; values are sums of terms in float64.
 
@@ -21,7 +21,7 @@ from regkernels.table.formats import compute_dtype
 
 
 class Penalty(NamedTuple):
-    """One penalty with its strength and shape, as numbers in float64."""
+    """Holds one penalty with its strength and shape, as numbers in float64."""
 
     formulas: str
     """A key of `VALUES`."""
@@ -32,7 +32,7 @@ class Penalty(NamedTuple):
     """a and b before they are multiplied by the upstream gradient."""
 
     def scaled(self, upstream: float) -> Numbers:
-        """The numbers of the slope, for a gradient of ``upstream`` in the value."""
+        """Returns the numbers of the slope, for a gradient of ``upstream`` in the value."""
         a, b, c, d = self.slope
         return upstream * a, upstream * b, c, d
 
@@ -47,13 +47,13 @@ def penalty(kind: str, strength: float, shape: float) -> Penalty:
 
 
 def value_sum(penalty: Penalty, tensors: Sequence[Tensor]) -> float:
-    """The sum of the terms of all elements of all tensors, in float64."""
+    """Returns the sum of the terms of all elements of all tensors, in float64."""
     terms = VALUES[penalty.formulas].terms
     return sum(terms(w.detach().double(), penalty.value).sum().item() for w in tensors)
 
 
 def value_gradient(penalty: Penalty, weight: Tensor, upstream: float) -> Tensor:
-    """The gradient in the type of ``weight``, rounded once from the compute type."""
+    """Returns the gradient in the type of ``weight``, rounded once from the compute type."""
     w = weight.to(compute_dtype(weight.dtype))
     numbers = torch.tensor(penalty.scaled(upstream), dtype=w.dtype, device="cpu").tolist()
     return VALUES[penalty.formulas].slope(w, tuple(numbers), square_root).to(weight.dtype)
@@ -72,7 +72,7 @@ def folded_concave_penalty(tensors: Sequence[Tensor], kind: str, strength: Tenso
 
 
 def scaled_total(total: float, scale: float, tensors: Sequence[Tensor]) -> Tensor:
-    """``scale * total``, 0-dim; a scale of 0 switches it off, also where the total is infinite."""
+    """Returns ``scale * total``, 0-dim; a scale of 0 switches it off, also where the total is infinite."""
     return torch.tensor(scale * total if scale else 0.0, dtype=penalty_dtype(tensors), device="cpu")
 
 
@@ -82,7 +82,7 @@ def check_refused(refused: float) -> None:
 
 
 def weighted_sum(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> tuple[float, float]:
-    """``sum factor * |w|``, where a factor of 0 leaves its element out; and how many factors are negative or not finite."""
+    """Returns ``sum factor * |w|``, where a factor of 0 leaves its element out; and how many factors are negative or not finite."""
     total = refused = 0.0
     for w, factor in zip(tensors, factors, strict=True):
         terms = factor.double() * w.detach().double().abs()
@@ -92,32 +92,32 @@ def weighted_sum(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> tuple[
 
 
 def weighted_gradient(weight: Tensor, factors: Tensor, scale: float) -> Tensor:
-    """``scale * factor * sign(w)`` in the type of ``weight``, with ``scale`` rounded to the compute type."""
+    """Returns ``scale * factor * sign(w)`` in the type of ``weight``, with ``scale`` rounded to the compute type."""
     w = weight.to(compute_dtype(weight.dtype))
     scale = torch.tensor(scale, dtype=w.dtype, device="cpu").item()
     return ((scale * factors.to(w.dtype)) * sign(w)).to(weight.dtype)
 
 
 def in_groups(tensor: Tensor, outer: int, groups: int, inner: int) -> Tensor:
-    """A dense tensor's memory as (outer, groups, inner); see `regkernels.table.grouping`."""
+    """Views a dense tensor's memory as (outer, groups, inner); see `regkernels.table.grouping`."""
     flat = tensor.detach().as_strided((tensor.numel(),), (1,))
     return flat.reshape(outer, groups, inner)
 
 
 def group_norms(tensor: Tensor, outer: int, groups: int, inner: int) -> Tensor:
-    """The Euclidean norm of each group of a dense tensor: float64 (groups,)."""
+    """Returns the Euclidean norm of each group of a dense tensor: float64 (groups,)."""
     x = in_groups(tensor, outer, groups, inner).double()
     return (x * x).sum(dim=(0, 2)).sqrt()
 
 
 def group_factors(norms: Tensor, scale: float) -> Tensor:
-    """``scale / norm``; 0 for a group that is zero, or where ``scale`` is."""
+    """Returns ``scale / norm``; 0 for a group that is zero, or where ``scale`` is."""
     factors = torch.full_like(norms, scale) / norms
     return torch.where((norms == 0) | (scale == 0), torch.zeros_like(norms), factors)
 
 
 def group_gradient(tensor: Tensor, factors: Tensor, outer: int, groups: int, inner: int) -> Tensor:
-    """``factor * w`` in the layout of ``tensor``, with factors rounded to the compute type."""
+    """Returns ``factor * w`` in the layout of ``tensor``, with factors rounded to the compute type."""
     wide = compute_dtype(tensor.dtype)
     w = in_groups(tensor, outer, groups, inner).to(wide)
     gradient = (factors.to(wide)[None, :, None] * w).to(tensor.dtype)

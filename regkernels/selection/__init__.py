@@ -1,4 +1,4 @@
-"""How strong a penalty should be is found here: paths of strengths, many models at once, and scikit-learn's estimators.
+"""Finds how strong a penalty should be: by paths of strengths, many models at once, and scikit-learn's estimators.
 
 The penalties and the steps are not here, they are those of `regkernels.optim`; removing what has become zero is `regkernels.structure`'s.
 """

@@ -1,4 +1,4 @@
-"""Zero rows, filters and columns of any torch model are counted here, and removed.
+"""Counts zero rows, filters and columns of any torch model, and removes them.
 
 What makes weights zero is not here: the penalties are `regkernels.optim`'s, and how strong they should be `regkernels.selection` finds.
 """

@@ -1,1 +1,1 @@
-"""`attach_prox`: shrinkage after another optimizer's step. On a device: `tests/gpu`."""
+"""Tests `attach_prox`, the shrinkage after another optimizer's step. On a device it is not tested here but in `tests/gpu`."""

@@ -19,7 +19,7 @@ from tests.support.attaching import closed_form, parameter
 
 pytestmark = pytest.mark.interpreted
 
-# --- saved, loaded, copied -----------------------------------------------------------------------------------------
+# --- saved, loaded, copied ---
 
 
 def trained(model: nn.Module, **options: Any) -> torch.optim.Optimizer:

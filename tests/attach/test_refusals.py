@@ -16,7 +16,7 @@ from tests.support.attaching import Make, closed_form, of, parameter
 pytestmark = pytest.mark.interpreted
 
 
-# --- refused -------------------------------------------------------------------------------------------------------
+# --- refused ---
 
 
 class Unknown(torch.optim.Optimizer):

@@ -111,7 +111,7 @@ def test_counts_that_stay_on_the_device_give_the_same(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
 
 
-# --- which weights -------------------------------------------------------------------------------------------------
+# --- which weights ---
 
 
 def test_what_had_no_gradient_is_not_shrunk() -> None:
@@ -232,7 +232,7 @@ def test_autograd_notices() -> None:
     assert shrunk > param._version - version
 
 
-# --- types and layouts ---------------------------------------------------------------------------------------------
+# --- types and layouts ---
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -76,7 +76,7 @@ def test_lion_takes_constraints() -> None:
     engine.assert_kernels_agree(case, model, engine.kernels(threads=(2,)), max_norm=0.7)
 
 
-# --- sums -------------------------------------------------------------------------------------------------------------
+# --- sums ---
 
 
 @pytest.mark.parametrize("layout", [(1, 3, 100_000), (200, 5, 1), (130, 2, 70), (2, 3, 0), (70, 1, 66_000)], ids=str)

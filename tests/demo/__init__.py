@@ -1,1 +1,1 @@
-"""`python -m regkernels` and its demo. Its `bench`: `tests/benchmarks`."""
+"""Tests `python -m regkernels` and its demo. Its `bench` is not tested here but in `tests/benchmarks`."""

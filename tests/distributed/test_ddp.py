@@ -91,7 +91,7 @@ def test_scenarios_do_what_they_are_named_after() -> None:
         assert not any(map(torch.equal, engine.values_of(plain, "weight"), engine.values_of(other, "weight"))), name
 
 
-# --- a network ------------------------------------------------------------------------------------------------------
+# --- a network ---
 
 
 class Branches(nn.Module):
@@ -134,7 +134,7 @@ def test_a_network(size: int) -> None:
     assert zeros.any() and not zeros.all()
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 def _released(rank: int) -> str:

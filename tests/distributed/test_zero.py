@@ -177,7 +177,7 @@ def test_the_same_as_in_one_process(size: int, name: str, results: dict[tuple[in
         torch.testing.assert_close(got_stats, stats, rtol=1e-6, atol=0.0, equal_nan=True)
 
 
-# --- attach_prox ----------------------------------------------------------------------------------------------------
+# --- attach_prox ---
 
 
 def _attached(rank: int, views: bool) -> list[Tensor]:

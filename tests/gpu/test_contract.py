@@ -24,7 +24,7 @@ def assert_near(got: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-# --- sums and clipping ----------------------------------------------------------------------------------------------
+# --- sums and clipping ---
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -60,7 +60,7 @@ def test_max_grad_norm_is_clip_grad_norm(rule: str, device: torch.device) -> Non
     assert_near(ours.params, plain.params)
 
 
-# --- state dicts ----------------------------------------------------------------------------------------------------
+# --- state dicts ---
 
 
 def torch_twin(training: Training, **options: Any) -> torch.optim.Optimizer:
@@ -116,7 +116,7 @@ def test_a_capturable_state_dict_goes_on_where_it_was(rule: str, device: torch.d
     assert all(state["step"].device.type == device.type for state in vars(stopped.optimizer)["state"].values())
 
 
-# --- devices --------------------------------------------------------------------------------------------------------
+# --- devices ---
 
 
 @pytest.mark.parametrize("when", [0, 2])
@@ -191,7 +191,7 @@ def test_a_default_device_changes_nothing(rule: str, device: torch.device) -> No
     assert_same_training(chosen, plain)
 
 
-# --- failures -------------------------------------------------------------------------------------------------------
+# --- failures ---
 
 
 @pytest.mark.parametrize("when", [0, 2])

@@ -1,1 +1,3 @@
-"""Frameworks that docs/frameworks.md has examples for, the real ones. Not what they rely on, one by one: `tests/optim`."""
+"""Tests the frameworks that docs/frameworks.md has examples for, the real ones. What they rely on is not tested here, one by one, but in
+`tests/optim`.
+"""

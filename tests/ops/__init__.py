@@ -1,1 +1,3 @@
-"""The operators registered with torch, by torch's own checks and under torch.compile. Not their values: `tests/penalties`."""
+"""Tests the operators registered with torch, by torch's own checks and under torch.compile. Their values are not tested here but in
+`tests/penalties`.
+"""

@@ -152,7 +152,7 @@ def test_autograd_two_groups_and_an_unpenalised_bias() -> None:
     assert abs(model.bias.item() - expected.intercept_) < CLOSE
 
 
-# --- what the other modes solve, and what they do not -------------------------------------------------------------
+# --- what the other modes solve, and what they do not ---
 
 
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "dampening", "nesterov"])

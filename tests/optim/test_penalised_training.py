@@ -23,7 +23,7 @@ def bits(optimizer: optim.Optimizer) -> engine.Outcome:
     return {name: tensor for name, tensor in engine.snapshot(optimizer).items() if not name.startswith("stats")}
 
 
-# --- saved and copied -----------------------------------------------------------------------------------------------
+# --- saved and copied ---
 
 
 def penalised_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_torch_keeps_the_penalties() -> None:
     theirs.load_state_dict(optimizer.state_dict())
 
 
-# --- however the parameters lie -------------------------------------------------------------------------------------
+# --- however the parameters lie ---
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)

@@ -16,7 +16,7 @@ from tests.optim.test_penalty_keys import parameter, with_gradient
 from tests.support import penalised
 from tests.support.penalised_cases import STRENGTHS, some_weights
 
-# --- during training ------------------------------------------------------------------------------------------------
+# --- during training ---
 
 
 @pytest.mark.parametrize("name", STRENGTHS)

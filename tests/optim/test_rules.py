@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 each_backend = pytest.mark.parametrize("backend", regkernels.info()["backends"])
 
 
-# --- RMSprop --------------------------------------------------------------------------------------------------------
+# --- RMSprop ---
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -81,7 +81,7 @@ def test_rmsprops_threshold_is_the_step_times_the_gain(momentum: float, gain: fl
     torch.testing.assert_close(w.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=1e-17)
 
 
-# --- Adagrad --------------------------------------------------------------------------------------------------------
+# --- Adagrad ---
 
 
 @pytest.mark.parametrize("initial", [0.0, 0.1, 4.0])
@@ -123,7 +123,7 @@ def test_adagrads_sum_begins_with_the_value_of_its_group(dtype: torch.dtype) -> 
         assert torch.equal(ours.state[param]["sum"], (expected * factor).to(ours.state[param]["sum"].dtype))
 
 
-# --- RAdam ----------------------------------------------------------------------------------------------------------
+# --- RAdam ---
 
 
 @pytest.mark.parametrize("kind", ["floats", "tensors"])
@@ -155,7 +155,7 @@ def test_radam_that_never_knows_the_variance(beta2: float) -> None:
     assert w.tolist() == [-10.0, 20.0]
 
 
-# --- Lion -----------------------------------------------------------------------------------------------------------
+# --- Lion ---
 
 NO_METRIC = r'{}="prox" is not possible with Lion.*signs.*choose "decoupled"'
 

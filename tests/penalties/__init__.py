@@ -1,1 +1,1 @@
-"""Penalties as values in the loss and as proximal operators. Not as keys of an optimizer: `tests/optim`."""
+"""Tests penalties as values in the loss and as proximal operators. As keys of an optimizer they are not tested here but in `tests/optim`."""

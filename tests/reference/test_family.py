@@ -25,7 +25,7 @@ def functions(penalty: Elementwise) -> list[Any]:
     return [getattr(prox, penalty.key), getattr(regkernels, f"{penalty.key}_penalty")]
 
 
-# --- what users read ------------------------------------------------------------------------------------------------
+# --- what users read ---
 
 
 @with_shape
@@ -81,7 +81,7 @@ def test_a_bound_in_words() -> None:
     assert Shape("eps", 1.0, unit="weights").bound == "at least 1.18e-38, the smallest normal float32"
 
 
-# --- derivatives at a kink ------------------------------------------------------------------------------------------
+# --- derivatives at a kink ---
 
 KINKS = {
     "mcp": (4.0, lambda lam, gamma: [gamma * lam]),

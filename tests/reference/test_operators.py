@@ -97,7 +97,7 @@ def test_nearly_hard_thresholds_stay_within_their_argument() -> None:
                 assert_minimises(x.double(), exact, v.double(), 20 * torch.finfo(dtype).eps)
 
 
-# --- float32 --------------------------------------------------------------------------------------------------------
+# --- float32 ---
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 1e3], ids="around {:g}".format)
@@ -128,7 +128,7 @@ def test_l_half_is_the_formula_with_cosines(strength: float, step: float) -> Non
     assert not prox.l_half(v[:1] * 0.9998, strength, step=step).any()
 
 
-# --- the ends of the number range -----------------------------------------------------------------------------------
+# --- the ends of the number range ---
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -163,7 +163,7 @@ def test_a_strength_or_a_step_of_zero_leaves_every_bit(name: str, dtype: torch.d
         assert x.data_ptr() != v.data_ptr()
 
 
-# --- convex ones ----------------------------------------------------------------------------------------------------
+# --- convex ones ---
 
 moderate = strategies.floats(-1e3, 1e3, width=32)
 positives = strategies.floats(2.0**-10, 2.0**10, width=32)
@@ -213,7 +213,7 @@ def test_moreaus_identity_and_firm_nonexpansiveness(
     assert ((px - py) * (x - y) >= (px - py) ** 2 * (1 - 1e-12) - 1e-9).all()
 
 
-# --- autograd -------------------------------------------------------------------------------------------------------
+# --- autograd ---
 
 
 @pytest.mark.parametrize("name", PENALTIES)

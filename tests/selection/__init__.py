@@ -1,1 +1,3 @@
-"""Paths, cross-validation and estimators, against scikit-learn's. Not the optimizers that they use."""
+"""Tests paths, cross-validation and estimators, against scikit-learn's. The optimizers that they use are not tested here but in
+`tests/optim`.
+"""

@@ -86,7 +86,7 @@ def test_sparse_logistic_regression(data: Any, l1_ratio: float, weighted: bool) 
     assert list(ours.predict(X)) == list(theirs.predict(X))
 
 
-# --- choosing the strength ----------------------------------------------------------------------------------------
+# --- choosing the strength ---
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -61,7 +61,7 @@ def test_inside_scikit_learns_own_tools() -> None:
     assert search.best_estimator_.score(X, y) > 0.7
 
 
-# --- what is warned of, and what is refused ------------------------------------------------------------------------
+# --- what is warned of, and what is refused ---
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])

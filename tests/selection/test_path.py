@@ -142,7 +142,7 @@ def test_scores_of_validation_data_and_the_best_of_them() -> None:
         _ = path([0.1]).best
 
 
-# --- groups, and optimizers of the user's own -----------------------------------------------------------------------
+# --- groups, and optimizers of the user's own ---
 
 
 class GroupSGD(torch.optim.Optimizer):

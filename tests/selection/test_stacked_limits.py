@@ -24,7 +24,7 @@ def test_nothing_is_warned_of() -> None:
         together(stacked, optim.AdamW(stacked.param_groups([{"l1": 0.01}] * 3)), batches(3, torch.float32))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 def wider(model: nn.Module) -> nn.Module:

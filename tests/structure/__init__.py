@@ -1,1 +1,1 @@
-"""Networks without their zeros, and reports of zeros. Not how the zeros come about."""
+"""Tests networks without their zeros, and reports of zeros. How the zeros come about is not tested here but in `tests/optim`."""

@@ -1,1 +1,1 @@
-"""What tests share: matrices as data, the engine that runs them, small problems with known solutions. No tests."""
+"""Holds what tests share: matrices as data, the engine that runs them, small problems with known solutions. Nothing is tested here."""

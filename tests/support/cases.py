@@ -23,7 +23,7 @@ SIZES = (0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 255, 256, 257, 1023, 1025, CHUNK 
 
 LONG = 2**20 + 1
 
-# --- optimizers -----------------------------------------------------------------------------------------------------
+# --- optimizers ---
 
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {}),
@@ -122,7 +122,7 @@ PRECISIONS = [
     Precision("master", torch.bfloat16, (torch.float32, *HALF)),
 ]
 
-# --- values ---------------------------------------------------------------------------------------------------------
+# --- values ---
 
 
 def special_values(dtype: torch.dtype) -> Tensor:
@@ -181,7 +181,7 @@ def model_of_every_pattern(dtype: torch.dtype) -> Model:
     return model_of_one(patterns, *(patterns[torch.randperm(len(patterns))] for _ in range(2)))
 
 
-# --- memory layouts: the same values, elsewhere -------------------------------------------------------------------
+# --- memory layouts: the same values, elsewhere ---
 
 SENTINEL = -7.0
 """Lies around the views below: a step must not touch it."""
@@ -254,7 +254,7 @@ def surroundings(view: Tensor, everything: bool = False) -> Tensor:
 
 SHAPES = ((), (0,), (3, 0, 2), (1,), (1, 9, 1), (5, 7), (2, 3, 4, 5), (1025,))
 
-# --- tables of segments ---------------------------------------------------------------------------------------------
+# --- tables of segments ---
 
 
 def joined(table: list[list[int]], may_follow: list[bool]) -> list[list[int]]:

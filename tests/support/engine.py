@@ -19,7 +19,7 @@ Outcome = dict[str, Tensor]
 Build = Callable[..., torch.optim.Optimizer]
 Scenario = Callable[[Build], Iterator[torch.optim.Optimizer]]
 
-# --- who computes ---------------------------------------------------------------------------------------------------
+# --- who computes ---
 
 
 class Setting(NamedTuple):
@@ -57,7 +57,7 @@ def active(setting: Setting) -> Iterator[None]:
         yield
 
 
-# --- what they do ---------------------------------------------------------------------------------------------------
+# --- what they do ---
 
 
 def make(rule: str, params: Any, library: ModuleType = regkernels.optim, **options: Any) -> torch.optim.Optimizer:
@@ -125,7 +125,7 @@ def values_of(outcome: Outcome, what: str) -> list[Tensor]:
     return [tensor for name, tensor in outcome.items() if name.endswith(f": {what}")]
 
 
-# --- and whether it is the same -------------------------------------------------------------------------------------
+# --- and whether it is the same ---
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -1,1 +1,3 @@
-"""What backends are given: where groups and segments lie in memory. Not what is computed from it, which is in `tests/backends`."""
+"""Tests what backends are given: where groups and segments lie in memory. What is computed from it is not tested here but in
+`tests/backends`.
+"""

@@ -100,7 +100,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-# --- the lists ------------------------------------------------------------------------------------------------------
+# --- the lists ---
 
 
 def as_listed(file: str) -> str:
@@ -115,7 +115,7 @@ def test_the_list_is_what_is_touched(addition: Addition) -> None:
     assert {edit.file for edit in addition.tests} <= set(listed(addition.section, "Tests"))
 
 
-# --- the copy -------------------------------------------------------------------------------------------------------
+# --- the copy ---
 
 
 def test_the_copy_is_what_is_tested(extended: Path) -> None:
@@ -148,7 +148,7 @@ def test_types(extended: Path) -> None:
     assert found.returncode == 0 and "ratio: float" in found.stdout, found.stdout[-2000:]
 
 
-# --- and with a file left out ---------------------------------------------------------------------------------------
+# --- and with a file left out ---
 
 LEFT_OUT = list(dict.fromkeys(file for addition in (OPTIMIZER, PENALTY) for file in addition.files))
 FAILED = (1, 2, 4)

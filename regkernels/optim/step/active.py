@@ -93,7 +93,7 @@ class Active:
         return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
 
     def first_steps_are_made(self) -> None:
-        """Notes, after a step, that the next one is nobody's first whose buffer it began."""
+        """Notes that no active entry's next step is its first."""
         if any(first for _, _, first in self._row_keys):
             self._first[self._mask] = False
             self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]

@@ -81,6 +81,7 @@ class Entry:
 
     @property
     def rule(self) -> str:
+        """Names the optimizer rule that updates the parameter."""
         return self.method.rule
 
     @property

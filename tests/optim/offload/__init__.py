@@ -1,1 +1,3 @@
-"""`CPUOffload`, with the CPU in the accelerator's place. With a real one: `tests/gpu`; on several ranks: `tests/distributed`."""
+"""Tests `CPUOffload`, with the CPU in the accelerator's place. With a real one it is tested in `tests/gpu`, on several ranks in
+`tests/distributed`.
+"""

@@ -1,1 +1,3 @@
-"""`step_in_backward`: steps within the backward pass. What such a step computes is the plain step's, tested in `tests/optim/step`."""
+"""Tests `step_in_backward`: steps within the backward pass. What such a step computes is the plain step's, and is not tested here but in
+`tests/optim/step`.
+"""

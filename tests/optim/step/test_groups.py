@@ -33,7 +33,7 @@ def one_step(weight: Tensor, gradient: Tensor, setting: engine.Setting, rule: st
     return param.detach()
 
 
-# --- the mathematics --------------------------------------------------------------------------------------------------
+# --- the mathematics ---
 
 
 @each_penalty
@@ -147,7 +147,7 @@ def test_norms_of_constrained_groups(dtype: torch.dtype) -> None:
         assert (unit.double().norm(dim=1)[rest] - 1).abs().max() <= 2 * eps
 
 
-# --- values at the edges ----------------------------------------------------------------------------------------------
+# --- values at the edges ---
 
 
 @pytest.mark.parametrize("options", [{"group_l1": 0.5}, {"max_norm": 1.0}, {"unit_norm": True}], ids=str)

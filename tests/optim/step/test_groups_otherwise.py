@@ -13,7 +13,7 @@ from tests.optim.step.test_groups import SETTINGS
 from tests.support import engine
 from tests.support.group_cases import Groups, shrink
 
-# --- with everything else ---------------------------------------------------------------------------------------------
+# --- with everything else ---
 
 
 def trained(weights: list[Tensor], use: Any, setting: engine.Setting, **options: Any) -> list[Tensor]:

@@ -37,7 +37,7 @@ def stepped(v: Tensor, make: Any = optim.SGD, gradient: Tensor | None = None, st
     return w.detach()
 
 
-# --- the step is the operator ---------------------------------------------------------------------------------------
+# --- the step is the operator ---
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
@@ -95,7 +95,7 @@ def test_adaptive_steps_are_the_metric(name: str) -> None:
         assert ((got - expected).abs() <= 1e-13 * (1 + z.abs())).sum() >= len(v) - 1, make  # the one may sit at a jump
 
 
-# --- together with decay and bounds ---------------------------------------------------------------------------------
+# --- together with decay and bounds ---
 
 
 @pytest.mark.parametrize("t", STEPS)
@@ -138,7 +138,7 @@ def test_bounds_hold_in_every_format(dtype: torch.dtype) -> None:
         assert x.min() == -0.25 and x.max() == 0.5
 
 
-# --- cautious decay -------------------------------------------------------------------------------------------------
+# --- cautious decay ---
 
 
 @pytest.mark.parametrize("rule", [rule for rule in cases.RULES if not rule.endswith("maximize")])

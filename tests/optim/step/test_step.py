@@ -119,7 +119,7 @@ def test_data_of_another_type_and_shape(layout: str) -> None:
             engine.assert_same(engine.snapshot(optimizer), engine.snapshot(other), setting)
 
 
-# --- FlatParameters -------------------------------------------------------------------------------------------------
+# --- FlatParameters ---
 
 
 def layered_values() -> list[Tensor]:
@@ -197,7 +197,7 @@ def test_flat_parameters_of_several_groups_in_the_middle_of_training() -> None:
         engine.assert_same(*outcomes, setting)
 
 
-# --- autograd -------------------------------------------------------------------------------------------------------
+# --- autograd ---
 
 
 @interpreted

@@ -1,4 +1,7 @@
-"""Functions of one element that the penalties are made of. Same names as regkernels/reference/elementwise.py and csrc/arithmetic.h."""
+"""Holds functions of one element that the penalties are made of.
+
+Same names as in regkernels/reference/elementwise.py and csrc/arithmetic.h.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def logarithm(x):
 
 @triton.jit
 def log_of_one_plus(y):
-    """``log(1 + y)`` for float64 ``y >= 0``, to a few units in the last place, from ``2 * artanh(f / (2 + f))``.
+    """Computes ``log(1 + y)`` for float64 ``y >= 0``, to a few units in the last place, from ``2 * artanh(f / (2 + f))``.
 
     The library's is made of fused operations that would be another one on each device, and the interpreter has none.
     """

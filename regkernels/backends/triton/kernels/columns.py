@@ -1,4 +1,4 @@
-"""The layout of the tables in device memory, as kernels need it: as constants of Triton.
+"""Holds the layout of the tables in device memory, as kernels need it: as constants of Triton.
 
 Names and order are those of `regkernels.table.segments` and `regkernels.table.hyper`, whose tables these are; two columns that only
 a launch of many programs needs are added.

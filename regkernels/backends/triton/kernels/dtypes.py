@@ -1,4 +1,4 @@
-"""Loading and storing weights: storage type <-> compute type, rounding to nearest even."""
+"""Converts weights when they are loaded and stored: storage type <-> compute type, rounding to nearest even."""
 
 from __future__ import annotations
 

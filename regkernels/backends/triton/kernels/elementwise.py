@@ -1,4 +1,4 @@
-"""Maps over all elements of many tensors in one launch: the penalty's gradient, and the soft-threshold."""
+"""Maps functions over all elements of many tensors in one launch: the penalty's gradient, and the soft-threshold."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def map_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of a chunk."""
+    """Maps FUNCTION over the blocks ``begin`` to ``end`` of a chunk."""
     source = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
     out = chunks.pointer(chunk, GRADIENT, STORAGE, WIDE)
     for block in range(begin, end):
@@ -58,7 +58,7 @@ def elementwise(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """FUNCTION of what the weight column points to, into what the gradient column points to.
+    """Writes FUNCTION of what the weight column points to into what the gradient column points to.
 
     ``first`` and ``second`` are FUNCTION's parameters; with SCALED they are multiplied by the number ``scale`` points to.
     """

@@ -1,4 +1,4 @@
-"""Norms of groups of weights, and their multiplication with a number per group.
+"""Computes norms of groups of weights, and multiplies groups by a number per group.
 
 A group has ``outer * inner`` elements: element k of it is element ``(k // inner * groups + group) * inner + k % inner`` of its
 tensor. Its square sum is formed in pieces, each by one program together with those of its neighbours, which are then added
@@ -45,14 +45,14 @@ norms one program computes."""
 
 @triton.jit
 def find(table, owners, program, FIRST: tl.constexpr):
-    """The row of a program's tensor, and its number among the programs of that tensor."""
+    """Finds the row of a program's tensor, and its number among the programs of that tensor."""
     row = table + tl.load(owners + program).to(tl.int64) * WIDTH
     return row, program - tl.load(row + FIRST)
 
 
 @triton.jit
 def spread(x, AXIS: tl.constexpr):
-    """A vector along one of two axes."""
+    """Lays a vector along one of two axes."""
     return tl.expand_dims(x, 1 - AXIS)
 
 
@@ -67,7 +67,7 @@ def group_squares(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Square sums of a piece of ACROSS groups."""
+    """Forms the square sums of a piece of ACROSS groups."""
     AXIS: tl.constexpr = 1 if ACROSS == COLUMNS else 0  # of groups: neighbours in memory are on the last one
     SPAN: tl.constexpr = BLOCK // ACROSS
     row, tile = find(table, owners, first_program + tl.program_id(0), FIRST_TILE)
@@ -91,7 +91,7 @@ def group_squares(
 
 @triton.jit
 def group_norms(table, owners, partials, totals, BLOCK: tl.constexpr):
-    """Norms of some groups from the square sums of their pieces, and ``totals``: the sum of these norms times their scale."""
+    """Computes the norms of some groups from the square sums of their pieces, and ``totals``: their sum, times their scale."""
     SPAN: tl.constexpr = BLOCK // NORMS_AT_A_TIME
     program = tl.program_id(0).to(tl.int64)
     row, block = find(table, owners, program, FIRST_BLOCK)
@@ -120,7 +120,7 @@ def group_gradient(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``upstream * scale / norm * w``; 0 for a group that is zero, or where the factor before the norm is."""
+    """Computes ``upstream * scale / norm * w``; 0 for a group that is zero, or where the factor before the norm is."""
     row, chunk = find(table, owners, first_program + tl.program_id(0), FIRST_CHUNK)
     weight = tl.load(row + WEIGHT).to(tl.pointer_type(STORAGE))
     out = tl.load(row + OUT).to(tl.pointer_type(STORAGE))

@@ -1,4 +1,4 @@
-"""The step of groups of elements, which have one second moment and one norm each; see regkernels/reference/groups.py.
+"""Makes the step of groups of elements, which have one second moment and one norm each; see regkernels/reference/groups.py.
 
 A program has a strip of groups, all of each. It goes over them three times: for the second moments, for the norms of where
 the step leads to, and once more for the step, whose outcome is shrunk and stored. Nothing is written before, so no format
@@ -64,7 +64,7 @@ def offsets_of(place, o, i, ROWS_AT_ONCE: tl.constexpr, STRIP: tl.constexpr):
 
 @triton.jit
 def place_of(segment, first, ROWS_AT_ONCE: tl.constexpr):
-    """The layout, the first group of a program, and of which run and element in it a row of a tile is: a piece of one run, or
+    """Finds the layout, the first group of a program, and of which run and element in it a row of a tile is: a piece of one run, or
     several short ones."""
     groups = tl.load(segment + GROUPS)
     inner = tl.load(segment + INNER)
@@ -108,7 +108,7 @@ def load_tile(
 
 @triton.jit
 def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """Steps 2 to 8 of the specification, without the groups' part of the last."""
+    """Makes steps 2 to 8 of the specification, without the groups' part of the last."""
     g = gradient_of(w, g, h)
     _, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, shared, states, h)
@@ -155,7 +155,7 @@ def update_groups(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """STRIP groups of a segment, in tiles of BLOCK elements; with STATS their sums, into ``partials`` (sums, stride)."""
+    """Updates STRIP groups of a segment, in tiles of BLOCK elements; with STATS their sums, into ``partials`` (sums, stride)."""
     KEEPS: tl.constexpr = ROUNDING == "remainder" or ROUNDING == "master"
     TILE: tl.constexpr = BLOCK // STRIP
     chunk = first_chunk + tl.program_id(0)

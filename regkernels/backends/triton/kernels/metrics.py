@@ -1,4 +1,4 @@
-"""Metrics: the step s that an optimizer took for an element, from the state it left behind.
+"""Computes metrics: the step s that an optimizer took for an element, from the state it left behind.
 
 Same names and order of lines as in regkernels/reference/metrics.py and csrc/metrics.h.
 """

@@ -1,4 +1,4 @@
-"""Steps 8 to 10 where a penalty beyond l1, or a bound, follows the rule. Same names and order of lines as in
+"""Makes steps 8 to 10 where a penalty beyond l1, or a bound, follows the rule. Same names and order of lines as in
 regkernels/reference/step.py and csrc/penalised.h."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def divisor_of(s, h, PER_ELEMENT: tl.constexpr):
 
 @triton.jit
 def penalised_step(z, s, l1_weight, h, OPERATOR: tl.constexpr, PER_ELEMENT: tl.constexpr, WEIGHTED: tl.constexpr):
-    """Steps 8 to 10: the penalty and proximal decay in the metric s, then the bounds. OPERATOR None: l1."""
+    """Makes steps 8 to 10: the penalty and proximal decay in the metric s, then the bounds. OPERATOR None: l1."""
     divisor = divisor_of(s, h, PER_ELEMENT)
     if OPERATOR is None:
         t = h.threshold

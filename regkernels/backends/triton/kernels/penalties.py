@@ -1,4 +1,4 @@
-"""The penalties of single elements beyond L1 and L2: the operator, the value and the slope of each, side by side.
+"""Computes the penalties of single elements beyond L1 and L2: the operator, the value and the slope of each, side by side.
 
 Same names and order of lines as in regkernels/reference/penalties.py, where their sources stand, and csrc/penalties.h.
 """
@@ -131,7 +131,7 @@ def huber_slope(w, a, b, c, d):
 
 
 class Formulas(NamedTuple):
-    """A value and its slope; None where that is 0 everywhere."""
+    """Holds a value and its slope; None where that is 0 everywhere."""
 
     value: Any  # (w, a, b, c, d) in float64
     slope: Any  # (w, a, b, c, d) in the compute type

@@ -1,4 +1,4 @@
-"""Soft-threshold and proximal decay in the metric of a step that has been made, for all segments of one kind in one launch."""
+"""Applies soft-threshold and proximal decay in the metric of a step that has been made, to all segments of a kind in one launch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def proximal_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of a chunk."""
+    """Shrinks the blocks ``begin`` to ``end`` of a chunk."""
     weight = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
     pointers = chunks.pointers(chunk, STATE0, OPERANDS, OPERAND, WIDE)
     for block in range(begin, end):
@@ -50,7 +50,7 @@ def proximal(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One chunk of a segment."""
+    """Shrinks one chunk of a segment."""
     chunk = chunks.find(segments, owners, first_chunk)
     h = load_row(rows, tl.load(chunk.segment + ROW), COMPUTE)
     if (h.lr != 0) & (h.skip == 0):

@@ -1,4 +1,4 @@
-"""Numbers in fewer bits than they are computed in: rounding them by chance, or keeping what rounding takes away.
+"""Stores numbers in fewer bits than they are computed in: rounding them by chance, or keeping what rounding takes away.
 
 Same names and arithmetic as regkernels/reference/rounding.py and csrc/rounding.h.
 """
@@ -28,7 +28,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def random_bits(first, seed, stream, step, SLOT: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
-    """16 bits for each element of a block that begins at the place ``first`` of its parameter, a multiple of 8.
+    """Draws 16 bits for each element of a block that begins at the place ``first`` of its parameter, a multiple of 8.
 
     Eight elements share a counter. It is computed once for the VECTOR elements, 8 or 4, that a thread holds side by side.
     """
@@ -63,7 +63,7 @@ def random_at(place, seed, stream, step, SLOT: tl.constexpr):
 def random_of(
     first, seed, stream, step, SLOT: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr, SHIFTED: tl.constexpr
 ):
-    """`random_bits` of a block that, where SHIFTED, may begin at any place."""
+    """Draws the `random_bits` of a block that, where SHIFTED, may begin at any place."""
     if SHIFTED:
         return random_at(first + tl.arange(0, BLOCK), seed, stream, step, SLOT)
     else:
@@ -99,8 +99,8 @@ def split(x):
 
 @triton.jit
 def join(weight, remainder):
-    """A zero has no negative remainder, and an infinity no positive one. Such a one is found where the weight was set by
-    hand, and would make it a NaN."""
+    """Joins what `split` made of a number. A zero has no negative remainder, and an infinity no positive one. Such a one is found
+    where the weight was set by hand, and would make it a NaN."""
     high = weight.to(tl.uint16, bitcast=True).to(tl.uint32)
     magnitude = high & 0x7FFF
     low = remainder.to(tl.int32)
@@ -111,6 +111,6 @@ def join(weight, remainder):
 
 @triton.jit
 def prefer_weight(weight, master, TYPE: tl.constexpr):
-    """A master copy that does not round to the weight is out of date: somebody has set the weight, and that counts."""
+    """Takes the weight for a master copy that does not round to it: somebody has set the weight, and that counts."""
     same = narrow(master, TYPE).to(tl.uint16, bitcast=True) == weight.to(tl.uint16, bitcast=True)
     return tl.where(same, master, widen(weight, tl.float32))

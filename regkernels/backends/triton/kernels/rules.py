@@ -1,4 +1,4 @@
-"""The optimizer rules: from a gradient to a move of the weight, a step s and the new states.
+"""Computes the optimizer rules: from a gradient to a move of the weight, a step s and the new states.
 
 Each in two parts: the first takes the gradient into the states and returns the second moment v, the second makes the step.
 Between them v may be shared within a group of elements, where the reference calls ``share``.
@@ -161,7 +161,7 @@ def still(g, v, states, h):
 
 
 class Rule(NamedTuple):
-    """The two parts of a rule."""
+    """Holds the two parts of a rule."""
 
     observe: Any  # (g, states, h) -> v, states
     advance: Any  # (g, v, states, h) -> move, s, states

@@ -1,4 +1,4 @@
-"""The regularisation of one element. Same names and order of lines as regkernels/reference/elementwise.py and csrc/shrink.h."""
+"""Regularises one element. Same names and order of lines as regkernels/reference/elementwise.py and csrc/shrink.h."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def inverse(x):
 
 @triton.jit
 def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr):
-    """Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    """Makes steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
     t = h.threshold
     if PER_ELEMENT:
         t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)

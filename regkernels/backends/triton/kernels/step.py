@@ -1,4 +1,4 @@
-"""The step: a rule between two regularisation steps, for all segments of one rule and dtype in one launch."""
+"""Makes the step, a rule between two regularisation steps, for all segments of one rule and dtype in one launch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from regkernels.table.hyper import Hyper
 
 @triton.jit
 def load_row(rows, row, TYPE: tl.constexpr):
-    """The hyper-parameters in the compute type, each rounded once."""
+    """Loads the hyper-parameters in the compute type, each rounded once."""
     values = ()
     for field in tl.static_range(PARAMETERS):
         values = values + (tl.load(rows + row * PARAMETERS + field).to(TYPE),)
@@ -42,7 +42,7 @@ def load_row(rows, row, TYPE: tl.constexpr):
 
 @triton.jit
 def gradient_of(w, g, h):
-    """Steps 2 to 4 of the specification."""
+    """Makes steps 2 to 4 of the specification."""
     g = g * h.scale
     g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
     return tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
@@ -61,7 +61,7 @@ def update_element(
     PENALTY: tl.constexpr,
     OPERATOR: tl.constexpr,
 ):
-    """Steps 2 to 10 of the specification."""
+    """Makes steps 2 to 10 of the specification."""
     g = gradient_of(w, g, h)
     v, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, v, states, h)
@@ -129,7 +129,7 @@ def update_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of a chunk."""
+    """Updates the blocks ``begin`` to ``end`` of a chunk."""
     KEEPS: tl.constexpr = ROUNDING == "remainder" or ROUNDING == "master"
     weight = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
     gradient = chunks.pointer(chunk, GRADIENT, STORAGE, WIDE)
@@ -183,7 +183,7 @@ def update_blocks(
 
 @triton.jit
 def add_unchanged(lanes, chunk, end, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
-    """The sums of a chunk's first ``end`` blocks, where the step is left out."""
+    """Forms the sums of a chunk's first ``end`` blocks, where the step is left out."""
     weight = chunks.pointer(chunk, WEIGHT, STORAGE, False)
     gradient = chunks.pointer(chunk, GRADIENT, STORAGE, False)
     for block in range(0, end):
@@ -218,7 +218,7 @@ def update(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One chunk of a segment; with STATS its sums, into ``partials`` (sums, stride). SHIFTED: of segments that draw random
+    """Updates one chunk of a segment; with STATS its sums, into ``partials`` (sums, stride). SHIFTED: of segments that draw random
     numbers and whose places are no multiples of 8."""
     chunk = chunks.find(segments, owners, first_chunk)
     row = tl.load(chunk.segment + ROW)

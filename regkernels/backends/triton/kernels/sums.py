@@ -17,7 +17,7 @@ from regkernels.backends.triton.kernels.dtypes import widen
 
 
 class Lanes(NamedTuple):
-    """One number per vector of a block and sum, in the order of `regkernels.table.segments.SUMS`."""
+    """Holds one number per vector of a block and sum, in the order of `regkernels.table.segments.SUMS`."""
 
     absolute: Any
     square: Any
@@ -33,7 +33,7 @@ def no_lanes(BLOCK: tl.constexpr, VECTOR: tl.constexpr):
 
 @triton.jit
 def add_vectors(x, VECTOR: tl.constexpr):
-    """Elements that one thread holds side by side are added there and then: a lane for each would take most registers."""
+    """Adds elements that one thread holds side by side there and then: a lane for each would take most registers."""
     return tl.sum(tl.reshape(x, [x.shape[0] // VECTOR, VECTOR]), axis=1)
 
 
@@ -66,7 +66,7 @@ def add_blocks(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of a chunk."""
+    """Sums over the blocks ``begin`` to ``end`` of a chunk."""
     values = chunks.pointer(chunk, COLUMN, STORAGE, WIDE)
     for block in range(begin, end):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
@@ -87,7 +87,7 @@ def reduce(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Per chunk of what COLUMN points to: the sums of |x| and x^2, into ``partials`` (sums, stride)."""
+    """Sums, per chunk of what COLUMN points to, |x| and x^2 into ``partials`` (sums, stride)."""
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
     lanes = no_lanes(BLOCK, chunks.vector(STORAGE))
@@ -121,7 +121,7 @@ def add_totals(partials, totals, stride: tl.int64, ranges, launches: tl.int32, B
 
 @triton.jit(do_not_specialize=["stride", "l1", "l2"])
 def penalty(partials, out, stride: tl.int64, l1: tl.float64, l2: tl.float64, BLOCK: tl.constexpr):
-    """``l1 * sum |w| + l2 * sum w^2``; a strength of 0 switches its term off, also where the sum is infinite."""
+    """Computes ``l1 * sum |w| + l2 * sum w^2``; a strength of 0 switches its term off, also where the sum is infinite."""
     absolute = tl.zeros([BLOCK], tl.float64)
     square = absolute
     for start in range(0, stride, BLOCK):
@@ -134,6 +134,6 @@ def penalty(partials, out, stride: tl.int64, l1: tl.float64, l2: tl.float64, BLO
 
 @triton.jit(do_not_specialize=["stride"])
 def square_sum(partials, out, stride: tl.int64, BLOCK: tl.constexpr):
-    """The sum of all squares."""
+    """Adds up all squares."""
     lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials + SQUARE * stride, 0, stride, BLOCK)
     tl.store(out, tl.sum(lanes))

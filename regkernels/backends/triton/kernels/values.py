@@ -1,4 +1,4 @@
-"""The loops over the penalties of single elements beyond L1 and L2, whose values and slopes are in
+"""Holds the loops over the penalties of single elements beyond L1 and L2, whose values and slopes are in
 `regkernels.backends.triton.kernels.penalties`, and over L1 with weights of its own for each element."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_terms(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The blocks ``begin`` to ``end`` of a chunk."""
+    """Adds up the terms of the blocks ``begin`` to ``end`` of a chunk."""
     source = chunks.pointer(chunk, WEIGHT, STORAGE, WIDE)
     for block in range(begin, end):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
@@ -52,7 +52,7 @@ def reduce_value(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Per chunk of what the weight column points to: the sum of FUNCTION, into ``partials`` (chunks,)."""
+    """Sums FUNCTION, per chunk of what the weight column points to, into ``partials`` (chunks,)."""
     parameters = (scalar(a, tl.float64), scalar(b, tl.float64), scalar(c, tl.float64), scalar(d, tl.float64))
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
@@ -64,7 +64,7 @@ def reduce_value(
 
 @triton.jit(do_not_specialize=["stride", "scale"])
 def total(partials, out, stride: tl.int64, scale: tl.float64, BLOCK: tl.constexpr):
-    """``scale`` times the sum of all partials; a scale of 0 switches it off, also where the sum is infinite."""
+    """Computes ``scale`` times the sum of all partials; a scale of 0 switches it off, also where the sum is infinite."""
     lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials, 0, stride, BLOCK)
     tl.store(out, tl.where(scale != 0, scale * tl.sum(lanes), 0.0))
 
@@ -84,7 +84,7 @@ def slope(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """FUNCTION of what the weight column points to, into what the gradient column points to; a and b are multiplied by
+    """Writes FUNCTION of what the weight column points to into what the gradient column points to; a and b are multiplied by
     the number that ``upstream`` points to."""
     factor = tl.load(upstream).to(tl.float64)
     parameters = (scalar(factor * a, COMPUTE), scalar(factor * b, COMPUTE), scalar(c, COMPUTE), scalar(d, COMPUTE))
@@ -128,7 +128,7 @@ def reduce_weighted(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Per chunk: the sum of factor times magnitude, into ``partials`` (chunks,)."""
+    """Sums, per chunk, factor times magnitude into ``partials`` (chunks,)."""
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
     lanes = tl.zeros([BLOCK // chunks.vector(STORAGE)], tl.float64)
@@ -169,7 +169,7 @@ def slope_weighted(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``upstream * strength * factor * sign(w)``, into what the gradient column points to."""
+    """Writes ``upstream * strength * factor * sign(w)``, into what the gradient column points to."""
     scale = scalar(tl.load(upstream).to(tl.float64) * strength, COMPUTE)
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
