@@ -35,9 +35,9 @@ def groups(device: torch.device, *dtypes: torch.dtype) -> list[dict[str, Any]]:
     ("options", "expected"),
     [
         ({}, ["update"]),
-        ({"stats": True}, ["update", "add_groups"]),
+        ({"stats": True}, ["update", "add_totals"]),
         ({"max_grad_norm": 1.0}, ["reduce", "square_sum", "update"]),
-        ({"max_grad_norm": 1.0, "stats": True}, ["reduce", "square_sum", "update", "add_groups"]),
+        ({"max_grad_norm": 1.0, "stats": True}, ["reduce", "square_sum", "update", "add_totals"]),
     ],
     ids=lambda value: str(value),
 )
@@ -55,7 +55,7 @@ def test_kernels_of_a_step(
 def test_types_have_a_launch_each_and_share_that_of_the_sums(device: torch.device, launches: list[str]) -> None:
     optimizer = engine.make("adamw", groups(device, *cases.DTYPES), stats=True)
     optimizer.step()
-    assert launches == ["update"] * len(cases.DTYPES) + ["add_groups"]
+    assert launches == ["update"] * len(cases.DTYPES) + ["add_totals"]
 
 
 def test_kernels_of_a_penalty(device: torch.device, launches: list[str]) -> None:

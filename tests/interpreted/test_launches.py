@@ -32,8 +32,8 @@ def parameters(*dtypes: torch.dtype) -> list[nn.Parameter]:
     ("dtypes", "stats", "expected"),
     [
         ([torch.float32], False, ["update"]),
-        ([torch.float32], True, ["update", "add_groups"]),
-        ([torch.float32, torch.bfloat16], True, ["update", "update", "add_groups"]),
+        ([torch.float32], True, ["update", "add_totals"]),
+        ([torch.float32, torch.bfloat16], True, ["update", "update", "add_totals"]),
     ],
 )
 def test_one_launch_per_rule_and_dtype(

@@ -173,7 +173,7 @@ def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> No
     }
     expected |= {"reduce_weighted bfloat16", "slope_weighted bfloat16", "total float32", "total float64"}
     expected |= {f"{name} float32" for name in ("group_squares", "group_gradient")} | {"group_norms float64"}
-    assert found >= expected | {"add_groups float64", "square_sum float64", "penalty float32", "penalty float64"}
+    assert found >= expected | {"add_totals float64", "square_sum float64", "penalty float32", "penalty float64"}
 
 
 def test_whole_blocks_are_moved_16_bytes_at_a_time(architecture: str) -> None:
