@@ -61,6 +61,11 @@ def own_storage(run: Tensor) -> Tensor:
     return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
+def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Returns ``tensor`` where its elements lie as those of the dense tensor ``like`` do, else a copy that does."""
+    return tensor if has_layout(tensor, like) else empty_dense(like, tensor.dtype).copy_(tensor)
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Tells whether two elements are one place in memory, as in an expanded tensor."""
     reach = 0

@@ -173,7 +173,7 @@ def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:
     listed = []
     for own, item in zip(buffers, items, strict=True):
         tensors = own.as_operands(item)
-        state0, state1, state2 = (*(state.data_ptr() for state in tensors.states), 0, 0, 0)[:3]
+        state0, state1, state2 = segments.addresses(tensors.states)
         listed.append(
             Segment(
                 weight=tensors.weight.data_ptr(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.memory import has_layout
+from regkernels.memory import in_layout_of
 from regkernels.ops.library import dense, like, register
 from regkernels.reference.kinds import Kind
 from regkernels.table import segments
@@ -41,8 +41,8 @@ def _proximal(
     x: Tensor, l1_weight: Tensor | None, penalty: str, hyper: Sequence[float], layout: Sequence[int]
 ) -> Tensor:
     out = dense(x).clone()
-    if l1_weight is not None and not has_layout(l1_weight, out):
-        l1_weight = torch.empty_like(out, dtype=l1_weight.dtype).copy_(l1_weight)
+    if l1_weight is not None:
+        l1_weight = in_layout_of(l1_weight, out)
     batch = _batch(out, penalty, l1_weight, GroupLayout(*layout), Hyper(*hyper))
     backends.backend_for(out.device).update(batch, with_sums=False)
     return out

@@ -160,17 +160,13 @@ class Optimizer(Contract):
 
     def __getstate__(self) -> dict[str, Any]:
         # Reading the state ends the trust in it, here and in the copy: a shallow copy works on the same dictionaries.
-        own: dict[str, Any] = {"_options": self._stepper.options}
-        if self._stepper.options.amp_scaling:
-            own["_step_supports_amp_scaling"] = True
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), "_options": self._stepper.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {key: value for key, value in state.items() if key != "_trust"}  # which version 0.1 pickled
         options = state.pop("_options", None)
-        if (
-            options is not None or "_stepper" not in self.__dict__
-        ):  # a copy, or what was pickled: on states of somebody else
+        # With options it is a copy, or was pickled: somebody else may have the states. Without them, they were loaded.
+        if options is not None or "_stepper" not in self.__dict__:
             self._begin(options or Options(), trusted=False)
         else:
             self._forget()

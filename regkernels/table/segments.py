@@ -53,6 +53,12 @@ EMPTY = 1
 """Stands for the address of a gradient without elements; 0 stands for a gradient that is None."""
 
 
+def addresses(states: Sequence[Tensor]) -> tuple[int, int, int]:
+    """Returns where up to three tensors begin, for the columns from ``state0`` on; 0 for those that there are not."""
+    first, second, third = (*(state.data_ptr() for state in states), 0, 0, 0)[:3]
+    return first, second, third
+
+
 def table(listed: Sequence[Segment]) -> Tensor:
     """Returns a table of segments, int64 (segments, len(FIELDS))."""
     if not listed:

@@ -12,7 +12,7 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.distributed import index, shards
 from regkernels.distributed.shards import held
-from regkernels.memory import empty_dense, has_layout, is_dense
+from regkernels.memory import empty_dense, has_layout, in_layout_of, is_dense
 from regkernels.optim.penalty_keys import Method
 from regkernels.reference.kinds import Kind
 from regkernels.table import segments
@@ -157,10 +157,7 @@ class Entry:
 
     def use_l1_weight(self, given: Tensor) -> None:
         """Takes the weights of an l1 where they lie, or a copy of them in the weight's layout."""
-        own = held(given).detach()
-        if not has_layout(own, self.weight):
-            own = empty_dense(self.weight, given.dtype).copy_(own)
-        self.l1_weight = own
+        self.l1_weight = in_layout_of(held(given).detach(), self.weight)
 
     def gradient_to_read(self) -> Tensor:
         """Returns what kernels read: the gradient itself, or the copy of a staged one."""
@@ -217,7 +214,7 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
         gradient = 0
         if entry.param.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
-        state0, state1, state2 = (*(tensor.data_ptr() for tensor in entry.tensors), 0, 0, 0)[:3]
+        state0, state1, state2 = segments.addresses(entry.tensors)
         listed.append(
             Segment(
                 weight=entry.weight.data_ptr(),
