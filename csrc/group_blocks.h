@@ -49,13 +49,44 @@ __attribute__((noinline)) void propose_groups(const C* weight, const C* gradient
     }
 }
 
-// What of step 8 is done to elements.
+// What is done to elements, bounds and soft-threshold: z becomes what that has left of it, and `taken` what it has
+// taken.
 template <class C, bool kUniform>
-__attribute__((noinline)) void threshold_block(C* z, const C* threshold, int64_t numel, C lower, C upper) {
+__attribute__((noinline)) void threshold_block(C* z, C* taken, const C* threshold, int64_t numel, C lower, C upper) {
     const C of_all = threshold[0];
 #pragma omp simd
-    for (int64_t i = 0; i < numel; ++i)
-        z[i] = clamp(soft_threshold(z[i], kUniform ? of_all : threshold[i]), lower, upper);
+    for (int64_t i = 0; i < numel; ++i) {
+        const C t = kUniform ? of_all : threshold[i];
+        const C v = clamp(z[i], lower, upper);
+        const C low = v < -t ? -t : v;
+        const C clamped = low > t ? t : low;
+        z[i] = t > 0 ? v - clamped : v;
+        taken[i] = t > 0 ? clamped : C(0);
+    }
+}
+
+// Products of what was taken and what is left, in double.
+template <class C>
+__attribute__((noinline)) void multiply_block(const C* taken, const C* left, double* both, int64_t numel) {
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) both[i] = static_cast<double>(taken[i]) * static_cast<double>(left[i]);
+}
+
+// With kUniform all of these are one number for all elements. Where something of what was taken is kept, there is a
+// divisor.
+template <class C, bool kUniform>
+__attribute__((noinline)) void keep_block(C* z, const C* taken, const C* kept, const C* factor, const C* divisor,
+                                          int64_t numel) {
+    const C kept_of_all = kept[0], factor_of_all = factor[0], divisor_of_all = divisor[0];
+#pragma omp simd
+    for (int64_t i = 0; i < numel; ++i) {
+        const C k = kUniform ? kept_of_all : kept[i];
+        const C f = kUniform ? factor_of_all : factor[i];
+        const C d = kUniform ? divisor_of_all : divisor[i];
+        const C x = z[i] * f;
+        const C shrunk = f == 0 ? C(0) : x / d;
+        z[i] = k == 0 ? shrunk : (k * taken[i] + x) / d;
+    }
 }
 
 // With kUniform both are one number for all elements.
@@ -82,15 +113,51 @@ void steps_of_groups(const C* shared, C* steps, int64_t groups, const Row<C>& ro
     }
 }
 
-// What is done to a group with norm `n` and step `s`: z becomes z * factor / divisor.
+// Sums over a group: with e what the soft-threshold has taken of z, and x what it has left.
+struct Squares {
+    double left;   // of x * x
+    double taken;  // of e * e
+    double both;   // of e * x
+};
+
+// What in a row depends on the size of groups, too.
 template <class C>
-inline void shrinkage(C n, C s, C group_strength, const Row<C>& h, C& factor, C& divisor) {
-    const C limit = h.gain * s * group_strength;
-    factor = limit > 0 ? (n <= limit ? C(0) : 1 - limit / n) : C(1);
-    const C norm = limit > 0 ? n - limit : n;
-    divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
+struct OfNorm {
+    C strength;
+    C largest_shrink;
+};
+
+// What the step of a group makes of it: (kept * e + factor * x) / divisor.
+template <class C>
+struct Shrinkage {
+    C kept, factor, divisor;
+};
+
+// The norm of a * e + b * x.
+template <class C>
+inline C norm_of(C a, C b, const Squares& squares) {
+    const double p = static_cast<double>(a), q = static_cast<double>(b);
+    return C(square_root(p * p * squares.taken + 2.0 * p * q * squares.both + q * q * squares.left));
+}
+
+// What is done to a group with these sums and step `s`.
+template <class C>
+inline Shrinkage<C> shrinkage(const Squares& squares, C s, const OfNorm<C>& of_norm, const Row<C>& h) {
+    const C n = C(square_root(squares.left));
+    const C limit = h.gain * s * of_norm.strength;
+    C factor = limit > 0 ? (n <= limit ? C(0) : 1 - limit / n) : C(1);
+    C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
+    const C q = 1 - factor / divisor;
+    const C d = norm_of(C(1), q, squares);
+    const bool exceeds = d > of_norm.largest_shrink;
+    const C part = of_norm.largest_shrink / d;
+    const C kept = exceeds && squares.taken > 0 ? 1 - part : C(0);
+    factor = exceeds ? 1 - part * q : factor;
+    divisor = exceeds ? C(1) : divisor;
+    const C norm = exceeds ? norm_of(1 - part, factor, squares) : (limit > 0 ? n - limit : n);
     divisor = norm / divisor > h.max_norm ? norm / h.max_norm : divisor;
     divisor = h.unit_norm && norm > 0 ? norm : divisor;
+    return {kept, factor, divisor};
 }
 
 template <class C>

@@ -16,8 +16,8 @@ namespace {
 template <class C>
 struct GroupNumbers {
     C mean[kStrip], step[kStrip];  // of each group: its second moment, and the step it makes
-    C shared[kStrip], threshold[kStrip], factor[kStrip], divisor[kStrip];
-    bool divides = false;
+    C shared[kStrip], threshold[kStrip], kept[kStrip], factor[kStrip], divisor[kStrip];
+    bool keeps = false, divides = false;
 };
 
 constexpr double kInfinity = __builtin_inf();
@@ -39,9 +39,10 @@ struct GroupPass {
     const GroupBlocks<C>& rule;
     const bool shares;  // second moments
     const Row<C> row;
-    const C group_strength;
+    const OfNorm<C> of_norm;
     const bool has_sums;
     const bool changes_gradient, has_threshold;
+    const bool limits;  // what is taken from a group, of which the threshold takes a part
 
     GroupPass(const Segment& segment, const Hyper& hyper, bool has_sums)
         : segment(segment),
@@ -51,12 +52,19 @@ struct GroupPass {
           rule(kGroupBlocks<C>[kind.rule]),
           shares(rule.step_per_element),
           row(row_for<C>(hyper, shares)),
-          group_strength(C(hyper.group_strength *
-                           (hyper.group_by_size != 0 ? square_root(static_cast<double>(layout.size())) : 1.0))),
+          of_norm(of_norm_of(hyper, static_cast<double>(layout.size()), row)),
           has_sums(has_sums),
           changes_gradient(row.scale != 1 || row.coupled_decay != 0 || row.subgradient != 0),
           has_threshold(row.threshold != 0 || row.threshold_per_step != 0 || hyper.lower > -kInfinity ||
-                        hyper.upper < kInfinity) {}
+                        hyper.upper < kInfinity),
+          limits(has_threshold && of_norm.largest_shrink < C(kInfinity)) {}
+
+    static OfNorm<C> of_norm_of(const Hyper& hyper, double size, const Row<C>& row) {
+        const double root = square_root(size);
+        const bool is_limited = row.largest_shrink < C(kInfinity);
+        return {C(hyper.group_strength * (hyper.group_by_size != 0 ? root : 1.0)),
+                C(is_limited ? hyper.largest_shrink * root : kInfinity)};
+    }
 
     bool updates_states() const { return hyper.skip == 0; }
     bool updates_weights() const { return hyper.skip == 0 && row.lr != 0; }
@@ -82,14 +90,21 @@ struct GroupPass {
         }
     }
 
+    // How many sums of each group a pass forms: those of Squares, or one.
+    template <GroupStage kStage>
+    int sums_of_pass() const {
+        return kStage == kPropose && limits ? kSumsOfGroup : 1;
+    }
+
     // One pass over a tile, adding to the sums of its groups: of second moments (kObserve), of squares of where the
     // step leads to (kPropose), of absolute values of what was stored (kWrite, where sums are asked for).
     template <GroupStage kStage>
-    __attribute__((noinline)) void pass(const Tile& tile, const GroupNumbers<C>& numbers, GroupLanes& lanes,
+    __attribute__((noinline)) void pass(const Tile& tile, const GroupNumbers<C>& numbers, GroupLanes* lanes,
                                         StepSums* sums) const {
         WeightBlock<T, kWide> weight;
         StateBlocks<C> states;
-        C wide_gradient[kWide ? 1 : kBlock], ready_gradient[kBlock], scratch[kBlock];
+        C wide_gradient[kWide ? 1 : kBlock], ready_gradient[kBlock], scratch[kBlock], taken[kBlock];
+        double both[kBlock];
         Random random;
         const bool is_long = layout.has_long_runs();
         for_blocks(tile, [&](int64_t first, int64_t place, int64_t numel, int64_t group, int64_t position) {
@@ -110,20 +125,25 @@ struct GroupPass {
                 }
                 if constexpr (kStage == kObserve) {
                     rule.observe(gradient, states.values, scratch, numel, row);
-                    lanes.add<Itself>(scratch, numel, group, layout.inner);
+                    lanes[0].template add<Itself>(scratch, numel, group, layout.inner);
                 } else {
                     constexpr bool kStore = kStage == kWrite;
                     const bool uniform = !shares || is_long;
                     const C* shared = numbers.shared + (shares ? position : 0);
                     C* out = kStore && updates_weights() ? weight.values : scratch;
                     rule.propose[uniform][kStore](weight.values, gradient, states.values, shared, out, numel, row);
-                    if (has_threshold) threshold(out, numbers, position, numel);
-                    if (!kStore) lanes.add<Square>(scratch, numel, group, layout.inner);
+                    if (has_threshold) threshold(out, taken, numbers, position, numel);
+                    if (!kStore) lanes[0].template add<Square>(scratch, numel, group, layout.inner);
+                    if (!kStore && limits) {
+                        multiply_block(taken, scratch, both, numel);
+                        lanes[1].template add<Square>(taken, numel, group, layout.inner);
+                        lanes[2].template add<Itself>(both, numel, group, layout.inner);
+                    }
                 }
                 if constexpr (kStage == kWrite) {
                     states.store(segment, rule.states, kind.narrow, first, numel, hyper, random);
                     if (updates_weights()) {
-                        shrink(weight.values, numbers, position, numel);
+                        shrink(weight.values, taken, numbers, position, numel);
                         weight.store(segment, kind.rounding, first, numel, hyper, random);
                     }
                 }
@@ -131,22 +151,27 @@ struct GroupPass {
             if (sums) {
                 weight.reload(segment, first, numel);
                 add_run(sums->weight, weight.values, numel);
-                lanes.add<Absolute>(weight.values, numel, group, layout.inner);
+                lanes[0].template add<Absolute>(weight.values, numel, group, layout.inner);
             }
         });
     }
 
-    void threshold(C* z, const GroupNumbers<C>& numbers, int64_t position, int64_t numel) const {
+    void threshold(C* z, C* taken, const GroupNumbers<C>& numbers, int64_t position, int64_t numel) const {
         if (!shares || layout.has_long_runs()) {
-            threshold_block<C, true>(z, numbers.threshold + (shares ? position : 0), numel, row.lower, row.upper);
+            const C* of_all = numbers.threshold + (shares ? position : 0);
+            threshold_block<C, true>(z, taken, of_all, numel, row.lower, row.upper);
         } else {
-            threshold_block<C, false>(z, numbers.threshold + position, numel, row.lower, row.upper);
+            threshold_block<C, false>(z, taken, numbers.threshold + position, numel, row.lower, row.upper);
         }
     }
 
-    void shrink(C* z, const GroupNumbers<C>& numbers, int64_t position, int64_t numel) const {
-        const C *factor = numbers.factor + position, *divisor = numbers.divisor + position;
-        if (!layout.has_long_runs()) {
+    void shrink(C* z, const C* taken, const GroupNumbers<C>& numbers, int64_t position, int64_t numel) const {
+        const C *kept = numbers.kept + position, *factor = numbers.factor + position;
+        const C* divisor = numbers.divisor + position;
+        if (numbers.keeps && (!layout.has_long_runs() || kept[0] != 0)) {
+            const auto keep = layout.has_long_runs() ? keep_block<C, true> : keep_block<C, false>;
+            keep(z, taken, kept, factor, divisor, numel);
+        } else if (!layout.has_long_runs()) {
             (numbers.divides ? shrink_block<C, false, true> : shrink_block<C, false, false>)(z, factor, divisor, numel);
         } else if (divisor[0] != 1 || factor[0] != 1) {
             (divisor[0] != 1 ? shrink_block<C, true, true> : shrink_block<C, true, false>)(z, factor, divisor, numel);
@@ -187,8 +212,13 @@ struct GroupPass {
         return step;
     }
 
-    void shrinkage_of(double square_sum, C step, C& factor, C& divisor) const {
-        shrinkage(C(square_root(square_sum)), step, group_strength, row, factor, divisor);
+    // What is done to a group, for each of its elements in a row.
+    void use(const Shrinkage<C>& of_group, GroupNumbers<C>& numbers, int64_t group) const {
+        spread(numbers.kept, group, of_group.kept);
+        spread(numbers.factor, group, of_group.factor);
+        spread(numbers.divisor, group, of_group.divisor);
+        numbers.keeps = numbers.keeps || of_group.kept != 0;
+        numbers.divides = numbers.divides || of_group.divisor != 1;
     }
 };
 

@@ -13,29 +13,32 @@ namespace {
 template <class T>
 struct GroupStep : GroupPass<T> {
     using Pass = GroupPass<T>;
-    using Pass::has_sums, Pass::layout, Pass::mean, Pass::shares, Pass::shrinkage_of, Pass::spread, Pass::step_of;
+    using Pass::has_sums, Pass::layout, Pass::limits, Pass::mean, Pass::of_norm, Pass::row, Pass::shares;
     using Pass::Pass;
-    using Pass::updates_states, Pass::updates_weights, Pass::use_means, Pass::use_none;
+    using Pass::updates_states, Pass::updates_weights, Pass::use, Pass::use_means, Pass::use_none, Pass::step_of;
     using typename Pass::C;
+    using Totals = double[kSumsOfGroup][kStrip];
 
     // The sums of all groups of a strip, of whole groups: over all blocks of rows.
     template <GroupStage kStage>
-    void whole_pass(int64_t begin, int64_t end, const GroupNumbers<C>& numbers, GroupLanes& lanes, double* totals,
+    void whole_pass(int64_t begin, int64_t end, const GroupNumbers<C>& numbers, GroupLanes* lanes, Totals& totals,
                     StepSums* sums) const {
-        for (int64_t g = 0; g < end - begin; ++g) totals[g] = 0;
+        const int count = this->template sums_of_pass<kStage>();
+        for (int k = 0; k < count; ++k)
+            for (int64_t g = 0; g < end - begin; ++g) totals[k][g] = 0;
         for (int64_t o = 0; o < layout.outer; o += layout.rows) {
-            lanes.clear(end - begin);
+            for (int k = 0; k < count; ++k) lanes[k].clear(end - begin);
             const Tile tile = {o, smaller(o + layout.rows, layout.outer), begin, end, 0, layout.inner, 0};
             this->template pass<kStage>(tile, numbers, lanes, sums);
-            lanes.add_to(totals, end - begin);
+            for (int k = 0; k < count; ++k) lanes[k].add_to(totals[k], end - begin);
         }
     }
 
     // All of the groups from `begin` to `end`.
     void whole(int64_t begin, int64_t end, Sums* sums) const {
         GroupNumbers<C> numbers;
-        GroupLanes lanes(layout);
-        double totals[kStrip];
+        GroupLanes lanes[kSumsOfGroup] = {GroupLanes(layout), GroupLanes(layout), GroupLanes(layout)};
+        Totals totals;
         StepSums step_sums = {};
         use_none(numbers);
         const C step_of_all = step_of(C(0));  // where no second moment is shared
@@ -43,24 +46,21 @@ struct GroupStep : GroupPass<T> {
             const int64_t last = smaller(g + layout.strip(), end), groups = last - g;
             if (shares && updates_states()) {
                 whole_pass<kObserve>(g, last, numbers, lanes, totals, nullptr);
-                for (int64_t k = 0; k < groups; ++k) numbers.mean[k] = mean(totals[k]);
+                for (int64_t k = 0; k < groups; ++k) numbers.mean[k] = mean(totals[0][k]);
                 use_means(numbers, groups);
             }
             if (updates_weights()) {
                 whole_pass<kPropose>(g, last, numbers, lanes, totals, nullptr);
-                numbers.divides = false;
+                numbers.keeps = numbers.divides = false;
                 for (int64_t k = 0; k < groups; ++k) {
-                    C factor, divisor;
-                    shrinkage_of(totals[k], shares ? numbers.step[k] : step_of_all, factor, divisor);
-                    spread(numbers.factor, k, factor);
-                    spread(numbers.divisor, k, divisor);
-                    numbers.divides = numbers.divides || divisor != 1;
+                    const Squares squares = {totals[0][k], limits ? totals[1][k] : 0, limits ? totals[2][k] : 0};
+                    use(shrinkage(squares, shares ? numbers.step[k] : step_of_all, of_norm, row), numbers, k);
                 }
             }
             if (updates_states() || has_sums)
                 whole_pass<kWrite>(g, last, numbers, lanes, totals, has_sums ? &step_sums : nullptr);
             if (has_sums)
-                for (int64_t k = 0; k < groups; ++k) sums->zero_groups += totals[k] == 0;
+                for (int64_t k = 0; k < groups; ++k) sums->zero_groups += totals[0][k] == 0;
         }
         if (has_sums) finish_sums(step_sums, sums);
     }
@@ -75,10 +75,11 @@ struct GroupStep : GroupPass<T> {
     template <GroupStage kStage>
     void tile_pass(const Tile& tile, const GroupWork& work, Sums* sums) const {
         GroupNumbers<C> numbers;
-        GroupLanes lanes(layout);
+        GroupLanes lanes[kSumsOfGroup] = {GroupLanes(layout), GroupLanes(layout), GroupLanes(layout)};
         StepSums step_sums = {};
+        const int count = this->template sums_of_pass<kStage>();
         use_none(numbers);
-        lanes.clear(tile.end - tile.begin);
+        for (int k = 0; k < count; ++k) lanes[k].clear(tile.end - tile.begin);
         if (kStage != kObserve && shares) {
             for (int64_t g = tile.begin; g < tile.end; ++g)
                 numbers.mean[g - tile.begin] = C(work.shared[g - work.begin]);
@@ -86,22 +87,28 @@ struct GroupStep : GroupPass<T> {
         }
         if (kStage == kWrite && updates_weights()) {
             for (int64_t g = tile.begin; g < tile.end; ++g) {
-                spread(numbers.factor, g - tile.begin, C(work.factor[g - work.begin]));
-                spread(numbers.divisor, g - tile.begin, C(work.divisor[g - work.begin]));
-                numbers.divides = numbers.divides || work.divisor[g - work.begin] != 1;
+                const int64_t k = g - work.begin;
+                use({C(work.kept[k]), C(work.factor[k]), C(work.divisor[k])}, numbers, g - tile.begin);
             }
         }
         this->template pass<kStage>(tile, numbers, lanes, kStage == kWrite && has_sums ? &step_sums : nullptr);
-        double* partial = work.partial + tile.piece * (work.end - work.begin) + tile.begin - work.begin;
-        for (int64_t g = 0; g < tile.end - tile.begin; ++g) partial[g] = 0;
-        lanes.add_to(partial, tile.end - tile.begin);
+        for (int k = 0; k < count; ++k) {
+            double* partial = partials(work, k, tile.piece) + tile.begin - work.begin;
+            for (int64_t g = 0; g < tile.end - tile.begin; ++g) partial[g] = 0;
+            lanes[k].add_to(partial, tile.end - tile.begin);
+        }
         if (kStage == kWrite && has_sums) finish_sums(step_sums, sums);
     }
 
-    double total(int64_t group, const GroupWork& work) const {
+    // What a piece adds to sum k of the groups of a work.
+    double* partials(const GroupWork& work, int k, int64_t piece) const {
+        return work.partial + (k * layout.blocks * layout.pieces + piece) * (work.end - work.begin);
+    }
+
+    double total(int64_t group, const GroupWork& work, int k = 0) const {
         double sum = 0;
         for (int64_t piece = 0; piece < layout.blocks * layout.pieces; ++piece)
-            sum += work.partial[piece * (work.end - work.begin) + group - work.begin];
+            sum += partials(work, k, piece)[group - work.begin];
         return sum;
     }
 
@@ -124,11 +131,13 @@ struct GroupStep : GroupPass<T> {
             case kShrinkGroups:
                 if (updates_weights()) {
                     for (int64_t g = tile.begin; g < tile.end; ++g) {
-                        C factor, divisor;
                         const C shared = shares ? C(work->shared[g - work->begin]) : C(0);
-                        shrinkage_of(total(g, *work), step_of(shared), factor, divisor);
-                        work->factor[g - work->begin] = factor;
-                        work->divisor[g - work->begin] = divisor;
+                        const Squares squares = {total(g, *work), limits ? total(g, *work, 1) : 0,
+                                                 limits ? total(g, *work, 2) : 0};
+                        const Shrinkage<C> of_group = shrinkage(squares, step_of(shared), of_norm, row);
+                        work->kept[g - work->begin] = of_group.kept;
+                        work->factor[g - work->begin] = of_group.factor;
+                        work->divisor[g - work->begin] = of_group.divisor;
                     }
                 }
                 break;

@@ -20,10 +20,14 @@ struct Tile {
 struct GroupWork {
     int64_t begin, end;
     double* shared;   // second moments
-    double* factor;   // what weights are multiplied by
-    double* divisor;  // and then divided by
-    double* partial;  // sums: one row of numbers for each piece
+    double* kept;     // Shrinkage
+    double* factor;   // of each
+    double* divisor;  // group
+    double* partial;  // sums: one row of numbers for each piece, for each of kSumsOfGroup
 };
+
+// How many sums a group may need at a time; see Squares in group_blocks.h.
+constexpr int64_t kSumsOfGroup = 3;
 
 // kWhole is all of the others, for groups that no other task works on.
 enum GroupStage : int { kWhole, kObserve, kShare, kPropose, kShrinkGroups, kWrite, kCount };

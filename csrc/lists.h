@@ -92,6 +92,7 @@
     NUMBER(gain)                /* of the rule: a penalty's step is gain * the element's step */   \
     NUMBER(strength)            /* of a penalty beyond l1 */                                       \
     NUMBER(shape)               /* its second parameter: gamma, a, eps, delta */                   \
+    NUMBER(largest_shrink)      /* what a proximal step takes from a weight at most */             \
     NUMBER(lower)               /* bounds of the weight, after the penalty */                      \
     NUMBER(upper)                                                                                  \
     FLAG(cautious)              /* decay only where it does not work against the move */           \

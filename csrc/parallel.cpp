@@ -31,7 +31,7 @@ struct SharedTask {
 };
 
 constexpr int64_t kNumbersOfWave = 1 << 21;
-constexpr int64_t kNumbersPerGroup = 3;  // beside a sum of each piece
+constexpr int64_t kNumbersPerGroup = 4;  // beside the sums of each piece
 constexpr int64_t kGroupsPerTask = 1024;
 
 void push_tiles(std::vector<SharedTask>& tasks, int64_t part, const GroupWork& work, const GroupLayout& layout) {
@@ -57,12 +57,12 @@ void run_wave(const Kernels& kernels, const Segment* segments, Wave& wave, const
         GroupWork& work = wave.works[part];
         const GroupLayout layout(segments[wave.items[part]]);
         const int64_t groups = work.end - work.begin, pieces = layout.blocks * layout.pieces;
-        for (double** list : {&work.shared, &work.factor, &work.divisor}) {
+        for (double** list : {&work.shared, &work.kept, &work.factor, &work.divisor}) {
             *list = next;
             next += groups;
         }
         work.partial = next;
-        next += groups * pieces;
+        next += groups * pieces * kSumsOfGroup;
         push_tiles(tiles, static_cast<int64_t>(part), work, layout);
         for (int64_t begin = work.begin; begin < work.end; begin += kGroupsPerTask) {
             const int64_t end = std::min(begin + kGroupsPerTask, work.end);
@@ -90,7 +90,7 @@ void update_large_groups(const Kernels& kernels, const Segment* segments, const 
     Wave wave;
     for (const int64_t item : items) {
         const GroupLayout layout(segments[item]);
-        const int64_t of_group = layout.blocks * layout.pieces + kNumbersPerGroup;
+        const int64_t of_group = layout.blocks * layout.pieces * kSumsOfGroup + kNumbersPerGroup;
         const int64_t step = std::max<int64_t>(kNumbersOfWave / of_group, 1);
         for (int64_t begin = 0; begin < layout.groups; begin += step) {
             const int64_t end = std::min(begin + step, layout.groups);
@@ -99,7 +99,7 @@ void update_large_groups(const Kernels& kernels, const Segment* segments, const 
                 wave = {};
             }
             wave.items.push_back(item);
-            wave.works.push_back({begin, end, nullptr, nullptr, nullptr, nullptr});
+            wave.works.push_back({begin, end, nullptr, nullptr, nullptr, nullptr, nullptr});
             wave.numbers += static_cast<size_t>((end - begin) * of_group);
         }
     }

@@ -15,9 +15,9 @@ struct Soft {
     static C step(C z, C s, C l1_weight, const Row<C>& h) {
         C t = h.threshold_per_step != 0 ? h.threshold_per_step * s : h.threshold;
         if (kWeighted) t = t * l1_weight;
-        z = soft_threshold(z, t);
         const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
-        return clamp(z / divisor, h.lower, h.upper);
+        const C p = soft_threshold(z, t) / divisor;
+        return clamp(limited(z, p, h.largest_shrink), h.lower, h.upper);
     }
 };
 using SoftThreshold = Soft<false>;
@@ -33,13 +33,14 @@ struct Penalised {
         const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
         const C t = h.gain * s / divisor;
         const C u = t * h.strength;
-        z = z / divisor;
-        const C x = Operator<C>::apply(z, t, u, h.strength, h.shape);
-        return clamp(u > 0 ? x : z, h.lower, h.upper);
+        const C v = z / divisor;
+        const C x = Operator<C>::apply(v, t, u, h.strength, h.shape);
+        const C p = u > 0 ? x : v;
+        return clamp(limited(z, p, h.largest_shrink), h.lower, h.upper);
     }
 };
 
-// Steps 8 to 10 of the specification.
+// Steps 8 to 11 of the specification.
 template <class C>
 using Penalise = void (*)(C* weight, const C* steps, const C* l1_weight, int64_t numel, const Row<C>& row);
 

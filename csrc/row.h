@@ -19,11 +19,14 @@ struct Row {
     REGKERNELS_HYPER(REGKERNELS_ROW_NUMBER, REGKERNELS_ROW_FLAG, REGKERNELS_NOTHING)
 };
 
-// For a rule without a step of its own per element, which knows no multiples of one.
+// For a rule without a step of its own per element, which knows no multiples of one, and no limit.
 template <class C>
 inline Row<C> row_for(const Hyper& hyper, bool step_per_element) {
     Row<C> row(hyper);
-    if (!step_per_element) row.threshold_per_step = row.shrink_per_step = C(0);
+    if (!step_per_element) {
+        row.threshold_per_step = row.shrink_per_step = C(0);
+        row.largest_shrink = C(__builtin_inf());
+    }
     return row;
 }
 

@@ -31,7 +31,7 @@ __attribute__((noinline)) void prepare_gradient(const C* weight, const C* gradie
     }
 }
 
-// Steps 2 to 9. With lr == 0 only the states change.
+// Steps 2 to 10. With lr == 0 only the states change.
 template <class C, template <class> class RuleOf, Loop kLoop>
 void update_block(C* __restrict weight, const C* __restrict gradient, C* __restrict state0, C* __restrict state1,
                   C* __restrict state2, int64_t numel, C scale, const Row<C>& row) {

@@ -37,20 +37,31 @@ inline C clamp(C z, C lower, C upper) {
     return z >= upper ? upper : z;
 }
 
-// Steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for.
+// What a proximal step from z to p makes where it may take no more than `largest`; p where it takes no more, or is NaN.
+template <class C>
+inline C limited(C z, C p, C largest) {
+    const C taken = z - p;
+    const C low = taken < -largest ? -largest : taken;
+    const C clamped = low > largest ? largest : low;
+    return magnitude(taken) > largest ? z - clamped : p;
+}
+
+// Steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for,
+// within the limit.
 template <bool kStepPerElement, bool kThreshold, bool kShrink, class C>
 inline C proximal_step(C z, C s, const Row<C>& h) {
+    C p = z;
     if (kThreshold) {
         C t = h.threshold;
         if (kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
-        z = soft_threshold(z, t);
+        p = soft_threshold(z, t);
     }
     if (kShrink) {
         C divisor = h.shrink_divisor;
         if (kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
-        z = z / divisor;
+        p = p / divisor;
     }
-    return z;
+    return kStepPerElement && (kThreshold || kShrink) ? limited(z, p, h.largest_shrink) : p;
 }
 
 }  // namespace

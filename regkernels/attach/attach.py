@@ -12,6 +12,7 @@ from regkernels.attach.shrinkage import check_parameter
 from regkernels.attach.sources import Source
 from regkernels.optim import misspelt
 from regkernels.optim.step.entry import parameter_name
+from regkernels.table.hyper import SHRINK_LIMIT
 
 L1_MODES = ("prox", "decoupled")
 
@@ -23,6 +24,7 @@ def attach_prox(
     *,
     l1_mode: str = "prox",
     metric: str | MetricFunction | None = None,
+    shrink_limit: float | None = SHRINK_LIMIT,
 ) -> ProxHandle:
     """Adds exact L1, and weight decay as a proximal operator, to an optimizer of torch.optim or of somebody else.
 
@@ -31,7 +33,7 @@ def attach_prox(
     element i, times the gain of its momentum. That is read from its states, so that training ends where
     ``f(w) + l1 * sum |w| + weight_decay / 2 * sum w**2`` is smallest, and the zeros of that minimiser are exact zeros.
 
-    The strengths live in the param groups, as ``l1`` and ``prox_weight_decay``: they are saved in ``state_dict()`` and can be
+    The strengths live in the param groups, as ``l1`` and ``prox_weight_decay``, and so does ``shrink_limit``: they are saved in ``state_dict()`` and can be
     changed there during training. What a group says counts; the arguments fill in what groups do not say, also of groups
     that are added or loaded later. So biases are left out by groups with ``l1 = 0``, as `regkernels.param_groups` makes them.
 
@@ -48,6 +50,10 @@ def attach_prox(
             Adagrad and SGD of torch.optim. "adam", "nadam", "radam", "adamax", "rmsprop", "adagrad", "sgd": as that one, for an
             optimizer that has the same names of states and options and makes the same step. A function ``(param, state,
             group)`` that returns ``s_i`` of the step just made, >= 0: a number, or a tensor of the parameter's shape.
+        shrink_limit: what is taken from a weight at most, in units of ``lr`` times the gain, where ``s_i`` is read from the states
+            of an optimizer that adapts it; > 1, which leaves the solution as it is. Where there is no gradient ``s_i`` grows to
+            ``lr / eps``, which would erase weights that no data has reached yet. Steps that a function returns are taken as they
+            are. None: no limit.
 
     Returns:
         A handle: ``remove()`` ends it, and it is a context manager that does so. torch copies and pickles no hooks: a copied
@@ -73,10 +79,12 @@ def attach_prox(
         raise ValueError(
             "l1 is missing: pass l1=, or give the param groups a key 'l1' (regkernels.param_groups(model, l1=...) does)"
         )
-    own = {"l1": 0.0 if l1 is None else l1, "prox_weight_decay": weight_decay}
-    validation.nonnegative("l1", own["l1"])
+    strengths = {"l1": 0.0 if l1 is None else l1, "prox_weight_decay": weight_decay}
+    validation.nonnegative("l1", strengths["l1"])
     validation.nonnegative("weight_decay", weight_decay)
-    misspelt.warn_of_overridden(own, optimizer.param_groups)
+    validation.shrink_limit(shrink_limit)
+    misspelt.warn_of_overridden(strengths, optimizer.param_groups)
+    own = {**strengths, "shrink_limit": shrink_limit}
     handle = ProxHandle(source, metric if callable(metric) else None, own)
     for index, group in enumerate(optimizer.param_groups):
         filled = {**own, **group}

@@ -23,13 +23,15 @@ from regkernels.optim.step.scaling import Scaling
 
 MetricFunction = Callable[[Tensor, Mapping[str, Any], Mapping[str, Any]], "float | Tensor"]
 
-KEYS = ("l1", "prox_weight_decay")
+STRENGTHS = ("l1", "prox_weight_decay")
+KEYS = (*STRENGTHS, "shrink_limit")
+"""What `attach_prox` adds to param groups."""
 
 
 class ProxHandle:
     """Shrinks the weights of an optimizer after each of its steps, until it is removed; `attach_prox` makes one."""
 
-    def __init__(self, source: Source, function: MetricFunction | None, own: dict[str, float | Tensor]) -> None:
+    def __init__(self, source: Source, function: MetricFunction | None, own: dict[str, Any]) -> None:
         self._source, self._function, self._own = source, function, own
         self._hooks: list[Any] = []
         self._filled: set[tuple[int, str]] = set()
@@ -67,8 +69,9 @@ class ProxHandle:
     def check_group(self, group: Mapping[str, Any], index: int, *, wait: bool) -> None:
         """Raises where options of a param group are not allowed."""
         where = f" (param group {index})"
-        for key in KEYS:
+        for key in STRENGTHS:
             validation.nonnegative(key, group[key], where, wait=wait)
+        validation.shrink_limit(group["shrink_limit"], where)
         if group.get("differentiable"):
             raise ValueError(f"differentiable=True is not supported{where}: autograd cannot see into the kernel")
         sources.check_group(self._source, group, where)
@@ -173,7 +176,7 @@ def _keep_strengths(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 
 def asks(group: Mapping[str, Any]) -> bool:
     """Tells whether a param group may ask for a shrinkage: a strength that only a device knows may be positive."""
-    return any(validation.may_be_positive(group[key]) for key in KEYS)
+    return any(validation.may_be_positive(group[key]) for key in STRENGTHS)
 
 
 def check_family(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], index: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regkernels import validation
 from regkernels.attach.sources import Source, Step
-from regkernels.table.hyper import Hyper, Number, as_float, number
+from regkernels.table.hyper import Hyper, Number, as_float, largest_shrink, number
 
 
 class Rows:
@@ -86,6 +86,10 @@ class Rows:
             return fields
         fields["threshold_per_step"] = step.gain * l1
         fields["shrink_per_step"] = step.gain * weight_decay
+        # Where the variance of gradients vanishes, or a user's function says the step, moves have no limit either.
+        if metric not in ("centered", "direct"):
+            unit = step.lr * step.gain if step.unit is None else step.unit
+            fields["largest_shrink"] = largest_shrink(group, unit)
         return {**fields, "inverse_sqrt_bias2": step.inverse_sqrt_bias2, "eps": step.eps}
 
 

@@ -7,6 +7,7 @@ A soft-threshold by ``l1 * s * c`` then stands still exactly where ``0`` is in `
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 
 from regkernels.optim import penalty_keys
 from regkernels.optim.radam import rectification
-from regkernels.table.hyper import Number, number, square_root
+from regkernels.table.hyper import Number, number, select, square_root
 
 Group = Mapping[str, Any]
 
@@ -26,6 +27,7 @@ class Step(NamedTuple):
     gain: Number = 1.0
     inverse_sqrt_bias2: Number = 1.0
     eps: Number = 0.0
+    unit: Number | None = None  # of what is taken at most; None: lr * gain
 
 
 class Source(NamedTuple):
@@ -76,14 +78,15 @@ def nadam(group: Group, step: Number, mu_product: Number) -> Step:
     following = beta1 * (1.0 - 0.5 * 0.96 ** ((step + 1.0) * decay))
     # The average of a constant gradient begins at 0: it is g * (1 - beta1**step).
     average = (1.0 - beta1**step) * following / (1.0 - mu_product * following)
-    return adam(group, step)._replace(gain=(1.0 - now) / (1.0 - mu_product) + average)
+    return adam(group, step)._replace(gain=(1.0 - now) / (1.0 - mu_product) + average, unit=number(group["lr"], group))
 
 
 def radam(group: Group, step: Number) -> Step:
     """Takes what makes Adam's step RAdam's, as `regkernels.optim.RAdam` does."""
     beta2 = number(group["betas"][1], group)
-    factor, inverse_sqrt_bias2, eps = rectification(beta2, step, float(group["eps"]))
-    return Step(number(group["lr"], group) * factor, inverse_sqrt_bias2=inverse_sqrt_bias2, eps=eps)
+    rectified, lr = rectification(beta2, step, float(group["eps"])), number(group["lr"], group)
+    unit = select(rectified.known, lr, math.inf)
+    return Step(lr * rectified.lr_factor, 1.0, rectified.root_factor, rectified.eps, unit)
 
 
 def adamax(group: Group) -> Step:

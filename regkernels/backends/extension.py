@@ -17,7 +17,7 @@ from regkernels.table import segments
 from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 
-INTERFACE = 7
+INTERFACE = 8
 """The version of the extension's functions; kInterface in csrc/table.h."""
 
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)

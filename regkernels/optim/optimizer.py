@@ -22,7 +22,7 @@ from regkernels.optim.stats import Stats
 from regkernels.optim.step.protocol import Row
 from regkernels.optim.step.scaling import Scaling
 from regkernels.optim.step.stepper import Stepper
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import SHRINK_LIMIT, Number
 
 
 class Substitute(Protocol):
@@ -51,6 +51,7 @@ class Optimizer(Contract):
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
         self._begin(Options.of(common, type(self).__name__))
+        defaults["shrink_limit"] = common.get("shrink_limit", SHRINK_LIMIT)
         defaults.update((key, value) for key, value in common.items() if key in Penalties.__annotations__)
         self._check_options(defaults, "", wait=True)
         super().__init__(params, defaults)

@@ -22,6 +22,9 @@ _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 class Common(Penalties, total=False):
     """Names the keyword arguments of every optimizer, beside those of `regkernels.optim.Penalties`, which param groups have, too.
 
+    - ``shrink_limit``: of optimizers that adapt the step of each element (all but SGD and Lion): what a proximal step takes from a
+      weight at most, in units of ``lr``, times the gain of momentum; from the norm of a group ``sqrt(size)`` times that.
+      Greater than 1, which leaves every fixed point where it is; None: no limit. A key of param groups.
     - ``max_grad_norm``: clips the global norm of all gradients as torch.nn.utils.clip_grad_norm_ does, without touching
       the gradients; None: no clipping.
     - ``stats``: fills ``optimizer.stats``, a `regkernels.optim.Stats`, in each step.
@@ -42,6 +45,7 @@ class Common(Penalties, total=False):
       step and on the element's place, on nothing else: replicas agree, and a resumed run repeats them.
     """
 
+    shrink_limit: float | None
     max_grad_norm: float | None
     stats: bool
     skip_nonfinite: bool

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
@@ -96,25 +97,40 @@ class RAdam(Optimizer):
     def _hyper(self, group: Mapping[str, Any], row: Row) -> dict[str, Number]:
         betas = averages(group)
         fields = regularisation(group, gain=1.0, step_per_element=True)
-        factor, is_known, eps = rectification(betas["beta2"], row.step, float(group["eps"]))
+        rectified = rectification(betas["beta2"], row.step, float(group["eps"]))
         return {
             **fields,
-            "lr": fields["lr"] * factor,
+            "lr": fields["lr"] * rectified.lr_factor,
             **betas,
             "inverse_bias1": 1.0 / (1.0 - betas["beta1"] ** row.step),
-            "inverse_sqrt_bias2": is_known,
-            "eps": eps,
+            "inverse_sqrt_bias2": rectified.root_factor,
+            "eps": rectified.eps,
+            "largest_shrink": select(rectified.known, fields["largest_shrink"], math.inf),
         }
 
 
-def rectification(beta2: Number, step: Number, eps: float) -> tuple[Number, Number, Number]:
-    """Returns what makes Adam's formula RAdam's in step number ``step``: factors of lr and of the second moment's root, and eps."""
+class Rectification(NamedTuple):
+    """Holds what makes Adam's formula RAdam's.
+
+    ``known``: whether the variance is; until then all elements have the step lr, whose moves have no limit.
+    """
+
+    known: bool | Tensor
+    lr_factor: Number
+    root_factor: Number  # of the second moment
+    eps: Number
+
+
+def rectification(beta2: Number, step: Number, eps: float) -> Rectification:
+    """Computes it for step number ``step``."""
     bias2 = 1.0 - beta2**step
     length = 2.0 / (1.0 - beta2) - 1.0
     now = length - 2.0 * step * (1.0 - bias2) / bias2
     known = now > 5.0
     # As long as the variance is unknown the step is lr: the root of the second moment is taken times 0, and 1 is added.
     if not isinstance(now, Tensor) and not known:
-        return 1.0, 0.0, 1.0  # what follows may divide by 0
+        return Rectification(known, 1.0, 0.0, 1.0)  # what follows may divide by 0
     variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
-    return select(known, square_root(variance * bias2), 1.0), select(known, 1.0, 0.0), select(known, eps, 1.0)
+    return Rectification(
+        known, select(known, square_root(variance * bias2), 1.0), select(known, 1.0, 0.0), select(known, eps, 1.0)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -99,8 +100,11 @@ class RMSprop(Optimizer):
     def _hyper(self, group: Mapping[str, Any], row: Row) -> dict[str, Number]:
         momentum, alpha = float(group["momentum"]), float(group["alpha"])
         gain = 1.0 / (1.0 - momentum) if momentum < 1 else 1.0
+        fields = regularisation(group, gain=gain, step_per_element=True)
+        if group["centered"]:  # moves have no limit where the variance vanishes, as it does where training ends
+            fields["largest_shrink"] = math.inf
         return {
-            **regularisation(group, gain=gain, step_per_element=True),
+            **fields,
             "momentum": momentum,
             "beta2": alpha,
             "one_minus_beta2": 1.0 - alpha,

@@ -36,6 +36,15 @@ def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     return torch.where(t > 0, z - clamped, z)
 
 
+def limited(z: Tensor, p: Tensor, largest: float) -> Tensor:
+    """Returns what a proximal step that leads from ``z`` to ``p`` makes where it may take no more than ``largest``: ``p`` bit for
+    bit where it takes no more."""
+    taken = z - p
+    low = torch.where(taken < -largest, torch.full_like(z, -largest), taken)
+    clamped = torch.where(low > largest, torch.full_like(z, largest), low)
+    return torch.where(magnitude(taken) > largest, z - clamped, p)
+
+
 def divide(numerator: Tensor | float, denominator: Tensor | float, like: Tensor) -> Tensor:
     """Makes an IEEE division, also where one side is a number."""
     top = numerator if isinstance(numerator, Tensor) else torch.full_like(like, numerator)

@@ -6,7 +6,7 @@ a device add in another order: their norms may differ in the last bit of the com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 import torch
@@ -56,52 +56,104 @@ def share(v: Tensor, layout: GroupLayout, like: Tensor) -> Tensor:
     return _of_elements(group_sums(v, layout, like) / max(layout.size, 1), v.dtype, layout, like)
 
 
-def group_step(
-    z: Tensor, s: Tensor | float, h: Hyper, group_strength: float, layout: GroupLayout, like: Tensor
-) -> Tensor:
-    """Makes steps 8 to 10: soft-threshold, bounds, the shrinkage of each group's norm, proximal decay, the norm's own bound.
+class OfNorm(NamedTuple):
+    """Holds what in a row of hyper-parameters depends on the size of groups, too, rounded once."""
 
-    ``s`` is the same within a group; ``group_strength`` is of a group's norm, with its weight. In this order each is the proximal
-    operator of their sum. An infinite norm is not shrunk; where a bound is put on it, finite weights become 0.
+    strength: float  # of the norm of a group, with its weight
+    largest_shrink: float  # the norm of what a proximal step takes from a group at most
+
+
+class Squares(NamedTuple):
+    """Holds sums over groups, in float64: with e what the soft-threshold has taken of z, and x what it has left."""
+
+    left: Tensor  # of x * x
+    taken: Tensor  # of e * e
+    both: Tensor  # of e * x
+
+
+class Shrinkage(NamedTuple):
+    """Says what the step of a group makes of it: ``(kept * e + factor * x) / divisor``."""
+
+    kept: Tensor
+    factor: Tensor
+    divisor: Tensor
+
+
+def group_step(z: Tensor, s: Tensor | float, h: Hyper, of_norm: OfNorm, layout: GroupLayout, like: Tensor) -> Tensor:
+    """Makes steps 8 to 11: bounds, soft-threshold, the shrinkage of each group's norm, proximal decay, the limit of all that, and
+    what constrains norms.
+
+    ``s`` is the same within a group. In this order each is the proximal operator of their sum. An infinite norm is not shrunk;
+    where a bound is put on it, finite weights become 0.
 
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables (2006), equation 2.4, for the
     shrinkage; Simon et al., A sparse-group lasso (2013), section 3.2, for that after a soft-threshold; Yu, On decomposing the
     proximal map (2013), theorem 4, for the decay.
     """
-    z = bounded(z, s, h)
-    n = _of_elements(square_root(group_sums(z.double() * z.double(), layout, like)), z.dtype, layout, like)
-    return shrink(z, *shrinkage(n, s, h, group_strength))
+    e, x = thresholded(z, s, h)
+    sums = (_of_elements(group_sums(terms, layout, like), torch.float64, layout, like) for terms in products(e, x))
+    return shrink(e, x, shrinkage(Squares(*sums), s, h, of_norm, z.dtype))
 
 
-def bounded(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
-    """Does what is done to elements: soft-threshold and bounds."""
-    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-    return clamp(soft_threshold(z, t), float(h.lower), float(h.upper))
+def thresholded(z: Tensor, s: Tensor | float, h: Hyper) -> tuple[Tensor, Tensor]:
+    """Does what is done to elements, bounds and soft-threshold: e and x of `Squares`."""
+    t = torch.as_tensor(h.threshold_per_step * s if h.threshold_per_step else h.threshold, dtype=z.dtype)
+    z = clamp(z, float(h.lower), float(h.upper))
+    x = soft_threshold(z, t)
+    return torch.where(t > 0, torch.where(z < -t, -t, torch.where(z > t, t, z)), torch.zeros_like(z)), x
 
 
-def shrinkage(n: Tensor, s: Tensor | float, h: Hyper, group_strength: float) -> tuple[Tensor, Tensor]:
-    """Computes what is done to groups with norm ``n`` and step ``s``: z becomes ``z * factor / divisor``."""
+def products(e: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the terms of `Squares`."""
+    e, x = e.double(), x.double()
+    return x * x, e * e, e * x
+
+
+def shrinkage(squares: Squares, s: Tensor | float, h: Hyper, of_norm: OfNorm, dtype: torch.dtype) -> Shrinkage:
+    """Computes what is done to groups with these sums and step ``s``, in ``dtype``.
+
+    The limit is one of the norm of all that is taken, ``e + q * x``: the elements of a group, which have one step, move by up to
+    ``lr * gain * sqrt(size)`` together, and so may one of them alone.
+    """
+    n = square_root(squares.left).to(dtype)
     s = s if isinstance(s, Tensor) else torch.full_like(n, s)
     zero, one = torch.zeros_like(n), torch.ones_like(n)
-    limit = h.gain * s * group_strength
+    limit = h.gain * s * of_norm.strength
     factor = torch.where(limit > 0, torch.where(n <= limit, zero, 1.0 - limit / n), one)
-    norm = torch.where(limit > 0, n - limit, n)
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else torch.full_like(n, float(h.shrink_divisor))
+    q = 1.0 - factor / divisor
+    d = norm_of(one, q, squares)
+    exceeds = d > of_norm.largest_shrink
+    part = divide(of_norm.largest_shrink, d, like=n)
+    kept = torch.where(exceeds & (squares.taken > 0), 1.0 - part, zero)
+    factor = torch.where(exceeds, 1.0 - part * q, factor)
+    divisor = torch.where(exceeds, one, divisor)
+    norm = torch.where(exceeds, norm_of(1.0 - part, factor, squares), torch.where(limit > 0, n - limit, n))
     too_large = norm / divisor > h.max_norm
     divisor = torch.where(too_large, divide(norm, float(h.max_norm), like=n), divisor)
     if h.unit_norm:
         divisor = torch.where(norm > 0, norm, divisor)
-    return factor, divisor
+    return Shrinkage(kept, factor, divisor)
 
 
-def shrink(z: Tensor, factor: Tensor, divisor: Tensor) -> Tensor:
-    return torch.where(factor == 0, torch.zeros_like(z), z * factor / divisor)
+def norm_of(a: Tensor, b: Tensor, squares: Squares) -> Tensor:
+    """Returns the norm of ``a * e + b * x``."""
+    p, q = a.double(), b.double()
+    left, taken, both = squares
+    return square_root(p * p * taken + 2.0 * p * q * both + q * q * left).to(a.dtype)
 
 
-def strength_of(hyper: Hyper, size: int, dtype: torch.dtype) -> float:
-    """Returns the strength of the norm of a group of ``size`` elements, with its weight, rounded once."""
-    strength = float(hyper.group_strength) * (float(numpy.sqrt(float(size))) if hyper.group_by_size else 1.0)
-    return torch.tensor(strength, dtype=dtype, device="cpu").item()
+def shrink(e: Tensor, x: Tensor, by: Shrinkage) -> Tensor:
+    """Makes of groups what ``by`` says, which is spread over their elements."""
+    shrunk = torch.where(by.factor == 0, torch.zeros_like(x), x * by.factor / by.divisor)
+    return torch.where(by.kept == 0, shrunk, (by.kept * e + by.factor * x) / by.divisor)
+
+
+def of_norm(hyper: Hyper, size: int, dtype: torch.dtype) -> OfNorm:
+    """Computes what a row says of the norm of a group of ``size`` elements."""
+    root = float(numpy.sqrt(float(size)))
+    strength = float(hyper.group_strength) * (root if hyper.group_by_size else 1.0)
+    return OfNorm(*torch.tensor((strength, float(hyper.largest_shrink) * root), dtype=dtype, device="cpu").tolist())
 
 
 def zero_groups(weight: Tensor, layout: GroupLayout) -> int:

@@ -9,7 +9,8 @@
 7. the move is taken from the weight: z;
 8. l1, or another penalty, is applied to z as a proximal operator of the step s;
 9. proximal decay divides by ``1 + s * weight_decay``;
-10. bounds are kept.
+10. where the rule has a step per element, steps 8 and 9 take from a weight at most a limit, in units of lr;
+11. constraints are kept, whatever step 10 has left.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import clamp, divide, sign, soft_threshold
+from regkernels.reference.elementwise import clamp, divide, limited, sign, soft_threshold
 from regkernels.reference.family import OPERATORS
-from regkernels.reference.groups import group_step, share, strength_of
+from regkernels.reference.groups import group_step, of_norm, share
 from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
 from regkernels.reference.rules import RULES, Share, itself
 from regkernels.table.formats import compute_dtype
@@ -70,7 +71,7 @@ def update_(
     elif layout is None:
         z = penalised_step(penalty, z, s, h, l1_weight)
     else:
-        z = group_step(z, s, h, strength_of(hyper, layout.size, dtype), layout, weight)
+        z = group_step(z, s, h, of_norm(hyper, layout.size, dtype), layout, weight)
     store(z, wide, weight, states, hyper, rounding, kept, stream, places)
 
 
@@ -132,23 +133,22 @@ def store(
 
 
 def proximal_step(z: Tensor, s: Tensor | float, h: Hyper) -> Tensor:
-    """Makes steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit."""
     t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-    z = soft_threshold(z, t)
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
-    return divide(z, divisor, like=z)
+    p = divide(soft_threshold(z, t), divisor, like=z)
+    return limited(z, p, float(h.largest_shrink))
 
 
 def penalised_step(penalty: str, z: Tensor, s: Tensor | float, h: Hyper, l1_weight: Tensor | None) -> Tensor:
-    """Makes steps 8 to 10: the penalty and proximal decay in the metric s, then the bounds."""
+    """Makes steps 8 to 11: the penalty and proximal decay in the metric s, within the limit, then the bounds."""
     divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
     if penalty in OPERATORS:
-        z = penalise(penalty, z, h.gain * s, divisor, float(h.strength), float(h.shape))
+        p = penalise(penalty, z, h.gain * s, divisor, float(h.strength), float(h.shape))
     else:
         t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
-        z = soft_threshold(z, t if l1_weight is None else t * l1_weight)
-        z = divide(z, divisor, like=z)
-    return clamp(z, float(h.lower), float(h.upper))
+        p = divide(soft_threshold(z, t if l1_weight is None else t * l1_weight), divisor, like=z)
+    return clamp(limited(z, p, float(h.largest_shrink)), float(h.lower), float(h.upper))
 
 
 def penalise(

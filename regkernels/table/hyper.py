@@ -15,6 +15,9 @@ from torch import Tensor
 
 Number = float | Tensor
 
+SHRINK_LIMIT = 2.0
+"""What a proximal step takes from a weight at most, in steps of size lr, where nobody says otherwise."""
+
 
 class Hyper(NamedTuple):
     """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/lists.h.
@@ -44,6 +47,7 @@ class Hyper(NamedTuple):
     gain: Number = 1.0  # of the rule: a penalty's step is gain * the element's step
     strength: Number = 0.0  # of a penalty beyond l1
     shape: Number = 1.0  # its second parameter: gamma, a, eps, delta
+    largest_shrink: Number = math.inf  # what a proximal step takes from a weight at most
     lower: Number = -math.inf  # bounds of the weight, after the penalty
     upper: Number = math.inf
     cautious: Number = 0.0  # not 0: decay only where it does not work against the move
@@ -114,6 +118,9 @@ def regularisation(
     ``lr * l1``, SGD with momentum 0.9 solves the one with a tenth of it. ``step_per_element`` says that the rule's step
     is known in the kernel only (Adam), so the proximal step is given as a multiple of it. ``lr_divisor`` divides lr
     wherever it appears.
+
+    Such a step grows without bound where the gradient vanishes, by which an adaptive rule moves no weight further than lr or so;
+    ``shrink_limit`` of the group bounds in the same way what is taken from a weight.
     """
     lr, l1, weight_decay = (number(group[key], group) for key in ("lr", "l1", "weight_decay"))
     lr = lr / lr_divisor
@@ -136,4 +143,12 @@ def regularisation(
             fields["threshold_per_step"] = gain * l1
         case "prox":
             fields["threshold"] = lr * gain * l1
+    if step_per_element:
+        fields["largest_shrink"] = largest_shrink(group, lr * gain)
     return fields
+
+
+def largest_shrink(group: Mapping[str, Any], unit: Number) -> Number:
+    """Returns the field of that name: ``shrink_limit`` of a param group times ``unit``, lr with the gain."""
+    limit = group.get("shrink_limit", SHRINK_LIMIT)
+    return math.inf if limit is None else limit * unit

@@ -19,6 +19,7 @@ from regkernels.validation.options import (
     regularised_group,
     seed,
     shape,
+    shrink_limit,
 )
 from regkernels.validation.tensors import (
     WEIGHT_DTYPES,
@@ -57,6 +58,7 @@ __all__ = [
     "regularised_group",
     "seed",
     "shape",
+    "shrink_limit",
     "state",
     "unique_parameters",
 ]

@@ -114,12 +114,28 @@ def decay_mode(mode: str | None, decoupled: bool) -> str:
     return mode
 
 
+def shrink_limit(value: Any, where: str = "") -> None:
+    """Raises unless ``value`` is None or a finite number greater than 1."""
+    if value is None:
+        return
+    if isinstance(value, (bool, Tensor)):
+        raise TypeError(f"shrink_limit must be a number greater than 1, or None, got {value!r}{where}")
+    number = finite("shrink_limit", value, f"{where}; None is no limit")
+    if number <= 1:
+        raise ValueError(
+            f"shrink_limit must be greater than 1, got {number:g}{where}: an optimizer moves a weight by up to lr in a step, and what "
+            "is taken from it must be able to exceed that, or else it comes to rest where it should be 0; 2 is the default, None is "
+            "no limit"
+        )
+
+
 def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> None:
     """Raises where a key of a param group that every optimizer has has a value that is not allowed."""
     for name in ("lr", "l1", "weight_decay"):
         nonnegative(name, group[name], where, wait=wait)
     one_of("l1_mode", group["l1_mode"], L1_MODES, where)
     one_of("weight_decay_mode", group["weight_decay_mode"], WEIGHT_DECAY_MODES, where)
+    shrink_limit(group.get("shrink_limit"), where)
     if group.get("differentiable"):
         raise ValueError(
             f"differentiable=True is not supported{where}: the step is one kernel that autograd cannot see into; "

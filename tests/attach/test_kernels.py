@@ -22,6 +22,7 @@ ROWS = {
     "threshold": PER_STEP,
     "divisor": PER_STEP._replace(threshold_per_step=0.0, shrink_per_step=0.21),
     "both": PER_STEP._replace(shrink_per_step=0.21),
+    "limited": PER_STEP._replace(shrink_per_step=0.21, largest_shrink=0.003),
     "uniform": Hyper(lr=0.0123, threshold=0.0046, shrink_divisor=1.0026),
     "lr 0": PER_STEP._replace(lr=0.0, shrink_per_step=0.21),
     "skip": PER_STEP._replace(skip=1.0),
@@ -152,7 +153,7 @@ def test_each_kernel_has_a_number() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_reference_is_the_mathematics(metric: str) -> None:
-    """Against the closed forms in float64."""
+    """Against the closed forms in float64, without a limit and with one that some elements exceed."""
     weight = torch.randn(1000, dtype=torch.float64) * 0.02
     operands = operands_for(weight, metric, torch.float64)
     if metric == "centered":
@@ -165,9 +166,13 @@ def test_the_reference_is_the_mathematics(metric: str) -> None:
         "direct": lambda: operands[0],
     }[metric]()
     expected = weight.sign() * (weight.abs() - 0.37 * s).clamp(min=0) / (1 + 0.21 * s)
-    reference.proximal_(metric, weight, operands, ROWS["both"])
-    torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
-    assert 0 < int((weight == 0).sum()) < 1000
+    limited = weight - (weight - expected).clamp(-0.003, 0.003)
+    for row, right in (("limited", limited), ("both", expected)):
+        got = weight.clone()
+        reference.proximal_(metric, got, operands, ROWS[row])
+        torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-15)
+        assert 0 < int((got == 0).sum()) < 1000
+    assert 0 < int((limited != expected).sum()) < 1000
 
 
 def test_complex_and_shared_weights_are_refused() -> None:

@@ -40,19 +40,24 @@ def plain_step(optimizer: torch.optim.Optimizer, param: nn.Parameter) -> Tensor:
     return twin.detach()
 
 
+@pytest.mark.parametrize("limit", [None, 2.0, 1.25])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_threshold_is_l1_times_what_a_gradient_of_one_moves(name: str) -> None:
-    """Measured at a twin with nothing attached, from the very first step on."""
+def test_the_threshold_is_l1_times_what_a_gradient_of_one_moves(name: str, limit: float | None) -> None:
+    """Measured at a twin with nothing attached, from the very first step on; bounded in units of lr where that is adapted."""
     param = parameter(40)
     param.grad = torch.randn(40, dtype=torch.float64)
     optimizer = OPTIMIZERS[name]([param])
-    attach_prox(optimizer, l1=0.3, weight_decay=0.7)
-    for _ in range(12):
+    attach_prox(optimizer, l1=0.3, weight_decay=0.7, shrink_limit=limit)
+    for step in range(12):
         before = param.detach().clone()
         after = plain_step(optimizer, param)
         per_gradient = (before - after) / param.grad
         optimizer.step()
         expected = closed_form(after, 0.3 * per_gradient, 1 + 0.7 * per_gradient)
+        if limit is not None and name not in ("sgd", "rmsprop, centered") and not (name == "radam" and step < 5):
+            group = optimizer.param_groups[0]
+            most = limit * float(group["lr"]) / (1 + step * group.get("lr_decay", 0.0))
+            expected = after - (after - expected).clamp(-most, most)
         torch.testing.assert_close(param.detach(), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -117,7 +122,7 @@ def test_counts_that_stay_on_the_device_give_the_same(name: str) -> None:
 def test_what_had_no_gradient_is_not_shrunk() -> None:
     params = [parameter(8), parameter(8), parameter(8)]
     optimizer = torch.optim.Adam(params, lr=0.01)
-    attach_prox(optimizer, l1=0.5)
+    attach_prox(optimizer, l1=0.5, shrink_limit=None)
     without = params[1].detach().clone()
     params[0].grad, params[2].grad = torch.zeros(8).double(), torch.ones(8).double()
     optimizer.step()
@@ -242,7 +247,7 @@ def test_other_types_are_computed_in_float32_and_rounded_once(name: str, dtype: 
     param = parameter(200, dtype=dtype)
     param.grad = torch.randn(200).to(dtype)
     optimizer = OPTIMIZERS[name]([param])
-    attach_prox(optimizer, l1=0.3, weight_decay=0.7)
+    attach_prox(optimizer, l1=0.3, weight_decay=0.7, shrink_limit=None)
     after = plain_step(optimizer, param).float()
     optimizer.step()
     state = {key: value.double() for key, value in optimizer.state[param].items()} if optimizer.state else {}

@@ -23,14 +23,22 @@ def soft(v: float, t: float) -> float:
 class Scalar:
     """One weight. ``direction`` and ``step_size`` follow the papers; the two regularisations are around them."""
 
-    def __init__(self, weight: float, maximize: bool, l1_mode: str, weight_decay_mode: str) -> None:
+    def __init__(
+        self, weight: float, maximize: bool, l1_mode: str, weight_decay_mode: str, limit: float | None = None
+    ) -> None:
         self.w, self.maximize, self.l1_mode, self.weight_decay_mode = weight, maximize, l1_mode, weight_decay_mode
+        self.limit = math.inf if limit is None else limit
         self.t, self.gain = 0, 1.0
         self.past: list[float] = []
 
     @property
     def lr(self) -> float:
         return LR
+
+    @property
+    def moves_by_lr(self) -> bool:
+        """Whether a constant gradient, however small, moves the weight by lr in the long run."""
+        return False
 
     def rule(self, g: float) -> tuple[float, float]:
         """The direction and the step size."""
@@ -54,6 +62,9 @@ class Scalar:
         self.w = soft(moved, shrink)
         if self.weight_decay_mode == "prox":  # argmin of size * gain * DECAY / 2 * x^2 + (x - w)^2 / 2
             self.w /= 1 + size * self.gain * DECAY
+        most = self.limit * self.lr * self.gain
+        if self.moves_by_lr and abs(moved - self.w) > most:
+            self.w = moved - math.copysign(most, moved)
 
 
 class Momentum(Scalar):
@@ -81,6 +92,7 @@ class Nesterov(Momentum):
 class Adam(Scalar):
     """Kingma and Ba (2015), algorithm 1."""
 
+    moves_by_lr = True
     amsgrad = False
 
     def __init__(self, *args: Any) -> None:
@@ -102,6 +114,10 @@ class RMSprop(Scalar):
     """Hinton (2012), lecture 6e; centered: Graves (2013), equations 38 to 40; with torch's momentum of scaled gradients."""
 
     mu, centered = 0.0, False
+
+    @property
+    def moves_by_lr(self) -> bool:
+        return not self.centered
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -129,6 +145,8 @@ class RMSpropBoth(RMSprop):
 class Adagrad(Scalar):
     """Duchi, Hazan and Singer (2011), section 1.1 with the diagonal, and torch's decay of lr."""
 
+    moves_by_lr = True
+
     @property
     def lr(self) -> float:
         return LR / (1 + (self.t - 1) * 0.3)
@@ -140,10 +158,17 @@ class Adagrad(Scalar):
 class RAdam(Scalar):
     """Liu et al. (2020), algorithm 2, with torch's 5 for the paper's 4, and eps before the correction of the bias."""
 
+    @property
+    def rho(self) -> float:
+        powers, infinite = BETA2**self.t, 2 / (1 - BETA2) - 1
+        return infinite - 2 * self.t * powers / (1 - powers)
+
+    @property
+    def moves_by_lr(self) -> bool:
+        return self.rho > 5
+
     def rule(self, g: float) -> tuple[float, float]:
-        powers = BETA2**self.t
-        infinite = 2 / (1 - BETA2) - 1
-        rho = infinite - 2 * self.t * powers / (1 - powers)
+        powers, rho, infinite = BETA2**self.t, self.rho, 2 / (1 - BETA2) - 1
         first = self.average(BETA1) / (1 - BETA1**self.t)
         if rho <= 5:
             return first, LR
@@ -179,4 +204,6 @@ STEPS: dict[str, tuple[type[Scalar], Callable[..., Any], dict[str, Any]]] = {
     "lion": (Lion, optim.Lion, {"lr": LR, "betas": (BETA1, BETA2)}),
 }
 MODES = itertools.product(["prox", "decoupled", "subgradient"], ["coupled", "decoupled", "prox"], [False, True])
-CASES = [(name, *modes) for modes in MODES for name in STEPS if name != "lion" or "prox" not in modes]
+LIMITS = itertools.cycle([2.0, None, 1.25])
+CASES = [(name, *modes, next(LIMITS)) for modes in MODES for name in STEPS if name != "lion" or "prox" not in modes]
+"""With 13 rules and 3 limits every rule meets every limit."""

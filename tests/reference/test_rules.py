@@ -19,9 +19,11 @@ from regkernels.table.hyper import Hyper
 from tests.reference.scalars import CASES, DECAY, L1, STEPS
 
 
-@pytest.mark.parametrize(("name", "l1_mode", "weight_decay_mode", "maximize"), CASES)
+@pytest.mark.parametrize(("name", "l1_mode", "weight_decay_mode", "maximize", "limit"), CASES)
 @pytest.mark.parametrize("backend", regkernels.info()["backends"])
-def test_steps_follow_the_papers(backend: str, name: str, l1_mode: str, weight_decay_mode: str, maximize: bool) -> None:
+def test_steps_follow_the_papers(
+    backend: str, name: str, l1_mode: str, weight_decay_mode: str, maximize: bool, limit: float | None
+) -> None:
     scalar, make, options = STEPS[name]
     start = torch.tensor([1.5, -1.0, 0.02, -0.01, 0.0, 3.0, -0.4], dtype=torch.float64)
     gradients = torch.randn(12, len(start), dtype=torch.float64)
@@ -35,8 +37,9 @@ def test_steps_follow_the_papers(backend: str, name: str, l1_mode: str, weight_d
         l1_mode=l1_mode,
         weight_decay_mode=weight_decay_mode,
         maximize=maximize,
+        shrink_limit=limit,
     )
-    expected = [scalar(value, maximize, l1_mode, weight_decay_mode) for value in start.tolist()]
+    expected = [scalar(value, maximize, l1_mode, weight_decay_mode, limit) for value in start.tolist()]
     with backends.use(backend):
         for row in gradients:
             w.grad = row.clone()
@@ -61,9 +64,11 @@ def test_a_step_with_lr_zero_moves_states_only() -> None:
 
 @pytest.mark.parametrize("gain", [1.0, 10.0])
 @pytest.mark.parametrize("per_element", [False, True])
-def test_regularisation_of_every_mode(per_element: bool, gain: float) -> None:
+@pytest.mark.parametrize("limit", [2.5, None])
+def test_regularisation_of_every_mode(limit: float | None, per_element: bool, gain: float) -> None:
     def fields(l1_mode: str, weight_decay_mode: str) -> dict[str, float]:
-        group = {"lr": 0.1, "l1": 0.3, "weight_decay": 0.2, "l1_mode": l1_mode, "weight_decay_mode": weight_decay_mode}
+        modes = {"l1_mode": l1_mode, "weight_decay_mode": weight_decay_mode}
+        group = {"lr": 0.1, "l1": 0.3, "weight_decay": 0.2, "shrink_limit": limit, **modes}
         row = Hyper(**hyper.regularisation(group, gain=gain, step_per_element=per_element))
         return {name: value for name, value in row._asdict().items() if value != Hyper._field_defaults[name]}
 
@@ -74,6 +79,8 @@ def test_regularisation_of_every_mode(per_element: bool, gain: float) -> None:
     l1_modes = {"prox": l1_prox, "decoupled": {"threshold": 0.1 * 0.3}, "subgradient": {"subgradient": 0.3}}
     decay_modes = {"coupled": {"coupled_decay": 0.2}, "decoupled": {"decay": 1 - 0.1 * 0.2}, "prox": decay_prox}
     always = {"lr": 0.1} if gain == 1 else {"lr": 0.1, "gain": gain}
+    if limit and per_element:
+        always["largest_shrink"] = 2.5 * 0.1 * gain
     for (l1_mode, of_l1), (decay_mode, of_decay) in itertools.product(l1_modes.items(), decay_modes.items()):
         assert fields(l1_mode, decay_mode) == pytest.approx({**always, **of_l1, **of_decay}, rel=1e-15)
 

@@ -156,20 +156,25 @@ def expected(rule: str, groups: Groups, weight: Tensor, gradients: list[Tensor],
         w = z.clone()
         for mask in masks:
             t = gain * steps[mask][0].item()
-            w[mask] = shrink(z[mask], t, o)
+            limit = o.get("shrink_limit", 2.0) if isinstance(s, Tensor) else None
+            lr = o["lr"] / (1 + (step - 1) * o.get("lr_decay", 0.0))
+            w[mask] = shrink(z[mask], t, o, math.inf if limit is None else limit * lr * gain)
     return w
 
 
-def shrink(z: Tensor, t: float, o: dict[str, Any]) -> Tensor:
-    """The proximal operator of one group, with step t."""
-    x = torch.sign(z) * (z.abs() - t * o.get("l1", 0.0)).clamp(min=0)
+def shrink(z: Tensor, t: float, o: dict[str, Any], most: float = math.inf) -> Tensor:
+    """The proximal operator of one group, with step t, of which no more than ``most`` times the root of its size is taken."""
     if o.get("positive"):
-        x = x.clamp(min=0)
+        z = z.clamp(min=0)
+    x = torch.sign(z) * (z.abs() - t * o.get("l1", 0.0)).clamp(min=0)
     weight = 1.0 if o.get("group_weight") == "ones" else math.sqrt(len(z))
     limit, norm = t * o.get("group_l1", 0.0) * weight, math.sqrt(float((x * x).sum()))
     if limit > 0:
         x = torch.zeros_like(x) if norm <= limit else x * (1 - limit / norm)
     x = x / (1 + t * o.get("weight_decay", 0.0))
+    taken = math.sqrt(float(((z - x) ** 2).sum()))
+    if taken > most * math.sqrt(len(z)):
+        x = z - (z - x) * (most * math.sqrt(len(z)) / taken)
     norm = math.sqrt(float((x * x).sum()))
     if o.get("unit_norm"):
         return x / norm if norm else x

@@ -36,8 +36,8 @@ Work = tuple[Entry, Hyper]
 
 
 class Part(NamedTuple):
-    """Says where the numbers of a parameter stand in a message: one for each group, and behind them on how many ranks it has a
-    gradient, and on how many that hold something of it, it has none."""
+    """Says where the numbers of a parameter stand in a message: one for each group, or as many as a group has sums, and behind
+    them on how many ranks it has a gradient, and on how many that hold something of it, it has none."""
 
     param: Any
     name: str
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
     @property
     def end(self) -> int:
-        return self.begin + self.lines.groups
+        return self.begin + self.lines.groups * len(grouped.Squares._fields)
 
 
 class SplitStep:
@@ -80,18 +80,18 @@ class SplitStep:
         self._shared = (sums / max(self.part.lines.elements, 1)).to(self._dtype)
 
     def proposed(self) -> Tensor:
-        """Returns sums of the squares of where the step leads to."""
-        z = self._bounded()[0].double()
-        return self.part.lines.sums(z * z)
+        """Returns `reference.groups.Squares` of where the step leads to, one after the other."""
+        e, x, _ = self._thresholded()
+        return torch.cat([self.part.lines.sums(terms) for terms in grouped.products(e, x)])
 
     def write(self, sums: Tensor) -> None:
         """Stores weight and states. ``sums``: what `proposed` adds up to."""
         entry, lines, h = self._entry, self.part.lines, self._h
-        strength = grouped.strength_of(self._hyper, lines.elements, self._dtype)
-        norms = reference.square_root(sums).to(self._dtype)
-        factor, divisor = grouped.shrinkage(norms, self._step_of_groups(), h, strength)
-        z, wide = self._bounded()
-        z = grouped.shrink(z, lines.spread(factor, z), lines.spread(divisor, z))
+        of_norm = grouped.of_norm(self._hyper, lines.elements, self._dtype)
+        squares = grouped.Squares(*sums.view(-1, lines.groups))
+        by = grouped.shrinkage(squares, self._step_of_groups(), h, of_norm, self._dtype)
+        e, x, wide = self._thresholded()
+        z = grouped.shrink(e, x, grouped.Shrinkage(*(lines.spread(number, x) for number in by)))
         for state, value in zip(entry.tensors, wide, strict=True):
             if state.dtype == value.dtype:
                 state.copy_(value)
@@ -107,11 +107,12 @@ class SplitStep:
             entry.places,
         )
 
-    def _bounded(self) -> tuple[Tensor, list[Tensor]]:
-        """Returns where the step leads to before groups are shrunk, and the states in the type they are computed in."""
+    def _thresholded(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Returns what a soft-threshold takes and leaves before groups are shrunk, and the states in the type they are computed
+        in."""
         w, g, wide = self._prepared()
         z, s = stepping.propose(self._entry.rule, w, g, wide, self._h, self._spread_shared)
-        return grouped.bounded(z, s, self._h), wide
+        return *grouped.thresholded(z, s, self._h), wide
 
     def _prepared(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Returns weight, gradient and copies of the states, in the type they are computed in."""
@@ -153,7 +154,7 @@ class SplitGroups:
             lines = Lines.of(param, methods[index].dim, methods[index].size)
             name = parameter_name(groups[index], index, position)
             self._parts.append(Part(param, name, index, lines, self._sums.class_of(param), self._columns))
-            self._columns += lines.groups + 2
+            self._columns = self._parts[-1].end + 2
         self._has_metric = any(reference.RULES[methods[part.group].rule].step_per_element for part in self._parts)
 
     def __bool__(self) -> bool:
@@ -179,7 +180,7 @@ class SplitGroups:
             sums = self._added({step.part.begin: step.observed for step in active})
             self._check_gradients(sums)
             for step in active:
-                step.share(sums[step.part.begin : step.part.end])
+                step.share(sums[step.part.begin : step.part.begin + step.part.lines.groups])
         sums = self._added({step.part.begin: step.proposed for step in active})
         if not self._has_metric:
             self._check_gradients(sums)
@@ -202,7 +203,8 @@ class SplitGroups:
         table = torch.zeros(sums.classes * groups, len(SUMS), dtype=torch.float64, device=nonzeros.device)
         for part in self._parts:
             if part.lines.elements and _is_first(part.param):
-                zeros = (nonzeros[part.begin : part.end] == 0).sum() * (nonzeros[part.end] > 0)
+                of_groups = nonzeros[part.begin : part.begin + part.lines.groups]
+                zeros = (of_groups == 0).sum() * (nonzeros[part.end] > 0)
                 table[sums.total_of(part.param, part.group, groups), SUMS.index("zero_groups")] += zeros
         return table
 
@@ -213,7 +215,8 @@ class SplitGroups:
         for part in self._parts:
             own_class = table[part.of_class]
             if part.begin in own:
-                own_class[part.begin : part.end] = own[part.begin]()
+                numbers = own[part.begin]()
+                own_class[part.begin : part.begin + len(numbers)] = numbers
             if part.param.grad is not None:
                 own_class[part.end] = 1.0
             elif held(part.param).numel():

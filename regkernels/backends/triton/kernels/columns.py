@@ -31,8 +31,9 @@ FIRST = tl.constexpr(FIELDS.index("first"))
 ALIGNED = tl.constexpr(FIELDS.index("aligned"))
 
 PARAMETERS = tl.constexpr(len(Hyper._fields))
-SKIP, SEED, STEP, GROUP_STRENGTH, GROUP_BY_SIZE = (
-    tl.constexpr(Hyper._fields.index(name)) for name in ("skip", "seed", "step", "group_strength", "group_by_size")
+SKIP, SEED, STEP, GROUP_STRENGTH, GROUP_BY_SIZE, LARGEST_SHRINK = (
+    tl.constexpr(Hyper._fields.index(name))
+    for name in ("skip", "seed", "step", "group_strength", "group_by_size", "largest_shrink")
 )
 
 SUMS = tl.constexpr(len(segments.SUMS))

@@ -27,6 +27,7 @@ from regkernels.backends.triton.kernels.columns import (
     GROUPS,
     INNER,
     KEPT,
+    LARGEST_SHRINK,
     NONZEROS,
     NUMEL,
     PARAMETERS,
@@ -43,8 +44,8 @@ from regkernels.backends.triton.kernels.columns import (
     ZERO_GROUPS,
 )
 from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
-from regkernels.backends.triton.kernels.shrink import divide, opposed, soft_threshold
+from regkernels.backends.triton.kernels.group_shrinkage import Squares, add_squares, shrink, shrinkage, thresholded
+from regkernels.backends.triton.kernels.shrink import opposed
 from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load_row, load_weights
 
 
@@ -108,7 +109,7 @@ def load_tile(
 
 @triton.jit
 def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """Makes steps 2 to 8 of the specification, without the groups' part of the last."""
+    """Makes steps 2 to 8 of the specification, without the groups' part of the last: what a soft-threshold takes and leaves."""
     g = gradient_of(w, g, h)
     _, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, shared, states, h)
@@ -117,21 +118,8 @@ def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr,
     t = h.threshold
     if PER_ELEMENT:
         t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    return clamp(soft_threshold(decayed - move, t), h.lower, h.upper), states
-
-
-@triton.jit
-def shrinkage(n, shared, states, group_strength, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """Computes what the step of a group with norm ``n`` does to it: z becomes ``z * factor / divisor``."""
-    _, s, _ = RULE(n, shared, states, h)
-    limit = h.gain * s * group_strength
-    factor = tl.where(limit > 0, tl.where(n <= limit, 0.0, 1.0 - divide(limit, n)), 1.0)
-    norm = tl.where(limit > 0, n - limit, n)
-    divisor = divisor_of(s, h, PER_ELEMENT) + tl.zeros_like(n)
-    too_large = divide(norm, divisor) > h.max_norm
-    divisor = tl.where(too_large, divide(norm, h.max_norm), divisor)
-    divisor = tl.where(h.unit_norm != 0, tl.where(norm > 0, norm, divisor), divisor)
-    return factor, divisor
+    e, x = thresholded(decayed - move, t, h)
+    return e, x, states
 
 
 @triton.jit(do_not_specialize=["first_chunk", "stride"])
@@ -192,22 +180,30 @@ def update_groups(
                 total += tl.where(mask, v.to(tl.float64), 0.0)
         shared = (tl.sum(total, axis=0) / size).to(COMPUTE)[None, :]
 
-    total = tl.zeros([TILE, STRIP], tl.float64)
+    none = tl.zeros([TILE, STRIP], tl.float64)
+    squares = Squares(none, none, none)
     for o in range(0, updated, at_once):
         for i in range(0, inner, TILE):
             offsets, mask = offsets_of(place, o, i, TILE, STRIP)
             stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-            z, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
-            z = z.to(tl.float64)
-            total += tl.where(mask, z * z, 0.0)
-    n = tl.sqrt(tl.sum(total, axis=0)).to(COMPUTE)[None, :]
-    group_strength = tl.load(rows + row * PARAMETERS + GROUP_STRENGTH)
+            e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+            squares = add_squares(squares, e, x, mask)
+    squares = Squares(
+        tl.sum(squares.left, axis=0)[None, :],
+        tl.sum(squares.taken, axis=0)[None, :],
+        tl.sum(squares.both, axis=0)[None, :],
+    )
+    strength = tl.load(rows + row * PARAMETERS + GROUP_STRENGTH)
     by_size = tl.load(rows + row * PARAMETERS + GROUP_BY_SIZE) != 0
-    group_strength = (group_strength * tl.where(by_size, tl.sqrt(size), 1.0)).to(COMPUTE)
+    strength = (strength * tl.where(by_size, tl.sqrt(size), 1.0)).to(COMPUTE)
+    largest_shrink = tl.load(rows + row * PARAMETERS + LARGEST_SHRINK)
+    largest_shrink = (largest_shrink * tl.sqrt(size)).to(COMPUTE)
+    if not PER_ELEMENT:
+        largest_shrink = tl.full([], float("inf"), COMPUTE)
     no_states = ()
     for _k in tl.static_range(STATES):
-        no_states = no_states + (tl.zeros_like(n),)
-    factor, divisor = shrinkage(n, shared, no_states, group_strength, h, RULE, PER_ELEMENT)
+        no_states = no_states + (tl.zeros_like(shared),)
+    kept, factor, divisor = shrinkage(squares, shared, no_states, strength, largest_shrink, h, RULE, PER_ELEMENT)
 
     absolute = tl.zeros([TILE, STRIP], tl.float64)
     square = absolute
@@ -217,8 +213,8 @@ def update_groups(
         for i in range(0, inner, TILE):
             offsets, mask = offsets_of(place, o, i, TILE, STRIP)
             stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-            z, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
-            z = tl.where(factor == 0, 0.0, divide(z * factor, divisor))
+            e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+            z = shrink(e, x, kept, factor, divisor)
             if ROUNDING == "stochastic":
                 random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, 0)
                 new = rounding.round_stochastically(z, random, STORAGE)

@@ -49,15 +49,26 @@ def inverse(x):
 
 
 @triton.jit
+def limited(z, p, largest):
+    """Returns what a proximal step from ``z`` to ``p`` makes where it may take no more than ``largest``."""
+    taken = z - p
+    low = tl.where(taken < -largest, -largest, taken)
+    clamped = tl.where(low > largest, largest, low)
+    return tl.where(tl.abs(taken) > largest, z - clamped, p)
+
+
+@triton.jit
 def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr):
-    """Makes steps 8 and 9 of the specification: soft-threshold and proximal decay in the metric s."""
+    """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit."""
     t = h.threshold
     if PER_ELEMENT:
         t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    z = soft_threshold(z, t)
+    p = soft_threshold(z, t)
     divisor = h.shrink_divisor
     if PER_ELEMENT:
         divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
     if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
-        z = divide(z, divisor)
-    return z
+        p = divide(p, divisor)
+    if PER_ELEMENT:
+        p = limited(z, p, h.largest_shrink)
+    return p

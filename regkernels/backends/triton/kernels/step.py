@@ -61,7 +61,7 @@ def update_element(
     PENALTY: tl.constexpr,
     OPERATOR: tl.constexpr,
 ):
-    """Makes steps 2 to 10 of the specification."""
+    """Makes steps 2 to 11 of the specification."""
     g = gradient_of(w, g, h)
     v, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, v, states, h)

@@ -1,0 +1,70 @@
+"""Computes what the step of groups makes of them. Same names and order of lines as in regkernels/reference/groups.py and
+csrc/group_blocks.h."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
+from regkernels.backends.triton.kernels.shrink import divide, soft_threshold
+
+
+@triton.jit
+def thresholded(z, t, h):
+    """Does what is done to elements, bounds and soft-threshold: what that takes, and what it leaves."""
+    z = clamp(z, h.lower, h.upper)
+    x = soft_threshold(z, t)
+    return tl.where(t > 0, tl.where(z < -t, -t, tl.where(z > t, t, z)), 0.0), x
+
+
+class Squares(NamedTuple):
+    """Holds sums over groups, in float64: with e what the soft-threshold has taken of z, and x what it has left."""
+
+    left: Any  # of x * x
+    taken: Any  # of e * e
+    both: Any  # of e * x
+
+
+@triton.jit
+def add_squares(squares, e, x, mask):
+    e = tl.where(mask, e, 0.0).to(tl.float64)
+    x = tl.where(mask, x, 0.0).to(tl.float64)
+    return Squares(squares.left + x * x, squares.taken + e * e, squares.both + e * x)
+
+
+@triton.jit
+def norm_of(a, b, squares):
+    """Computes the norm of ``a * e + b * x``."""
+    p, q = a.to(tl.float64), b.to(tl.float64)
+    return tl.sqrt(p * p * squares.taken + 2.0 * p * q * squares.both + q * q * squares.left).to(b.dtype)
+
+
+@triton.jit
+def shrinkage(squares, shared, states, strength, largest_shrink, h, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
+    """Computes what the step of groups makes of them: ``(kept * e + factor * x) / divisor``."""
+    n = tl.sqrt(squares.left).to(shared.dtype)
+    _, s, _ = RULE(n, shared, states, h)
+    limit = h.gain * s * strength
+    factor = tl.where(limit > 0, tl.where(n <= limit, 0.0, 1.0 - divide(limit, n)), 1.0)
+    divisor = divisor_of(s, h, PER_ELEMENT) + tl.zeros_like(n)
+    q = 1.0 - divide(factor, divisor)
+    d = norm_of(tl.full([], 1.0, q.dtype), q, squares)
+    exceeds = d > largest_shrink
+    part = divide(largest_shrink, d)
+    kept = tl.where(exceeds & (squares.taken > 0), 1.0 - part, 0.0)
+    factor = tl.where(exceeds, 1.0 - part * q, factor)
+    divisor = tl.where(exceeds, 1.0, divisor)
+    norm = tl.where(exceeds, norm_of(1.0 - part, factor, squares), tl.where(limit > 0, n - limit, n))
+    too_large = divide(norm, divisor) > h.max_norm
+    divisor = tl.where(too_large, divide(norm, h.max_norm), divisor)
+    divisor = tl.where(h.unit_norm != 0, tl.where(norm > 0, norm, divisor), divisor)
+    return kept, factor, divisor
+
+
+@triton.jit
+def shrink(e, x, kept, factor, divisor):
+    shrunk = tl.where(factor == 0, 0.0, divide(x * factor, divisor))
+    return tl.where(kept == 0, shrunk, divide(kept * e + factor * x, divisor))
