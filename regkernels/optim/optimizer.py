@@ -16,6 +16,7 @@ from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
 from regkernels.optim.contract import Contract, evaluated
+from regkernels.optim.group_keys import refuse_keys
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
@@ -116,6 +117,7 @@ class Optimizer(Contract):
         """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
         validation.param_group_argument(param_group)
+        refuse_keys(param_group.keys() - {"params"}, self.defaults, f"param group {index}")
         self._check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)

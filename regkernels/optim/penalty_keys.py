@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import UninitializedParameter
 
 from regkernels import validation
-from regkernels.distributed import shards
+from regkernels.distributed import flattened, shards
 from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Number, number
@@ -235,6 +235,7 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
         return
     check_complex(group, param, name)
     if _grouped(group):
+        flattened.refuse_groups(param, _grouped(group)[0], name)
         dim, size = group.get("group_dim", 0), group.get("group_size", 1)
         grouping.group_layout(param, dim, size, name, prefix="group_")
         if group.get("capturable") and shards.splits_groups(param, dim, size):
