@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
 
 from regkernels.optim.penalty_keys import is_active
 from regkernels.reference.family import FAMILY
+from regkernels.warn import warn
 
 
 def makes_zeros(group: Mapping[str, Any]) -> list[str]:
@@ -29,6 +32,30 @@ def shrinks_little_by_little(group: Mapping[str, Any]) -> list[str]:
     keys = [key for key, penalty in FAMILY.items() if not penalty.formulas.flat]
     found = [key for key in (*keys, "group_l1") if is_active(group, key)] + _proximal_decay(group)
     return ["l1", *found] if is_active(group, "l1") and group.get("l1_mode") != "subgradient" else found
+
+
+def warn_of_rounding(
+    group: Mapping[str, Any], rounding: str, earlier: Iterable[Mapping[str, Any]], remedy: str
+) -> None:
+    """Warns where rounding to nearest loses most of what shrinks the weights of ``group``; once: not if ``earlier`` ones had it.
+
+    ``remedy``: what to do about it.
+    """
+    lost = _lost(group, rounding)
+    if lost is None or any(_lost(other, rounding) for other in earlier):
+        return
+    dtype, key = lost
+    warn(
+        f"{key} has little effect on weights of {dtype} that are rounded to nearest: what a step takes from a weight is "
+        f"mostly less than half of its last digit, and lost each time; {remedy}"
+    )
+
+
+def _lost(group: Mapping[str, Any], rounding: str) -> tuple[torch.dtype, str] | None:
+    """Returns the type of a weight, and the key whose effect it loses; None where there is none."""
+    dtypes = [p.dtype for p in group["params"] if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+    keys = shrinks_little_by_little(group) if dtypes and rounding == "nearest" else []
+    return (dtypes[0], keys[0]) if keys else None
 
 
 def _proximal_decay(group: Mapping[str, Any]) -> list[str]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from regkernels.optim.misspelt import meant
-from regkernels.optim.options import Common
-from regkernels.optim.penalty_keys import Penalties
+from regkernels.optim.options import ARGUMENTS, Common
 
-OF_THE_OPTIMIZER = tuple(name for name in Common.__annotations__ if name not in Penalties.__annotations__)
-"""Arguments that belong to no param group."""
+KEYS = tuple(name for name in Common.__annotations__ if name not in ARGUMENTS)
+"""Keys that a param group of every optimizer may have."""
 
-OURS = tuple(
-    name for name in (*Penalties.__annotations__, "l1_mode", "weight_decay", "weight_decay_mode") if len(name) > 2
-)
+OURS = tuple(name for name in (*KEYS, "l1_mode", "weight_decay", "weight_decay_mode") if len(name) > 2)
 """Keys that are long enough, and rare enough elsewhere, for what is one letter apart to be a slip."""
 
 
@@ -22,11 +19,11 @@ def refuse_keys(keys: Iterable[object], own: Iterable[str] = (), of: str = "a pa
 
     ``own``: of the optimizer, which may have options of any name; ``of``: whose keys they are, for the message.
     """
-    known = {*own, *Penalties.__annotations__}
+    known = {*own, *KEYS}
     for key in keys:
         if key in known or not isinstance(key, str):
             continue
-        if key in OF_THE_OPTIMIZER:
+        if key in ARGUMENTS:
             raise TypeError(
                 f"{key!r} is an argument of the optimizer, not a key of {of}: optim.AdamW(groups, {key}=...)"
             )
@@ -34,5 +31,5 @@ def refuse_keys(keys: Iterable[object], own: Iterable[str] = (), of: str = "a pa
             raise TypeError(f"'regularise' is an argument of regkernels.param_groups, not a key of {of}")
         intended = meant(key, OURS)
         if intended is not None:
-            belongs = " (an argument of the optimizer)" if intended in OF_THE_OPTIMIZER else ""
+            belongs = " (an argument of the optimizer)" if intended in ARGUMENTS else ""
             raise TypeError(f"{key!r} is no key of {of}; did you mean {intended}{belongs}?")

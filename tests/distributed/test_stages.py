@@ -55,7 +55,7 @@ def _stages(rank: int) -> dict[str, Any]:
             plain.grad = torch.full((3,), 0.25 + step)
             with counted() as talk:
                 optimizer.step()
-                stats.append({} if optimizer.stats is None else optimizer.stats._asdict())
+                stats.append(optimizer.stats._asdict() if hasattr(optimizer, "stats") else {})
             messages.append(talk[0])
         weights = [param.detach().full_tensor() for param in params] + [plain.detach()]  # type: ignore[attr-defined]
         found[name] = stage, weights, messages, stats
@@ -75,7 +75,7 @@ def _alone(name: str) -> tuple[list[list[Tensor]], list[dict[str, Tensor]]]:
             for param, gradient in zip(params, gradients, strict=True):
                 param.grad = gradient
         optimizer.step()
-        stats.append({} if optimizer.stats is None else optimizer.stats._asdict())
+        stats.append(optimizer.stats._asdict() if hasattr(optimizer, "stats") else {})
     return [[param.detach() for param in params] for params in stages], stats
 
 
