@@ -68,8 +68,8 @@ def roles(model: nn.Module, *, embeddings: bool) -> dict[int, Role]:
 
 def _of_all(places: Iterable[Stored], embeddings: bool) -> Role:
     found = [(_of(place, embeddings), place.name) for place in places]
-    role, name = next(((role, name) for role, name in found if not role.penalised), found[0])
-    others = [other for _, other in found if other != name]
+    role = next((role for role, _ in found if not role.penalised), found[0][0])
+    others = [name for _, name in found[1:]]  # the model calls it by the first one
     return role._replace(reason=f"{role.reason}, tied to {', '.join(others)}") if others else role
 
 

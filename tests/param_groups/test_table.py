@@ -40,6 +40,15 @@ def test_the_table() -> None:
     assert str(groups) == repr(groups) == TABLE
 
 
+def test_a_tied_parameter_names_its_other_places() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(2, 5, bias=False), "embed": nn.Embedding(5, 2)})
+    model.embed.weight = model.head.weight
+    assert str(regkernels.param_groups(model)).endswith("  head.weight  5 x 2  10  embedding, tied to embed.weight")
+    both = nn.ModuleList([nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)])
+    both[1].weight = both[0].weight
+    assert "  0.weight  2 x 2  4  weight of Linear, tied to 1.weight\n" in str(regkernels.param_groups(both))
+
+
 def test_names_are_joined_only_where_nothing_is_invented() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     lines = str(regkernels.param_groups(model)).splitlines()
