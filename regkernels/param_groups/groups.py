@@ -122,15 +122,16 @@ def _chosen(
                 raise ValueError(
                     f"{name} {flattened.BECAUSE}, so that nobody can tell weights from biases; {flattened.REMEDY}"
                 )
-    # Unasked, no direction decays: only a penalty has to be refused.
-    zeros = [key for key in makes_zeros(strengths) if regularise is not None or key != "weight_decay"]
     by_id = roles(model, embeddings=embeddings)
     chosen = []
     for name, param in named:
         role = by_id[id(param)]
         wanted = role.penalised if regularise is None else bool(regularise(name, param))
-        if wanted and role.normalised and zeros:
-            raise ValueError(_direction_refused(name, zeros[0], role.normalised))
+        if wanted and role.normalised:
+            # Unasked, no direction decays: only a penalty has to be refused.
+            zeros = [key for key in makes_zeros(strengths) if regularise is not None or key != "weight_decay"]
+            if zeros:
+                raise ValueError(_direction_refused(name, zeros[0], role.normalised))
         if regularise is None and not role.reason:
             raise ValueError(
                 f"{name} has no shape yet, which would decide whether it is penalised; run a batch through the model first, "
@@ -145,11 +146,16 @@ def _chosen(
 
 
 def _direction_refused(name: str, key: str, parametrisation: str) -> str:
+    own = name.rpartition(".")[2]
+    magnitude = {"weight_norm": own[:-1] + ("0" if own[-1] == "1" else "g")}.get(
+        parametrisation
+    )  # beside its direction
+    left_out = own if magnitude is None else (magnitude, own)
     return (
         f"{key} cannot act on {name}: {parametrisation} normalises it, so its length is nothing to the loss, and {key} would shrink it "
         f"to 0, where the weight is 0 / 0. Remove the parametrisation before training; or add a penalty of the computed weight to "
-        f"the loss, such as regkernels.l1_penalty([module.weight], ...); or leave it out, regularise=lambda name, p: p.dim() >= 2 "
-        f"and name != {name!r}"
+        f"the loss, such as regkernels.l1_penalty([module.weight], ...); or leave such parameters out, "
+        f"regularise=lambda name, p: p.dim() >= 2 and not name.endswith({left_out!r})"
     )
 
 

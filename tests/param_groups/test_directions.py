@@ -53,10 +53,11 @@ def test_what_makes_zeros_is_refused(by: str, penalty: dict[str, Any]) -> None:
     name, key = DIRECTIONS[by][1], next(iter(penalty))
     pattern = f"{key} cannot act on {name}: {by.removeprefix('older ')} normalises it.*Remove the parametrisation"
     for choice in ({}, {"regularise": lambda name, p: True}):
-        with pytest.raises(ValueError, match=pattern):
+        with pytest.raises(ValueError, match=pattern) as refused:
             regkernels.param_groups(network(by), **choice, **penalty)
-    chosen, _ = regkernels.param_groups(network(by), regularise=lambda name, p: name == "2.weight", **penalty)
-    assert len(chosen["params"]) == 1
+    remedy = str(refused.value).partition("regularise=")[2]
+    chosen, _ = regkernels.param_groups(network(by), regularise=eval(remedy), **penalty)
+    assert [tuple(param.shape) for param in chosen["params"]] == [(1, 3)], "the remedy works"
 
 
 def test_proximal_decay_is_refused_where_somebody_chooses_the_direction() -> None:
