@@ -96,11 +96,13 @@ $(TOOLS): requirements-dev.txt | $(BIN)/python
 	@$(PIP) install --quiet -r requirements-dev.txt
 	@touch $@
 
-# pip hides a successful build's output and with it the compiler's warnings, hence the log.
+# pip hides a successful build's output and with it the compiler's warnings, hence the log. Type checkers and editors find the package
+# in the mode "compat" only: the other one installs a finder, which they do not run.
 $(PACKAGE): $(TOOLS) pyproject.toml setup.py CMakeLists.txt regkernels/_version.py $(CSRC)
 	@echo "building the extension"
 	@mkdir -p build
-	@REGKERNELS_REQUIRE_EXTENSION=1 $(PIP) install --verbose --no-build-isolation --no-deps -e . \
+	@REGKERNELS_REQUIRE_EXTENSION=1 $(PIP) install --verbose --no-build-isolation --no-deps \
+	    --config-settings editable_mode=compat -e . \
 	    > build/install.log 2>&1 || { cat build/install.log >&2; exit 1; }
 	@grep -A 3 'csrc/.*warning:' build/install.log || true
 	@touch $@

@@ -30,6 +30,7 @@ from regkernels.dynamo import outside_of_graphs
 from regkernels.memory import is_dense
 from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
+from regkernels.table.grouping import Weighting
 from regkernels.table.hyper import Hyper
 
 __all__ = [
@@ -180,7 +181,7 @@ def group_l1(
     l1: float = 0.0,
     dim: int | str = 0,
     size: int = 1,
-    weight: str = "sqrt_size",
+    weight: Weighting = "sqrt_size",
     step: float = 1.0,
 ) -> Tensor:
     """Applies the operator of ``strength * sum over groups of c ||x_group||_2`` (group lasso), and ``l1 * sum |x|`` (sparse group lasso).
@@ -214,7 +215,9 @@ def _penalised(x: Tensor, penalty: str, strength: float, step: float, shape: flo
     return _proximal(x, penalty, step, strength=_number("strength", strength), shape=float(shape))
 
 
-def _grouped(x: Tensor, dim: int | str, size: int, step: float, weight: str = "sqrt_size", **fields: Any) -> Tensor:
+def _grouped(
+    x: Tensor, dim: int | str, size: int, step: float, weight: Weighting = "sqrt_size", **fields: Any
+) -> Tensor:
     """Applies an operator by groups, which lie as ``dim`` and ``size`` say; ``fields`` are those of `Hyper`."""
     _check_tensor(x)
     grouping.check(dim, size, weight)

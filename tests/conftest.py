@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tenth", action="store_true", help="of each file every tenth test, without slow ones")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Penalties of weights that are rounded to nearest are tested en masse; `tests.optim.test_effects` tests what is said of them.
+    config.addinivalue_line("filterwarnings", "ignore:.* rounded to nearest:UserWarning")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return selecting.is_left_out(collection_path, config) or None
 

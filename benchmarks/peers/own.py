@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import nn
@@ -17,10 +18,12 @@ def make(task: Task, params: Sequence[nn.Parameter]) -> Step:
         common |= {"weight_decay": 2 * task.l2, "weight_decay_mode": "prox"}
     elif task.rule == "adamw":
         common["weight_decay"] = WEIGHT_DECAY
-    if task.rule == "adamw":
-        optimizer = regkernels.optim.AdamW(params, task.lr, BETAS, EPS, **common)
-    else:
-        optimizer = regkernels.optim.SGD(params, task.lr, task.momentum, **common)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* rounded to nearest")  # as the others round, which they are compared with
+        if task.rule == "adamw":
+            optimizer = regkernels.optim.AdamW(params, task.lr, BETAS, EPS, **common)
+        else:
+            optimizer = regkernels.optim.SGD(params, task.lr, task.momentum, **common)
     if not task.stats:
         return optimizer.step
 

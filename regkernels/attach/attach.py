@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from regkernels.attach.handle import MetricFunction, ProxHandle, asks, check_fam
 from regkernels.attach.shrinkage import check_parameter
 from regkernels.attach.sources import Source
 from regkernels.optim import misspelt
+from regkernels.optim.effects import warn_of_rounding
 from regkernels.optim.step.entry import parameter_name
 from regkernels.table.hyper import SHRINK_LIMIT
 
@@ -22,7 +25,7 @@ def attach_prox(
     l1: float | Tensor | None = None,
     weight_decay: float | Tensor = 0.0,
     *,
-    l1_mode: str = "prox",
+    l1_mode: Literal["prox", "decoupled"] = "prox",
     metric: str | MetricFunction | None = None,
     shrink_limit: float | None = SHRINK_LIMIT,
 ) -> ProxHandle:
@@ -94,6 +97,14 @@ def attach_prox(
             for position, param in enumerate(group["params"]):
                 check_parameter(param, parameter_name(group, index, position))
     handle.attach(optimizer)
+    of_prox = {"l1_mode": l1_mode, "weight_decay_mode": "prox"}
+    asked = [
+        {**own, **group, **of_prox, "weight_decay": group.get("prox_weight_decay", weight_decay)}
+        for group in optimizer.param_groups
+    ]
+    for index, group in enumerate(asked):
+        remedy = "keep weights in float32, or choose an optimizer of regkernels.optim, which can round otherwise"
+        warn_of_rounding(group, "nearest", asked[:index], remedy)
     return handle
 
 

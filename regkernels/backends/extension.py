@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from regkernels.distributed.shards import held
 from regkernels.table import segments
 from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
+from regkernels.warn import warn
 
 INTERFACE = 8
 """The version of the extension's functions; kInterface in csrc/table.h."""
@@ -88,11 +88,10 @@ HOW_TO_BUILD = (
 if C is None:
     # What an unsuccessful installation left behind says already what to do.
     explained = missing_because if failure_note.exists() else f"{missing_because}. {HOW_TO_BUILD}."
-    warnings.warn(
+    warn(
         "regkernels runs without its compiled kernels: results are the same, but every step runs the eager reference, "
         f"which is many times slower. Reason: {explained}",
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

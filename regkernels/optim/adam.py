@@ -12,6 +12,7 @@ from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, averages, regularisation, square_root
+from regkernels.validation import L1Mode, WeightDecayMode
 
 
 class Adam(Optimizer):
@@ -76,8 +77,8 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         l1: float | Tensor = 0.0,
-        l1_mode: str = "prox",
-        weight_decay_mode: str | None = None,
+        l1_mode: L1Mode = "prox",
+        weight_decay_mode: WeightDecayMode | None = None,
         **common: Unpack[Common],
     ) -> None:
         weight_decay_mode = validation.decay_mode(weight_decay_mode, decoupled_weight_decay)

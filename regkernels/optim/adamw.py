@@ -8,6 +8,7 @@ from torch import Tensor
 
 from regkernels.optim.adam import Adam
 from regkernels.optim.options import Common
+from regkernels.validation import L1Mode, WeightDecayMode
 
 
 class AdamW(Adam):
@@ -33,8 +34,8 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         l1: float | Tensor = 0.0,
-        l1_mode: str = "prox",
-        weight_decay_mode: str | None = None,
+        l1_mode: L1Mode = "prox",
+        weight_decay_mode: WeightDecayMode | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from regkernels.warn import warn
+
 ELSEWHERE = {
-    "lasso": "l1",
-    "group_lasso": "group_l1",
-    "l2": "weight_decay = 2 * l2",
+    **dict.fromkeys(("lasso", "l_1", "L1", "l1_reg", "l1_lambda", "l1_penalty", "lambda_l1"), "l1"),
+    **dict.fromkeys(("group_lasso", "l1_group"), "group_l1"),
+    **dict.fromkeys(("l2", "l_2", "L2", "l2_reg", "l2_lambda", "l2_penalty", "lambda_l2"), "weight_decay = 2 * l2"),
     "ridge": "weight_decay",
+    "learning_rate": "lr",
+    **dict.fromkeys(
+        ("grad_clip", "clip_grad", "clip_grad_norm", "clip_norm", "clipnorm", "gradient_clip_val", "gradient_clipping"),
+        "max_grad_norm",
+    ),
+    **dict.fromkeys(
+        ("regularize", "regularize_fn", "regularise_fn", "regularization"), "regularise of regkernels.param_groups"
+    ),
     "nonnegative": "positive",
     "non_negative": "positive",
 }
@@ -27,12 +35,12 @@ def meant(name: str, known: Iterable[str]) -> str | None:
 
 
 def warn_of_keys(group: Mapping[str, Any], known: Iterable[str], index: int) -> None:
-    """Warns of keys that nothing reads and that look like ones that something would. Others are the user's own."""
+    """Warns of keys that nothing reads and that look like an option of the optimizer. Others are the user's own."""
     names = {"params", *known}
     for key in group:
         intended = None if key in names or not isinstance(key, str) else meant(key, sorted(names))
         if intended is not None:
-            _warn(f"param group {index} has the key {key!r}, which has no effect; did you mean {intended}?")
+            warn(f"param group {index} has the key {key!r}, which has no effect; did you mean {intended}?")
 
 
 def warn_of_overridden(strengths: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
@@ -40,7 +48,7 @@ def warn_of_overridden(strengths: Mapping[str, Any], groups: Sequence[Mapping[st
     for key, strength in strengths.items():
         values = [strength, *(group.get(key, strength) for group in groups)]
         if groups and all(isinstance(value, (int, float)) for value in values) and strength and not any(values[1:]):
-            _warn(
+            warn(
                 f"{key}={strength!r} has no effect: every param group has {key}=0 of its own; give it to "
                 "regkernels.param_groups, or to the groups"
             )
@@ -63,11 +71,3 @@ def _one_slip_apart(name: str, other: str) -> bool:
         )
     short, long = sorted((name, other), key=len)
     return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
-
-
-def _warn(text: str) -> None:
-    """Warns in the line of the user's that called, however many constructors are in between."""
-    level = 1
-    while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] in ("regkernels", "torch"):
-        level += 1
-    warnings.warn(text, stacklevel=level + 1)

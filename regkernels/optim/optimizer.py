@@ -12,10 +12,11 @@ from regkernels import validation
 from regkernels.distributed.agreement import Described
 from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import Owners
-from regkernels.optim import misspelt, penalty_keys
+from regkernels.optim import effects, misspelt, penalty_keys, signature
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
 from regkernels.optim.contract import Contract, evaluated
+from regkernels.optim.group_keys import refuse_keys
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
@@ -47,6 +48,10 @@ class Optimizer(Contract):
 
     _counts_steps: ClassVar[bool]
     _substitute: Substitute | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        signature.spell_out(cls)
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
@@ -100,7 +105,11 @@ class Optimizer(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """Returns the sums of the last step; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step; None before the first one. There is none without ``stats=True``."""
+        if (
+            not self._stepper.options.stats
+        ):  # an AttributeError, so that hasattr and getattr with a default do what they say
+            raise AttributeError(f"stats: {type(self).__name__} was not asked for sums; make it with stats=True")
         return self._stepper.stats(len(self.param_groups)) if self._substitute is None else self._substitute.stats()
 
     @outside_of_graphs
@@ -117,6 +126,7 @@ class Optimizer(Contract):
         """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
         validation.param_group_argument(param_group)
+        refuse_keys(param_group.keys() - {"params"}, self.defaults, f"param group {index}")
         self._check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)
@@ -133,6 +143,9 @@ class Optimizer(Contract):
         except Exception:
             del self.param_groups[index]
             raise
+        remedy = 'make the optimizer with param_rounding="stochastic", "master" or, for bfloat16, "remainder"'
+        *earlier, added = self.param_groups
+        effects.warn_of_rounding(added, self._stepper.options.precision.rounding, earlier, remedy)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this optimizer or of the torch.optim one of the same name.

@@ -11,9 +11,9 @@ import torch
 from regkernels import validation
 from regkernels.distributed.agreement import check_process_group
 from regkernels.distributed.zero import process_group_of_maker
-from regkernels.optim import misspelt
+from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.penalty_keys import Penalties
-from regkernels.table.formats import ROUNDINGS, Precision
+from regkernels.table.formats import ROUNDINGS, Precision, Rounding
 
 _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 """What no optimizer lacks, though it is no part of `Common`."""
@@ -51,7 +51,7 @@ class Common(Penalties, total=False):
     skip_nonfinite: bool
     amp_scaling: bool
     process_group: Any
-    param_rounding: str
+    param_rounding: Rounding
     state_dtype: torch.dtype | None
     seed: int
 
@@ -109,6 +109,16 @@ class Options(NamedTuple):
             check_process_group(common.get("process_group")) or process_group_of_maker(),
             Precision(rounding, state_dtype, validation.seed(common.get("seed", 0))),
         )
+
+
+ARGUMENTS: dict[str, Any] = {
+    **{name: value for name, value in Options._field_defaults.items() if name != "precision"},
+    **{"param_rounding": Precision().rounding, "state_dtype": Precision().state_dtype, "seed": Precision().seed},
+}
+"""The keyword arguments that belong to no param group, and what they are where nobody gives them."""
+
+DEFAULTS = {**ARGUMENTS, **penalty_keys.DEFAULTS}
+"""What all keyword arguments of `Common` are where nobody gives them."""
 
 
 class Checked:

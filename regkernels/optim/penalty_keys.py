@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import UninitializedParameter
 
 from regkernels import validation
-from regkernels.distributed import shards
+from regkernels.distributed import flattened, shards
 from regkernels.reference.family import FAMILY
 from regkernels.table import grouping
 from regkernels.table.hyper import Number, number
@@ -71,9 +71,9 @@ class Penalties(TypedDict, total=False):
     huber: float | Tensor
     huber_delta: float
     group_l1: float | Tensor
-    group_dim: int | str
+    group_dim: grouping.Dim
     group_size: int
-    group_weight: str
+    group_weight: grouping.Weighting
     max_norm: float | None
     unit_norm: bool
     box: tuple[float, float] | None
@@ -85,6 +85,15 @@ OFF: dict[str, Any] = {
     **dict.fromkeys(("l1_weights", "max_norm", "box"), None),
 }
 """What switches a penalty or constraint off where the optimizer's defaults have it on."""
+
+DEFAULTS: dict[str, Any] = {
+    **OFF,
+    **{penalty.shape_key: penalty.shape.default for penalty in FAMILY.values() if penalty.shape is not None},
+    "group_dim": 0,
+    "group_size": 1,
+    "group_weight": "sqrt_size",
+}
+"""What a key stands for that nobody has given."""
 
 
 class Method(NamedTuple):
@@ -235,6 +244,7 @@ def check_parameter(group: Mapping[str, Any], position: int, param: Tensor, name
         return
     check_complex(group, param, name)
     if _grouped(group):
+        flattened.refuse_groups(param, _grouped(group)[0], name)
         dim, size = group.get("group_dim", 0), group.get("group_size", 1)
         grouping.group_layout(param, dim, size, name, prefix="group_")
         if group.get("capturable") and shards.splits_groups(param, dim, size):

@@ -13,6 +13,7 @@ from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, averages, regularisation, select, square_root
+from regkernels.validation import L1Mode, WeightDecayMode
 
 
 class RAdam(Optimizer):
@@ -66,8 +67,8 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         l1: float | Tensor = 0.0,
-        l1_mode: str = "prox",
-        weight_decay_mode: str | None = None,
+        l1_mode: L1Mode = "prox",
+        weight_decay_mode: WeightDecayMode | None = None,
         **common: Unpack[Common],
     ) -> None:
         weight_decay_mode = validation.decay_mode(weight_decay_mode, decoupled_weight_decay)

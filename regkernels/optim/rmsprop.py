@@ -14,6 +14,7 @@ from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, regularisation
+from regkernels.validation import L1Mode, WeightDecayMode
 
 
 class RMSprop(Optimizer):
@@ -67,8 +68,8 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         l1: float | Tensor = 0.0,
-        l1_mode: str = "prox",
-        weight_decay_mode: str | None = None,
+        l1_mode: L1Mode = "prox",
+        weight_decay_mode: WeightDecayMode | None = None,
         **common: Unpack[Common],
     ) -> None:
         defaults = {

@@ -13,6 +13,7 @@ from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
 from regkernels.table.hyper import Number, regularisation, select
+from regkernels.validation import L1Mode, WeightDecayMode
 
 
 class SGD(Optimizer):
@@ -68,8 +69,8 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         l1: float | Tensor = 0.0,
-        l1_mode: str = "prox",
-        weight_decay_mode: str | None = None,
+        l1_mode: L1Mode = "prox",
+        weight_decay_mode: WeightDecayMode | None = None,
         **common: Unpack[Common],
     ) -> None:
         defaults = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +10,7 @@ from regkernels import reference, validation
 from regkernels.ops.values import check_numbers
 from regkernels.penalties.listed import Params, evaluated, has_dtensor, listed_tensors, plain_strength, times, unique
 from regkernels.table import grouping
-from regkernels.table.grouping import Dim
+from regkernels.table.grouping import Dim, Weighting
 
 __all__ = [
     "group_l1_penalty",
@@ -87,7 +85,7 @@ def group_l1_penalty(
     strength: float | Tensor,
     dim: Dim = 0,
     size: int = 1,
-    weight: Literal["sqrt_size", "ones"] = "sqrt_size",
+    weight: Weighting = "sqrt_size",
 ) -> Tensor:
     """Returns ``strength * sum weight_g * ||w_g||_2`` over groups of elements: the group lasso.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regkernels.table import grouping
+from regkernels.table.grouping import Weighting
 
 
 class Groups:
@@ -19,7 +20,7 @@ class Groups:
         weight: "sqrt_size" penalises a group by the root of its number of elements (Yuan and Lin, 2006), "ones" all alike.
     """
 
-    def __init__(self, dim: int | str = 0, size: int = 1, weight: str = "sqrt_size") -> None:
+    def __init__(self, dim: int | str = 0, size: int = 1, weight: Weighting = "sqrt_size") -> None:
         grouping.check(dim, size, weight)
         self._dim, self._size, self._weight = dim, size, weight
 

@@ -16,6 +16,7 @@ from regkernels.selection.data import Batches, Data
 from regkernels.selection.groups import Groups
 from regkernels.selection.newton import conjugate_gradients, flat_of, parts, second_order
 from regkernels.selection.objective import Loss, Objective
+from regkernels.table.grouping import Weighting
 
 _STATIONARY = 1e-9
 """How small the gradient of the unpenalised parameters must become, against what the outputs' gradients could add up to."""
@@ -37,7 +38,7 @@ def lambda_max(
     penalty: str = "l1",
     dim: int | str = 0,
     size: int = 1,
-    weight: str = "sqrt_size",
+    weight: Weighting = "sqrt_size",
     regularise: Callable[[str, Tensor], bool] | None = None,
 ) -> float:
     """Returns the smallest strength at which all penalised weights of a linear model are zero: where a path starts.

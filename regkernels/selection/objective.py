@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regkernels.param_groups import has_two_dimensions, param_groups
+from regkernels.param_groups import param_groups
 from regkernels.selection.data import Batches
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -44,12 +44,12 @@ class Objective:
             if isinstance(self.loss, nn.Module):
                 self.loss.to(dtype)
         self.batches = batches
-        chosen, others = param_groups(self.model, regularise=regularise or has_two_dimensions)
+        chosen, others = param_groups(self.model, regularise=regularise)
         self.penalised: list[nn.Parameter] = chosen["params"]
         self.unpenalised: list[nn.Parameter] = others["params"]
         if not self.penalised:
             raise ValueError(
-                "model has no penalised parameter: none has two dimensions or more; name them with "
+                "model has no penalised parameter: print(regkernels.param_groups(model)) says why; name them with "
                 "regularise=lambda name, p: ..."
             )
         names = {id(param): name for name, param in self.model.named_parameters()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import validation as checks
-from regkernels.param_groups import has_two_dimensions, param_groups
+from regkernels.param_groups import param_groups
 from regkernels.selection.data import Batches, Data
 from regkernels.selection.maximum import Null, fit_null, lambda_grid, largest, undisturbed_random_state
 from regkernels.selection.objective import Loss, Objective
@@ -118,7 +118,7 @@ def regularization_path(
     with undisturbed_random_state():
         objective = Objective(model, loss, Batches("data", data), regularise)
         if isinstance(options.get("l1_weights"), Mapping):
-            chosen, _ = param_groups(objective.model, regularise=regularise or has_two_dimensions, **options)
+            chosen, _ = param_groups(objective.model, regularise=regularise, **options)
             penalty = Penalty(key, l1_ratio, weight_decay, {**options, "l1_weights": chosen["l1_weights"]})
         if optimizer is None:
             penalty.check(objective.penalised, objective.unpenalised)

@@ -14,6 +14,7 @@ from regkernels.optim.penalty_keys import Penalties
 from regkernels.reference.family import FAMILY
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
+from regkernels.table.grouping import Weighting
 
 KEYS = ("l1", "group_l1", *FAMILY)
 LIKE_L1_AT_ZERO = ("l1", "group_l1", *(of.key for of in FAMILY.values() if of.like_l1_at_zero))
@@ -155,7 +156,7 @@ def subdiff_distance(
     weight_decay: float = 0.0,
     dim: int | str = 0,
     size: int = 1,
-    group_weight: str = "sqrt_size",
+    group_weight: Weighting = "sqrt_size",
 ) -> Tensor:
     """Tells how far ``-gradient`` is from the subdifferential of the penalty at ``weight``: 0 exactly at a solution.
 

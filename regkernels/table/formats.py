@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weight types, in the order of csrc/lists.h."""
 
-ROUNDINGS = ("nearest", "stochastic", "remainder", "master")
+Rounding = Literal["nearest", "stochastic", "remainder", "master"]
+
+ROUNDINGS = get_args(Rounding)
 """How half-precision weights are rounded, in the order of csrc/lists.h."""
 
 KEPT_DTYPES = {"remainder": torch.int16, "master": torch.float32}

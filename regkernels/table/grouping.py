@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -11,7 +11,9 @@ from regkernels.memory import dense_strides
 
 Dim = int | Literal["tensor"]
 
-WEIGHTS = ("sqrt_size", "ones")
+Weighting = Literal["sqrt_size", "ones"]
+
+WEIGHTS = get_args(Weighting)
 
 
 class GroupLayout(NamedTuple):

@@ -6,6 +6,8 @@ What arguments mean is not known here, nor which rules there are: `regkernels.op
 from regkernels.validation.options import (
     L1_MODES,
     WEIGHT_DECAY_MODES,
+    L1Mode,
+    WeightDecayMode,
     betas,
     bounds,
     decay_mode,
@@ -38,6 +40,8 @@ __all__ = [
     "L1_MODES",
     "WEIGHT_DECAY_MODES",
     "WEIGHT_DTYPES",
+    "L1Mode",
+    "WeightDecayMode",
     "betas",
     "bounds",
     "complex_parameter",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from torch import Tensor
 from regkernels.reference.family import Shape
 from regkernels.table.hyper import as_float
 
-L1_MODES = ("prox", "decoupled", "subgradient")
-WEIGHT_DECAY_MODES = ("coupled", "decoupled", "prox", "cautious")
+L1Mode = Literal["prox", "decoupled", "subgradient"]
+WeightDecayMode = Literal["coupled", "decoupled", "prox", "cautious"]
+L1_MODES = get_args(L1Mode)
+WEIGHT_DECAY_MODES = get_args(WeightDecayMode)
 
 
 def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> float:
@@ -105,7 +107,7 @@ def bounds(value: Any, name: str, where: str = "") -> tuple[float, float]:
     return low, high
 
 
-def decay_mode(mode: str | None, decoupled: bool) -> str:
+def decay_mode(mode: WeightDecayMode | None, decoupled: bool) -> WeightDecayMode:
     """Returns ``weight_decay_mode``, where torch's ``decoupled_weight_decay`` may say the same."""
     if mode is None:
         return "decoupled" if decoupled else "coupled"

@@ -216,8 +216,11 @@ torch.save(results(), sys.argv[1])
 def test_without_the_extension(case: str) -> None:
     """One warning that says why and what to do, then silence; whoever forces the kernels is told the same."""
     prepare, reason = WITHOUT[case]
-    ran = python(prepare + ASK)
+    program = prepare + ASK
+    ran = python(program)
     assert ran.returncode == 0, ran.stderr
+    line = program.splitlines().index("import regkernels, regkernels.backends, regkernels.__main__") + 1
+    assert f"<string>:{line}: RuntimeWarning" in ran.stderr, "the user's line"
     assert ran.stderr.count("RuntimeWarning") == 1, ran.stderr
     assert "RuntimeWarning: regkernels runs without its compiled kernels" in ran.stderr
     assert f"Reason: {reason}" in ran.stderr

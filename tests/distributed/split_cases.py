@@ -152,7 +152,7 @@ def train(spread: Spread, run: Run, mesh: Any = None) -> dict[str, Any]:
             param.grad = placed(gradient, placements, mesh)
         with simulated.messages() as sent:
             optimizer.step()
-            found = optimizer.stats
+            found = getattr(optimizer, "stats", None)
         messages = len(sent)
         weights.append([own(param) for param in params])
         stats.append(None if found is None else tuple(found))

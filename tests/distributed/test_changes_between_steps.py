@@ -59,7 +59,8 @@ def _without_gradients(rank: int) -> list[Any]:
                 if rank == 1 and not (late and step == 1):
                     optimizer.zero_grad()
                 optimizer.step()
-            sums = None if optimizer.stats is None else [value.tolist() for value in optimizer.stats]
+            stats = getattr(optimizer, "stats", None)
+            sums = None if stats is None else [value.tolist() for value in stats]
             norms = [float(param.detach().full_tensor().norm()) for param in params]  # type: ignore[attr-defined]
             found.append((sums, norms))
             distributed.barrier()

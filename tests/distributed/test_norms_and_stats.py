@@ -79,7 +79,8 @@ def _train(held: Sequence[Part], case: Case, rank: int | None) -> tuple[list[dic
                 continue
             with counted() as talk:
                 optimizer.step()
-                stats = {} if optimizer.stats is None else optimizer.stats._asdict()
+                sums = getattr(optimizer, "stats", None)
+                stats = {} if sums is None else sums._asdict()
             steps.append(Step(talk[0], talk[1], stats))
     found = [
         {"weight": local(param.detach()), **{name: local(value) for name, value in optimizer.state[param].items()}}

@@ -55,7 +55,8 @@ def _stages(rank: int) -> dict[str, Any]:
             plain.grad = torch.full((3,), 0.25 + step)
             with counted() as talk:
                 optimizer.step()
-                stats.append({} if optimizer.stats is None else optimizer.stats._asdict())
+                sums = getattr(optimizer, "stats", None)
+                stats.append({} if sums is None else sums._asdict())
             messages.append(talk[0])
         weights = [param.detach().full_tensor() for param in params] + [plain.detach()]  # type: ignore[attr-defined]
         found[name] = stage, weights, messages, stats
@@ -75,7 +76,8 @@ def _alone(name: str) -> tuple[list[list[Tensor]], list[dict[str, Tensor]]]:
             for param, gradient in zip(params, gradients, strict=True):
                 param.grad = gradient
         optimizer.step()
-        stats.append({} if optimizer.stats is None else optimizer.stats._asdict())
+        sums = getattr(optimizer, "stats", None)
+        stats.append({} if sums is None else sums._asdict())
     return [[param.detach() for param in params] for params in stages], stats
 
 

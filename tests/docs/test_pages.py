@@ -65,6 +65,30 @@ def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         exec(code, names)
 
 
+class Recording(dict[str, Any]):
+    """A param group that keeps every strength that was written into it."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        super().__init__(group)
+        self.written: list[float] = []
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if key == "l1":
+            self.written.append(value)
+
+
+def test_the_schedule_of_the_first_page_warms_up() -> None:
+    """It ends at full strength, where it once stayed at the 0 that it began with; biases stay at 0."""
+    names = prepared()
+    for code in blocks("index.md"):
+        exec(code, names)
+        if "rk" in code.co_names and "optimizer" in names:
+            names["optimizer"].param_groups[:] = map(Recording, names["optimizer"].param_groups)
+    weights, biases = (group.written for group in names["optimizer"].param_groups)
+    assert weights == [0.0, 0.5e-4, 1e-4] and biases == [0.0, 0.0, 0.0]
+
+
 def test_every_block_of_code_is_found() -> None:
     """A block in another form, such as an indented one, would be shown and not run."""
     for page in PAGES:

@@ -11,7 +11,8 @@ if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
 fi
 
 mkdir -p build
-"$PYTHON" -m pip --disable-pip-version-check install --verbose --no-build-isolation --no-deps -e . \
+"$PYTHON" -m pip --disable-pip-version-check install --verbose --no-build-isolation --no-deps \
+    --config-settings editable_mode=compat -e . \
     > build/gpu-install.log 2>&1 || { cat build/gpu-install.log >&2; exit 1; }
 "$PYTHON" -m regkernels info || exit 1
 

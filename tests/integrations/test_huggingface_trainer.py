@@ -12,9 +12,13 @@ from torch import nn
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    ViTConfig,
+    ViTModel,
     get_linear_schedule_with_warmup,
 )
 
@@ -128,10 +132,14 @@ def test_l1_reaches_biases_unless_groups_are_passed() -> None:
     model = gpt2()
     everything = {id(p) for p in model.parameters()}
     matrices = {id(p) for p in model.parameters() if p.dim() >= 2}
-    for options, weight_decay, reached in (({"l1": 0.1}, 0.1, everything), (adamw(model)[1], 0.01, matrices)):
+    of_layers = matrices - {id(model.transformer.wte.weight), id(model.transformer.wpe.weight)}
+    for options, weight_decay, reached, decayed in (
+        ({"l1": 0.1}, 0.1, everything, matrices),  # the Trainer's own groups
+        (adamw(model)[1], 0.01, of_layers, of_layers),
+    ):
         groups = trainer(model, (optim.AdamW, options), weight_decay=0.1).create_optimizer().param_groups
         assert {id(p) for group in groups if group["l1"] for p in group["params"]} == reached
-        assert {id(p) for group in groups if group["weight_decay"] for p in group["params"]} == matrices
+        assert {id(p) for group in groups if group["weight_decay"] for p in group["params"]} == decayed
         assert {group["weight_decay"] for group in groups} == {weight_decay, 0.0}
         assert "params" not in options, "docs/frameworks.md: the Trainer takes them out"
 
@@ -193,3 +201,19 @@ def test_stats_in_a_callback() -> None:
     model, count = gpt2(), Count()
     trainer(model, adamw(model, stats=True), callbacks=[count]).train()
     assert len(count.seen) == 6 and all(said == counted for said, counted in count.seen)
+
+
+def test_the_weights_of_its_layers_are_penalised() -> None:
+    small = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
+    gpt = gpt2()
+    vit = ViTModel(ViTConfig(**small, image_size=8, patch_size=4))
+    llama = LlamaForCausalLM(LlamaConfig(**small, vocab_size=11))
+    for model, left_out in (
+        (gpt, ("wte.", "wpe.", "ln_", "bias")),
+        (vit, ("cls_token", "position_embeddings", "layernorm", "bias")),
+        (llama, ("embed_tokens", "norm")),
+    ):
+        expected = [name for name, _ in model.named_parameters() if not any(part in name for part in left_out)]
+        name_of = {id(param): name for name, param in model.named_parameters()}
+        chosen, _ = regkernels.param_groups(model)
+        assert [name_of[id(param)] for param in chosen["params"]] == expected and len(expected) >= 4

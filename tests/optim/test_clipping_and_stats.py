@@ -137,4 +137,7 @@ def test_no_stats_unless_asked_for() -> None:
     model = network()
     optimizer = ours("adam", model.parameters())
     train(optimizer, model, range(2))
-    assert optimizer.stats is None
+    with pytest.raises(AttributeError, match="stats: Adam was not asked for sums; make it with stats=True"):
+        optimizer.stats  # noqa: B018
+    assert not hasattr(optimizer, "stats") and getattr(optimizer, "stats", 1) == 1
+    assert optim.Adam(model.parameters(), stats=True).stats is None, "before the first step"

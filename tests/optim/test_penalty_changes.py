@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from typing import Any
 
 import pytest
@@ -110,32 +109,20 @@ def test_keys_are_of_their_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slip", "intended"),
-    [
-        ("mpc", "mcp"),
-        ("l1_weight", "l1_weights"),
-        ("group_size_", "group_size"),
-        ("hubar", "huber"),
-        ("group_lasso", "group_l1"),
-        ("l2", "weight_decay = 2 * l2"),
-    ],
+    ("slip", "intended"), [("mpc", "mcp"), ("group_lasso", "group_l1"), ("grad_clip", "max_grad_norm")]
 )
 def test_a_slip_of_the_pen_is_named(slip: str, intended: str) -> None:
-    model = nn.Linear(3, 2)
-    message = re.escape(f"did you mean {intended}?")
-    with pytest.raises(TypeError, match=f"Adam has no argument '{slip}'; {message}"):
-        optim.Adam(model.parameters(), **{slip: 0.1})
+    with pytest.raises(TypeError, match=f"Adam has no argument '{slip}'; did you mean {intended}?"):
+        optim.Adam(nn.Linear(3, 2).parameters(), **{slip: 0.1})
+
+
+def test_a_slip_in_an_option_of_torchs_is_warned_of() -> None:
+    """torch carries such a key along in silence, and whoever reads it may be somebody else."""
     with pytest.warns(
-        UserWarning, match=f"param group 0 has the key '{slip}', which has no effect; {message}"
+        UserWarning, match="param group 0 has the key 'beta', which has no effect; did you mean betas?"
     ) as caught:
-        optim.Adam([{"params": model.parameters(), slip: 0.1}])
+        optim.Adam([{"params": nn.Linear(3, 2).parameters(), "beta": (0.1, 0.2)}])
     assert caught[0].filename == __file__
-
-
-def test_keys_of_others_are_carried_along_in_silence(recwarn: pytest.WarningsRecorder) -> None:
-    keys = {"name": "a", "param_names": ["a", "b"], "group_id": 3, "lr_scale": 0.5, "initial_lr": 0.1, "foreach": None}
-    group = optim.SGD([{"params": nn.Linear(3, 2).parameters(), **keys}]).param_groups[0]
-    assert keys.items() <= group.items() and not recwarn.list
 
 
 @pytest.mark.parametrize(

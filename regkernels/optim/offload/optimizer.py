@@ -117,7 +117,7 @@ class CPUOffload(Contract):
     @property
     @outside_of_graphs
     def stats(self) -> Stats | None:
-        """Returns the sums of the last step, on the CPU; None before the first one and with ``stats=False``."""
+        """Returns the sums of the last step, on the CPU; None before the first one. There is none without ``stats=True``."""
         return self._inner.stats
 
     @outside_of_graphs

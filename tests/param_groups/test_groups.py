@@ -35,24 +35,26 @@ def names(model: nn.Module, group: dict[str, Any]) -> list[str]:
     return [name_of[id(param)] for param in group["params"]]
 
 
-def test_matrices_are_regularised_and_the_rest_is_not() -> None:
+def test_matrices_are_regularised_embeddings_and_vectors_are_not() -> None:
     model = Model()
     decay, rest = regkernels.param_groups(model, weight_decay=0.1, l1=0.01, lr=0.5, betas=(0.8, 0.9))
-    assert names(model, decay) == ["embed.weight", "conv.weight"]
-    assert names(model, rest) == ["scale", "conv.bias", "norm.weight", "norm.bias", "head.bias"]
+    assert names(model, decay) == ["conv.weight"]
+    assert names(model, rest) == ["scale", "embed.weight", "conv.bias", "norm.weight", "norm.bias", "head.bias"]
     assert {k: v for k, v in decay.items() if k != "params"} == {
+        "name": "penalised",
         "weight_decay": 0.1,
         "l1": 0.01,
         "lr": 0.5,
         "betas": (0.8, 0.9),
     }
     assert {k: v for k, v in rest.items() if k != "params"} == {
+        "name": "not penalised",
         "weight_decay": 0.0,
         "l1": 0.0,
         "lr": 0.5,
         "betas": (0.8, 0.9),
     }
-    assert decay["params"][0] is model.embed.weight is model.head.weight
+    assert rest["params"][1] is model.embed.weight is model.head.weight
 
 
 def test_regularise_chooses_by_name_and_tensor() -> None:
