@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Penalties of weights that are rounded to nearest are tested en masse; `tests.optim.test_effects` tests what is said of them.
     config.addinivalue_line("filterwarnings", "ignore:.* rounded to nearest:UserWarning")
+    config.addinivalue_line("filterwarnings", "ignore:centered=True lets:UserWarning")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -13,7 +13,7 @@ from regkernels.attach.handle import MetricFunction, ProxHandle, asks, check_fam
 from regkernels.attach.shrinkage import check_parameter
 from regkernels.attach.sources import Source
 from regkernels.optim import misspelt
-from regkernels.optim.effects import warn_of_rounding
+from regkernels.optim.effects import warn_of_no_limit, warn_of_rounding
 from regkernels.optim.step.entry import parameter_name
 from regkernels.table.hyper import SHRINK_LIMIT
 
@@ -105,6 +105,7 @@ def attach_prox(
     for index, group in enumerate(asked):
         remedy = "keep weights in float32, or choose an optimizer of regkernels.optim, which can round otherwise"
         warn_of_rounding(group, "nearest", asked[:index], remedy)
+        warn_of_no_limit(group)
     return handle
 
 

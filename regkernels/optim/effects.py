@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from regkernels.optim import penalty_keys
 from regkernels.optim.penalty_keys import is_active
 from regkernels.reference.family import FAMILY
 from regkernels.warn import warn
@@ -49,6 +50,17 @@ def warn_of_rounding(
         f"{key} has little effect on weights of {dtype} that are rounded to nearest: what a step takes from a weight is "
         f"mostly less than half of its last digit, and lost each time; {remedy}"
     )
+
+
+def warn_of_no_limit(group: Mapping[str, Any]) -> None:
+    """Warns where weights without gradients are erased in one step, though a limit was not taken away."""
+    keys = penalty_keys.needs_metric(group)
+    if group.get("centered") and keys and group.get("shrink_limit") is not None:
+        warn(
+            f"centered=True lets {keys[0]} erase weights whose gradients do not vary, such as those that have none, in one step: "
+            "shrink_limit cannot hold there without changing what is solved; leave centered out, or pass shrink_limit=None to say that "
+            "it is known"
+        )
 
 
 def _lost(group: Mapping[str, Any], rounding: str) -> tuple[torch.dtype, str] | None:

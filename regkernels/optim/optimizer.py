@@ -17,13 +17,13 @@ from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
 from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.group_keys import refuse_keys
-from regkernels.optim.options import Common, Options
+from regkernels.optim.options import DEFAULTS, Common, Options
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.optim.stats import Stats
 from regkernels.optim.step.protocol import Row
 from regkernels.optim.step.scaling import Scaling
 from regkernels.optim.step.stepper import Stepper
-from regkernels.table.hyper import SHRINK_LIMIT, Number
+from regkernels.table.hyper import Number
 
 
 class Substitute(Protocol):
@@ -56,7 +56,7 @@ class Optimizer(Contract):
     def __init__(self, params: Any, defaults: dict[str, Any], common: Common) -> None:
         validation.parameters_argument(params)
         self._begin(Options.of(common, type(self).__name__))
-        defaults["shrink_limit"] = common.get("shrink_limit", SHRINK_LIMIT)
+        defaults["shrink_limit"] = common.get("shrink_limit", DEFAULTS["shrink_limit"])
         defaults.update((key, value) for key, value in common.items() if key in Penalties.__annotations__)
         self._check_options(defaults, "", wait=True)
         super().__init__(params, defaults)
@@ -146,6 +146,7 @@ class Optimizer(Contract):
         remedy = 'make the optimizer with param_rounding="stochastic", "master" or, for bfloat16, "remainder"'
         *earlier, added = self.param_groups
         effects.warn_of_rounding(added, self._stepper.options.precision.rounding, earlier, remedy)
+        effects.warn_of_no_limit(added)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this optimizer or of the torch.optim one of the same name.

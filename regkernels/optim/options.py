@@ -14,6 +14,7 @@ from regkernels.distributed.zero import process_group_of_maker
 from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.table.formats import ROUNDINGS, Precision, Rounding
+from regkernels.table.hyper import SHRINK_LIMIT
 
 _OF_ALL = ("l1", "l1_mode", "weight_decay", "weight_decay_mode")
 """What no optimizer lacks, though it is no part of `Common`."""
@@ -117,7 +118,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 """The keyword arguments that belong to no param group, and what they are where nobody gives them."""
 
-DEFAULTS = {**ARGUMENTS, **penalty_keys.DEFAULTS}
+DEFAULTS = {"shrink_limit": SHRINK_LIMIT, **ARGUMENTS, **penalty_keys.DEFAULTS}
 """What all keyword arguments of `Common` are where nobody gives them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -82,3 +83,21 @@ def test_it_is_true() -> None:
             optimizer.step()
         ends.append(weight.unique().tolist())
     assert ends == [[1.0], [0.0]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"l1": 0.1}, {"mcp": 0.1}, {"weight_decay": 0.1, "weight_decay_mode": "prox"}], ids=str
+)
+def test_a_limit_that_cannot_hold_is_warned_of(options: dict[str, Any]) -> None:
+    param = parameter(torch.float32)
+    text = "centered=True lets .* erase weights .* pass shrink_limit=None"
+    with pytest.warns(UserWarning, match=text) as caught:
+        optim.RMSprop([param], centered=True, **options)
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optim.RMSprop([param], centered=True, shrink_limit=None, **options)
+        optim.RMSprop([param], **options)
+        optim.RMSprop([param], centered=True, l1=0.1, l1_mode="decoupled")
+    with pytest.warns(UserWarning, match=text):
+        regkernels.attach_prox(torch.optim.RMSprop([param], centered=True), l1=0.1)

@@ -206,7 +206,7 @@ def test_limits_that_are_none_are_refused_before_anything_changes(
     for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "Lion"):
         with pytest.raises(error, match=text):
             getattr(optim, name)([param], shrink_limit=value)
-    with pytest.raises(error, match="shrink_limit.*param group 0"):
+    with pytest.raises(error, match=r"shrink_limit.*param group 0"):
         optim.Adam([{"params": [param], "shrink_limit": value}])
     optimizer = optim.Adam([param], l1=0.1)
     optimizer.param_groups[0]["shrink_limit"] = value
