@@ -88,7 +88,7 @@ def test_an_empty_group_is_no_obstacle(name: str, regularise: Any) -> None:
 @each_optimizer
 def test_biases_do_not_shrink(name: str) -> None:
     model = network()
-    optimizer = ours(name, regkernels.param_groups(model, l1=10.0, weight_decay=0.1))
+    optimizer = ours(name, regkernels.param_groups(model, l1=10.0, weight_decay=0.1, shrink_limit=None))
     before = weights(model)
     for param in model.parameters():
         param.grad = torch.zeros_like(param)
@@ -113,7 +113,7 @@ def test_the_defaults_are_torchs() -> None:
         mine, other = getattr(optim, kind)(parameters), getattr(torch.optim, kind)(parameters)
         group = mine.param_groups[0]
         assert {key: group.get(key) for key in other.param_groups[0]} == other.param_groups[0]
-        assert mine.defaults.keys() - other.defaults.keys() == {"l1", "l1_mode", "weight_decay_mode"}
+        assert mine.defaults.keys() - other.defaults.keys() == {"l1", "l1_mode", "weight_decay_mode", "shrink_limit"}
         decoupled = "decoupled" if kind == "AdamW" else "coupled"
         assert (group["l1"], group["l1_mode"], group["weight_decay_mode"]) == (0.0, "prox", decoupled)
         assert ("momentum" in mine.defaults) or ("betas" in mine.defaults)  # OneCycleLR looks there
