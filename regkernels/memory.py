@@ -41,6 +41,18 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Tells whether the storage is as large as what shape, strides and offset reach: somebody may have resized it."""
+    bytes_there: int = tensor.untyped_storage().nbytes()
+    if tensor.is_contiguous():
+        return bytes_there >= tensor.nbytes + tensor.storage_offset() * tensor.element_size() or not tensor.numel()
+    begin, end = (
+        tensor.storage_offset(),
+        sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)),
+    )
+    return bytes_there >= (begin + end + 1) * tensor.element_size() or not tensor.numel()
+
+
 def is_usable(tensor: Tensor) -> bool:
     """Tells whether kernels can take a tensor where it lies: real, dense, its memory not to be read negated or conjugated."""
     return is_dense(tensor) and not tensor.is_complex() and not tensor.is_neg()

@@ -22,6 +22,7 @@ from regkernels.validation.options import (
 )
 from regkernels.validation.tensors import (
     WEIGHT_DTYPES,
+    check_memory,
     complex_parameter,
     gradient,
     l1_weight,
@@ -39,6 +40,7 @@ __all__ = [
     "WEIGHT_DTYPES",
     "betas",
     "bounds",
+    "check_memory",
     "complex_parameter",
     "decay_mode",
     "decay_rate",
