@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
+from regkernels import transforms
+
 
 def has_layout(tensor: Tensor, like: Tensor) -> bool:
     """Tells whether element i of the one lies at the same offset as element i of the other."""
@@ -70,6 +72,8 @@ def own_storage(run: Tensor) -> Tensor:
     Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
     parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
     """
+    if transforms.is_fake(run):
+        return run
     return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
@@ -92,7 +96,8 @@ def overlaps_itself(tensor: Tensor) -> bool:
 def first_shared(named: Iterable[tuple[Tensor, str]]) -> tuple[str, str] | None:
     """Returns the names of two tensors that have an element in common; None where there are none."""
     runs = sorted(
-        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
+        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel() and not transforms.is_fake(t)),
+        key=lambda run: run[:3],
     )
     open_runs: list[tuple[int, int, int, Tensor, str]] = []
     for run in runs:

@@ -20,6 +20,7 @@ _is_wrapped: Any = getattr(_functorch, "is_functorch_wrapped_tensor", lambda ten
 _unwrapped: Any = getattr(_functorch, "get_unwrapped", lambda tensor: tensor)
 
 _modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_fake_key: Any = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -44,6 +45,16 @@ def is_fake(tensor: Any) -> bool:
         return False
     module = sys.modules.get("torch._subclasses.fake_tensor")
     return module is not None and isinstance(tensor, module.FakeTensor)
+
+
+def is_faking() -> bool:
+    """Tells whether a ``FakeTensorMode`` is active."""
+    return _fake_key is not None and torch._C._get_dispatch_mode(_fake_key) is not None
+
+
+def address(tensor: Tensor) -> int:
+    """Returns where a tensor lies in memory; 0 for a fake one, which torch warns to ask."""
+    return 0 if is_fake(tensor) else tensor.data_ptr()
 
 
 def innermost(tensor: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ def from_groups(rows: Tensor, like: Tensor, dim: int | None) -> Tensor:
 def in_memory_order(x: Tensor, layout: GroupLayout) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Returns the elements in the order of their memory, or of a contiguous copy's where they have gaps, as (outer, groups, inner);
     and what brings a tensor like that into the shape of ``x``."""
-    order = sorted(range(x.dim()), key=lambda dim: -x.stride(dim)) if is_dense(x) else list(range(x.dim()))
+    order, strides = list(range(x.dim())), x.stride()
+    if is_dense(x):
+        order.sort(key=lambda dim: -strides[dim])
     ordered = x.permute(order)
     back = [order.index(dim) for dim in range(x.dim())]
     shape = ordered.shape
