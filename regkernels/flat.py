@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
-from regkernels import validation
+from regkernels import transforms, validation
 from regkernels.distributed import sharded
 from regkernels.dynamo import outside_of_graphs
 from regkernels.memory import dense_strides, own_storage
@@ -84,7 +84,9 @@ class FlatParameters:
                     gradient.copy_(param.grad)
             param.data = weight
             param.grad = gradient
-            self._views.append((TensorWeakRef(param), gradient, weight.data_ptr(), gradient.data_ptr()))
+            self._views.append(
+                (TensorWeakRef(param), gradient, transforms.address(weight), transforms.address(gradient))
+            )
             _owners[param] = self
             offset += param.numel()
 
@@ -104,7 +106,7 @@ class FlatParameters:
             param = reference()
             if param is None or (chosen is not None and id(param) not in chosen):
                 continue
-            if param.data_ptr() != weight or view.data_ptr() != gradient or param.shape != view.shape:
+            if transforms.address(param) != weight or transforms.address(view) != gradient or param.shape != view.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(param.shape)}, {param.dtype}, {param.device} is no longer in the buffers "
                     "of its FlatParameters: make a new FlatParameters after module.to(...) or an assignment to param.data"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
+from regkernels import transforms
+
 
 def has_layout(tensor: Tensor, like: Tensor) -> bool:
     """Tells whether element i of the one lies at the same offset as element i of the other."""
@@ -41,6 +43,18 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     return tensor.stride() if is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Tells whether the storage is as large as what shape, strides and offset reach: somebody may have resized it."""
+    bytes_there: int = tensor.untyped_storage().nbytes()
+    if tensor.is_contiguous():
+        return bytes_there >= tensor.nbytes + tensor.storage_offset() * tensor.element_size() or not tensor.numel()
+    begin, end = (
+        tensor.storage_offset(),
+        sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)),
+    )
+    return bytes_there >= (begin + end + 1) * tensor.element_size() or not tensor.numel()
+
+
 def is_usable(tensor: Tensor) -> bool:
     """Tells whether kernels can take a tensor where it lies: real, dense, its memory not to be read negated or conjugated."""
     return is_dense(tensor) and not tensor.is_complex() and not tensor.is_neg()
@@ -58,6 +72,8 @@ def own_storage(run: Tensor) -> Tensor:
     Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
     parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
     """
+    if transforms.is_fake(run):
+        return run
     return from_dlpack(to_dlpack(run)) if run.numel() else run.clone()  # the capsule: no stream waits for it
 
 
@@ -80,7 +96,8 @@ def overlaps_itself(tensor: Tensor) -> bool:
 def first_shared(named: Iterable[tuple[Tensor, str]]) -> tuple[str, str] | None:
     """Returns the names of two tensors that have an element in common; None where there are none."""
     runs = sorted(
-        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel()), key=lambda run: run[:3]
+        ((*_extent(t), i, t, name) for i, (t, name) in enumerate(named) if t.numel() and not transforms.is_fake(t)),
+        key=lambda run: run[:3],
     )
     open_runs: list[tuple[int, int, int, Tensor, str]] = []
     for run in runs:

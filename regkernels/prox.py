@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
-from regkernels import validation
+from regkernels import transforms, validation
 from regkernels.distributed.autograd import own, whole
 from regkernels.distributed.sharded import check_whole_groups
 from regkernels.distributed.shards import check_parameter, check_weight, held, is_dtensor
@@ -90,7 +90,9 @@ def soft_threshold_(x: Tensor, threshold: float) -> Tensor:
         soft_threshold_(held(x), threshold)
         torch.autograd.graph.increment_version(x)
         return x
-    compiling = torch.compiler.is_compiling()  # the compiler cannot trace what looks at memory
+    if transforms.active():
+        return x.copy_(soft_threshold(x, threshold))
+    compiling = torch.compiler.is_compiling() or transforms.is_fake(x)  # the compiler cannot trace what looks at memory
     if not compiling:
         validation.parameter(x, "x")
     if not compiling and x.is_neg():  # negated lazily: the memory holds -x
@@ -110,8 +112,11 @@ def elastic_net(x: Tensor, l1: float, weight_decay: float, *, step: float = 1.0)
 
 def weighted_l1(x: Tensor, strength: float, weights: Tensor, *, step: float = 1.0) -> Tensor:
     """Applies the operator of ``strength * sum weights * |x|`` (adaptive lasso). ``weights``: like ``x``, >= 0, float32 (float64 where x is)."""
+    _check_tensor(x)
     check_weight(weights, x, "weights", "x")
     validation.l1_weight(held(weights), held(x), "weights", "x")
+    if weights.requires_grad:
+        raise ValueError("weights requires a gradient, which this operator does not give: detach() it")
     return _proximal(x, "weighted_l1", step, threshold=_number("strength", strength), l1_weight=weights)
 
 

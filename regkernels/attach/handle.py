@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from regkernels import backends, validation
+from regkernels import backends, transforms, validation
 from regkernels.attach import sources
 from regkernels.attach.rows import Rows
 from regkernels.attach.shrinkage import Item, Shrinkage, on_this_rank
@@ -110,7 +110,7 @@ class ProxHandle:
                 continue
             active: dict[torch.device, list[tuple[int, Tensor]]] = {}
             for position, param in enumerate(group["params"]):
-                if param.grad is None:
+                if param.grad is None or transforms.is_fake(param):
                     continue
                 if param.grad.layout != torch.strided:
                     raise RuntimeError(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels import backends, validation
+from regkernels import backends, transforms, validation
 from regkernels.distributed.shards import described, held, is_dtensor, is_spread_alike
 from regkernels.memory import empty_dense, has_layout, is_usable
 from regkernels.optim.step.entry import parameter_name
@@ -165,7 +165,8 @@ def check_parameter(param: Tensor, name: str) -> None:
             f"{name} is complex: a soft-threshold is defined for real numbers; put it into a param group with l1 = 0 and "
             "prox_weight_decay = 0"
         )
-    backends.check(param.device, param.dtype, name)
+    if not transforms.is_fake(param):
+        backends.check(param.device, param.dtype, name)
 
 
 def _table(buffers: Sequence[Buffers], items: Sequence[Item]) -> Tensor:

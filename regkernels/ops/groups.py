@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.ops.library import dense, fake_gradients, register, second_derivatives, spread
+from regkernels.ops.library import dense, fake_gradients, keep, kept, register, second_derivatives, spread
+from regkernels.reference import differentiable
+from regkernels.reference.by_group import by_group, from_groups
 from regkernels.table.grouping import GroupLayout, group_layout
 
 
@@ -57,11 +58,11 @@ def _save_group(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     params, *ctx.options = inputs
     _, norms = output
     ctx.mark_non_differentiable(norms)
-    ctx.save_for_backward(norms, *params)
+    keep(ctx, [norms, *params])
 
 
 def _group_backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    norms, *params = ctx.saved_tensors
+    norms, *params = kept(ctx)
     needed = ctx.needs_input_grad[0]
     _, dim, size, _ = ctx.options
     of_each = norms.split([_groups(w, dim, size) for w in params])
@@ -73,17 +74,17 @@ def _group_backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
 
 def _save_group_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     upstream, params, _, *ctx.options = inputs
-    ctx.save_for_backward(upstream, *params)
+    keep(ctx, [upstream, *params])
 
 
 def _group_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Differentiates ``upstream * scale * w / ||w_g||``, with the norm as a function of w: differentiable once more."""
-    upstream, *params = ctx.saved_tensors
+    upstream, *params = kept(ctx)
     strength, dim, size, weight = ctx.options
 
     def derivatives(w: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         wide = reference.compute_dtype(w.dtype)
-        rows, directions = _by_group(w.to(wide), dim, size), _by_group(g.to(wide), dim, size)
+        rows, directions = by_group(w.to(wide), dim, size), by_group(g.to(wide), dim, size)
         # A tensor: torch.compile cannot do with the root of a shape that is a symbol.
         scale = strength * rows.new_full((), rows.shape[1] if weight == "sqrt_size" else 1.0).sqrt()
         squares = (rows * rows).sum(1, keepdim=True)
@@ -92,24 +93,9 @@ def _group_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tu
         unit = rows / norm
         along = (unit * directions).sum(1, keepdim=True)
         turned = torch.where(zero, 0.0, (directions - unit * along) / norm)
-        return scale * along.sum(), _from_groups(upstream * scale * turned, w, dim)
+        return scale * along.sum(), from_groups(upstream * scale * turned, w, dim)
 
     return *second_derivatives(upstream, params, gradients, derivatives), None, None, None, None, None
-
-
-def _by_group(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """Lays out one row per group."""
-    if dim is None or x.dim() == 0:
-        return x.reshape(1, -1)
-    rest = [length for index, length in enumerate(x.shape) if index != dim % x.dim()]
-    return x.movedim(dim, 0).reshape(x.shape[dim] // size, size * math.prod(rest))
-
-
-def _from_groups(rows: Tensor, like: Tensor, dim: int | None) -> Tensor:
-    """Inverts `_by_group`, in the shape of ``like``."""
-    if dim is None or like.dim() == 0:
-        return rows.reshape(like.shape)
-    return rows.reshape(like.movedim(dim, 0).shape).movedim(0, dim)
 
 
 def _fake_group(
@@ -125,6 +111,7 @@ register(
     "group_l1(Tensor[] params, float strength, int? dim, int size, str weight) -> (Tensor, Tensor)",
     _group,
     _fake_group,
+    differentiable.group_l1,
     _save_group,
     _group_backward,
 )
@@ -133,6 +120,7 @@ register(
     " -> Tensor[]",
     _group_gradient,
     fake_gradients,
+    differentiable.group_gradient,
     _save_group_gradient,
     _group_gradient_backward,
 )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, validation
-from regkernels.ops.library import dense, fake_gradients, fake_value, register, second_derivatives, spread
+from regkernels.ops.library import dense, fake_gradients, fake_value, keep, kept, register, second_derivatives, spread
+from regkernels.reference import differentiable
 
 
 def _penalty(params: Sequence[Tensor], l1: float, l2: float) -> Tensor:
@@ -29,23 +30,23 @@ def _penalty_gradient(upstream: Tensor, params: Sequence[Tensor], l1: float, l2:
 
 def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     params, ctx.l1, ctx.l2 = inputs
-    ctx.save_for_backward(*params)
+    keep(ctx, params)
 
 
 def _penalty_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    wanted = [w for w, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[0], strict=True) if needed]
+    wanted = [w for w, needed in zip(kept(ctx), ctx.needs_input_grad[0], strict=True) if needed]
     gradients = torch.ops.regkernels.penalty_gradient(upstream, wanted, ctx.l1, ctx.l2)
     return spread(gradients, ctx.needs_input_grad[0]), None, None
 
 
 def _save_penalty_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     upstream, params, ctx.l1, ctx.l2 = inputs
-    ctx.save_for_backward(upstream, *params)
+    keep(ctx, [upstream, *params])
 
 
 def _penalty_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Differentiates ``upstream * (l1 * sign(w) + 2 * l2 * w)``: in eager operations, differentiable once more."""
-    upstream, *params = ctx.saved_tensors
+    upstream, *params = kept(ctx)
 
     def derivatives(w: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         return (g * (ctx.l1 * w.sign() + 2.0 * ctx.l2 * w)).sum(), g * (2.0 * ctx.l2 * upstream)
@@ -57,6 +58,7 @@ register(
     "penalty(Tensor[] params, float l1, float l2) -> Tensor",
     _penalty,
     fake_value,
+    differentiable.penalty,
     _save_penalty,
     _penalty_backward,
 )
@@ -64,6 +66,7 @@ register(
     "penalty_gradient(Tensor upstream, Tensor[] params, float l1, float l2) -> Tensor[]",
     _penalty_gradient,
     fake_gradients,
+    differentiable.penalty_gradient,
     _save_penalty_gradient,
     _penalty_gradient_backward,
 )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from regkernels import backends, reference, validation
-from regkernels.memory import in_layout_of
-from regkernels.ops.library import dense, like, register
+from regkernels.memory import dense_strides, in_layout_of
+from regkernels.ops.library import check_memory, dense, keep, kept, like, register
+from regkernels.reference import differentiable
 from regkernels.reference.kinds import Kind
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
@@ -42,6 +43,7 @@ def _proximal(
 ) -> Tensor:
     out = dense(x).clone()
     if l1_weight is not None:
+        validation.check_memory(l1_weight, "the weights")
         l1_weight = in_layout_of(l1_weight, out)
     batch = _batch(out, penalty, l1_weight, GroupLayout(*layout), Hyper(*hyper))
     backends.backend_for(out.device).update(batch, with_sums=False)
@@ -82,44 +84,61 @@ def _fake_proximal(
     return like(x)
 
 
+def _threshold_differentiable_in_place(x: Tensor, threshold: float) -> None:
+    x.copy_(differentiable.soft_threshold(x, threshold))
+
+
 def _save_threshold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.threshold = inputs
-    ctx.save_for_backward(output)
+    keep(ctx, [output])
 
 
 def _threshold_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     """Multiplies by 1 where the result is not zero, else 0; everywhere 1 for threshold 0, where the operator is the identity."""
-    (output,) = ctx.saved_tensors
+    (output,) = kept(ctx)
+    check_memory(output, "the output")
     return (upstream * (output != 0) if ctx.threshold else upstream.clone()), None
 
 
 def _save_proximal(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, _, ctx.penalty, ctx.hyper, ctx.layout = inputs
-    ctx.save_for_backward(x if ctx.penalty == "group" else output)
+    x, l1_weight, ctx.penalty, ctx.hyper, ctx.layout = inputs
+    ctx.strides = dense_strides(x)
+    keep(ctx, [x if ctx.penalty == "group" else output, *([] if l1_weight is None else [l1_weight])])
 
 
 def _proximal_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    (saved,) = ctx.saved_tensors
+    saved, *weights = kept(ctx)
+    for tensor in (saved, *weights):
+        check_memory(tensor, "a tensor")
     h = Hyper(*ctx.hyper)
     if ctx.penalty != "group":
-        return upstream * reference.slope(ctx.penalty, saved, h), None, None, None, None
-    v = dense(saved)
-    like_v = torch.empty_like(v).copy_(upstream)
-    return reference.group_slope(v, like_v, h, GroupLayout(*ctx.layout)), None, None, None, None
+        return upstream * reference.slope(ctx.penalty, saved, h, *weights), None, None, None, None
+    if (
+        saved.stride() != ctx.strides
+    ):  # those of a copy, as hooks of saved tensors make them; the layout is of the original
+        saved = saved.new_empty_strided(saved.shape, ctx.strides).copy_(saved)
+    return reference.group_slope(saved, upstream, h, GroupLayout(*ctx.layout)), None, None, None, None
 
 
 register(
     "soft_threshold(Tensor x, float threshold) -> Tensor",
     _soft_threshold,
     _fake_threshold,
+    differentiable.soft_threshold,
     _save_threshold,
     _threshold_backward,
 )
-register("soft_threshold_(Tensor(a!) x, float threshold) -> ()", _soft_threshold_in_place, _fake_threshold_in_place)
+register(
+    "soft_threshold_(Tensor(a!) x, float threshold) -> ()",
+    _soft_threshold_in_place,
+    _fake_threshold_in_place,
+    _threshold_differentiable_in_place,
+)
 register(
     "proximal(Tensor x, Tensor? l1_weight, str penalty, float[] hyper, int[] layout) -> Tensor",
     _proximal,
     _fake_proximal,
+    differentiable.proximal,
     _save_proximal,
     _proximal_backward,
 )

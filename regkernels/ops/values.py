@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels import backends, reference, validation
-from regkernels.ops.library import dense, fake_gradients, fake_value, register, second_derivatives, spread
+from regkernels import backends, reference, transforms, validation
+from regkernels.ops.library import dense, fake_gradients, fake_value, keep, kept, register, second_derivatives, spread
+from regkernels.reference import differentiable
 
 
 def check_numbers(kind: str, strength: Any, shape: Any) -> None:
@@ -42,23 +43,23 @@ def _slope(upstream: Tensor, params: Sequence[Tensor], kind: str, strength: floa
 
 def _save_value(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     params, *ctx.numbers = inputs
-    ctx.save_for_backward(*params)
+    keep(ctx, params)
 
 
 def _value_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[0]
-    wanted = [w for w, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+    wanted = [w for w, need in zip(kept(ctx), needed, strict=True) if need]
     return spread(torch.ops.regkernels.penalty_slope(upstream, wanted, *ctx.numbers), needed), None, None, None
 
 
 def _save_slope(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     upstream, params, *ctx.numbers = inputs
-    ctx.save_for_backward(upstream, *params)
+    keep(ctx, [upstream, *params])
 
 
 def _slope_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Differentiates ``upstream * slope(w)``: in eager operations, differentiable once more."""
-    upstream, *params = ctx.saved_tensors
+    upstream, *params = kept(ctx)
     penalty = reference.penalty(*ctx.numbers)
     formulas = reference.VALUES[penalty.formulas]
 
@@ -73,7 +74,13 @@ def _slope_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, 
 
 
 def _factors(params: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """Brings the weights to the compute type and the layout of dense parameters."""
+    """Brings the weights to the compute type and the layout of dense parameters; raises where they are no longer like these."""
+    for w, factor in zip(params, weights, strict=True):
+        validation.check_memory(factor, "a tensor of weights")
+        if factor.shape != w.shape:
+            raise ValueError(
+                f"weights of shape {tuple(factor.shape)} cannot belong to a parameter of shape {tuple(w.shape)}"
+            )
     return [
         torch.empty_like(w, dtype=reference.compute_dtype(w.dtype)).copy_(factor)
         if factor.dtype != reference.compute_dtype(w.dtype) or factor.stride() != w.stride() or factor.is_neg()
@@ -86,6 +93,13 @@ def _weighted(params: Sequence[Tensor], weights: Sequence[Tensor], strength: flo
     validation.nonnegative("strength", strength)
     params = [dense(w) for w in params]
     return backends.backend_for(params[0].device).weighted(params, _factors(params, weights), strength)
+
+
+def _weighted_differentiable(params: Sequence[Tensor], weights: Sequence[Tensor], strength: float) -> Tensor:
+    for factor in map(transforms.innermost, weights):
+        if factor.is_cpu and not transforms.unreadable(factor):
+            reference.check_refused(float((~((factor >= 0) & (factor < float("inf")))).sum()))
+    return differentiable.weighted(params, weights, strength)
 
 
 def _weighted_gradient(
@@ -101,13 +115,13 @@ def _weighted_gradient(
 
 def _save_weighted(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     params, weights, ctx.strength = inputs
-    ctx.save_for_backward(*params, *weights)
+    keep(ctx, [*params, *weights])
 
 
 def _weighted_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[0]
-    half = len(needed)
-    pairs = zip(ctx.saved_tensors[:half], ctx.saved_tensors[half:], needed, strict=True)
+    half, saved = len(needed), kept(ctx)
+    pairs = zip(saved[:half], saved[half:], needed, strict=True)
     wanted = [(w, factor) for w, factor, need in pairs if need]
     gradients = torch.ops.regkernels.weighted_l1_gradient(
         upstream, [w for w, _ in wanted], [factor for _, factor in wanted], ctx.strength
@@ -117,11 +131,11 @@ def _weighted_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
 
 def _save_weighted_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     upstream, params, weights, ctx.strength = inputs
-    ctx.save_for_backward(upstream, *params, *weights)
+    keep(ctx, [upstream, *params, *weights])
 
 
 def _weighted_gradient_backward(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    upstream, *saved = ctx.saved_tensors
+    upstream, *saved = kept(ctx)
     half = len(saved) // 2
 
     def derivatives(w: Tensor, g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +149,7 @@ register(
     "penalty_value(Tensor[] params, str kind, float strength, float shape) -> Tensor",
     _value,
     fake_value,
+    differentiable.value,
     _save_value,
     _value_backward,
 )
@@ -142,6 +157,7 @@ register(
     "penalty_slope(Tensor upstream, Tensor[] params, str kind, float strength, float shape) -> Tensor[]",
     _slope,
     fake_gradients,
+    differentiable.slope,
     _save_slope,
     _slope_backward,
 )
@@ -149,6 +165,7 @@ register(
     "weighted_l1(Tensor[] params, Tensor[] weights, float strength) -> Tensor",
     _weighted,
     fake_value,
+    _weighted_differentiable,
     _save_weighted,
     _weighted_backward,
 )
@@ -156,6 +173,7 @@ register(
     "weighted_l1_gradient(Tensor upstream, Tensor[] params, Tensor[] weights, float strength) -> Tensor[]",
     _weighted_gradient,
     fake_gradients,
+    differentiable.weighted_gradient,
     _save_weighted_gradient,
     _weighted_gradient_backward,
 )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
-from regkernels import validation
-from regkernels.distributed.shards import check_weight
+from regkernels import transforms, validation
+from regkernels.distributed.shards import check_weight, held
 from regkernels.penalties.listed import Params, evaluated, listed_tensors, plain_strength, times
 
 
@@ -98,6 +98,8 @@ def _weighted(params: Params, strength: float | Tensor, weights: Tensor | Iterab
                 f"{tuple(tensor.shape)} and is on {tensor.device}; they must agree"
             )
         check_weight(factor, tensor, f"weights[{index}]", f"params[{index}]")
+        if not torch.compiler.is_compiling() and not transforms.hides(held(factor)):
+            validation.check_memory(held(factor), f"weights[{index}]")
         if factor.requires_grad:
             raise ValueError(f"weights[{index}] requires a gradient, which this penalty does not give: detach() it")
     strength = plain_strength("strength", strength)

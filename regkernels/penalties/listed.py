@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regkernels import validation
+from regkernels import transforms, validation
 from regkernels.distributed.autograd import own
 from regkernels.distributed.shards import check_parameter, held, is_dtensor, words
 from regkernels.memory import is_dense
+from regkernels.ops.library import check_memory
 from regkernels.penalties import over_ranks
 
 Params = Tensor | Iterable[Tensor] | nn.Module
@@ -21,7 +22,7 @@ Params = Tensor | Iterable[Tensor] | nn.Module
 def listed_tensors(params: Any) -> list[Tensor]:
     """Checks what was passed as ``params`` and lists its tensors."""
     if isinstance(params, nn.Module):
-        listed: list[Any] = [param for param in params.parameters() if param.requires_grad]
+        listed: list[Any] = [param for _, param in trainable(params)]
         if not listed:
             raise ValueError("params: the module has no trainable parameter (requires_grad=True)")
     elif isinstance(params, Tensor):
@@ -40,16 +41,25 @@ def listed_tensors(params: Any) -> list[Tensor]:
     return listed
 
 
+def trainable(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Lists the parameters that take part: those that require a gradient.
+
+    What torch.func.functional_call has put in a parameter's place is none, and takes part, too: it may have a tangent instead.
+    """
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad or not isinstance(p, nn.Parameter)]
+
+
 def unique(listed: Sequence[Tensor]) -> list[int]:
     """Finds the places of tensors that make up each memory once; of two with the same, one that requires a gradient."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or any(map(transforms.hides, listed)):
         return _once(listed)  # addresses are not known while tracing, and a guard on id() would recompile in every step
     places: dict[Any, int] = {}
     own = list(map(held, listed)) if has_dtensor(listed) else listed
     for index, tensor in enumerate(listed):
-        known = places.setdefault(_memory(own[index]), index)
+        memory = _memory(own[index], index)
+        known = places.setdefault(memory, index)
         if tensor.requires_grad and not listed[known].requires_grad:
-            places[_memory(own[index])] = index
+            places[memory] = index
     return list(places.values())
 
 
@@ -61,12 +71,15 @@ def _once(tensors: Sequence[Tensor]) -> list[int]:
     return places
 
 
-def _memory(tensor: Tensor) -> Any:
+def _memory(tensor: Tensor, index: int) -> Any:
     """Returns a key that is equal for tensors that consist of the same elements in memory, in whatever order."""
-    if tensor.numel() == 0:
+    address = tensor.data_ptr()
+    if not address:  # empty, on the meta device, or freed
+        if not tensor.is_meta:
+            check_memory(tensor, f"params[{index}]")
         return id(tensor)
     order = tensor.numel() if is_dense(tensor) else (tensor.shape, tensor.stride())
-    return tensor.data_ptr(), tensor.dtype, order
+    return address, tensor.dtype, order
 
 
 def _check(tensor: Any, index: int, first: Any) -> None:

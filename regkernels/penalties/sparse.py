@@ -8,7 +8,16 @@ from torch import Tensor, nn
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import reference, validation
 from regkernels.ops.values import check_numbers
-from regkernels.penalties.listed import Params, evaluated, has_dtensor, listed_tensors, plain_strength, times, unique
+from regkernels.penalties.listed import (
+    Params,
+    evaluated,
+    has_dtensor,
+    listed_tensors,
+    plain_strength,
+    times,
+    trainable,
+    unique,
+)
 from regkernels.table import grouping
 from regkernels.table.grouping import Dim, Weighting
 
@@ -132,7 +141,7 @@ def _of_groups(listed: list[Tensor], strength: float, dim: int | None, size: int
 
 def _names(params: Params, count: int) -> list[str]:
     if isinstance(params, nn.Module):
-        return [f"parameter {name!r}" for name, param in params.named_parameters() if param.requires_grad]
+        return [f"parameter {name!r}" for name, _ in trainable(params)]
     return [f"params[{index}]" for index in range(count)]
 
 

@@ -40,7 +40,8 @@ def l0(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Tensor
 
 
 def l0_terms(w: Tensor, n: Numbers) -> Tensor:
-    return (w != 0).to(w.dtype)
+    ones = w.sign().abs()  # which autograd knows, with derivatives 0; torch's sign of NaN is 0
+    return torch.where(w == w, ones, torch.ones_like(w))
 
 
 def l0_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
@@ -70,7 +71,8 @@ def l_half(v: Tensor, t: Tensor, u: Tensor, strength: float, shape: float) -> Te
 
 
 def l_half_terms(w: Tensor, n: Numbers) -> Tensor:
-    return w.abs().sqrt()
+    x = torch.where(w == 0, torch.ones_like(w), w.abs())  # the root's derivative at 0 is infinite
+    return torch.where(w == 0, torch.zeros_like(w), x.sqrt())
 
 
 def l_half_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
@@ -171,7 +173,7 @@ def log_sum_slope(w: Tensor, n: Numbers, root: Root) -> Tensor:
 
 def log_sum_curvature(w: Tensor, n: Numbers) -> Tensor:
     a, _, c, _ = n
-    return -a * (w != 0) / (w.abs() + c) ** 2
+    return torch.where(w == 0, torch.zeros_like(w), -a / (w.abs() + c) ** 2)
 
 
 def huber(v: Tensor, t: Tensor, u: Tensor, strength: float, delta: float) -> Tensor:
@@ -186,7 +188,9 @@ def huber(v: Tensor, t: Tensor, u: Tensor, strength: float, delta: float) -> Ten
 
 def huber_terms(w: Tensor, n: Numbers) -> Tensor:
     delta, *_ = n
-    x = w.abs()
+    x = magnitude(
+        w
+    )  # whose derivative at 0 is not 0, as that of torch.abs is: the second one of w**2 / 2 is 1 there, too
     m = torch.where(x > delta, delta, x)
     return m * (x - 0.5 * m)
 

@@ -25,6 +25,7 @@ from regkernels.validation.options import (
 )
 from regkernels.validation.tensors import (
     WEIGHT_DTYPES,
+    check_memory,
     complex_parameter,
     gradient,
     l1_weight,
@@ -44,6 +45,7 @@ __all__ = [
     "WeightDecayMode",
     "betas",
     "bounds",
+    "check_memory",
     "complex_parameter",
     "decay_mode",
     "decay_rate",

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from regkernels import transforms
 from regkernels.reference.family import Shape
 from regkernels.table.hyper import as_float
 
@@ -30,6 +31,8 @@ def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> floa
         raise TypeError(f"{name} must be a real number, got a {value.dtype} tensor on {value.device}{where}")
     if not isinstance(value, (numbers.Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r}{where}")
+    if isinstance(value, Tensor) and transforms.unreadable(value):
+        return _hidden(name, value, where)
     if not wait and _out_of_sight(value):
         return 0.0
     number = as_float(value)  # type: ignore[arg-type]
@@ -38,9 +41,17 @@ def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> floa
     return number
 
 
+def _hidden(name: str, value: Tensor, where: str) -> float:
+    """Returns the smallest of the numbers that a tensor of torch.func stands for; raises unless all are finite. 0 for one whose value is not there."""
+    own = transforms.innermost(value)
+    if transforms.unreadable(own) or not own.is_cpu:
+        return 0.0
+    return min(finite(name, number, where) for number in own.detach().reshape(-1).tolist())
+
+
 def _out_of_sight(value: object) -> bool:
-    """Tells whether reading a value would make the host wait for a device."""
-    return isinstance(value, Tensor) and not value.is_cpu
+    """Tells whether reading a value would make the host wait for a device, or is not possible."""
+    return isinstance(value, Tensor) and (not value.is_cpu or transforms.unreadable(value))
 
 
 def may_be_positive(value: float | Tensor) -> bool:

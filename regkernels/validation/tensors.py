@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from regkernels import memory
+from regkernels import memory, transforms
 from regkernels.distributed import shards
 from regkernels.reference import RULES
 from regkernels.table.formats import Precision
@@ -29,6 +29,11 @@ def parameter(param: Tensor, name: str) -> None:
         raise TypeError(
             f"{name} is a {type(param).__name__}, which has no memory of its own to update; pass its local tensor"
         )
+    if transforms.is_wrapped(param):
+        raise TypeError(
+            f"{name} belongs to a transform of torch.func, where it stands for other tensors and has no memory to update; make "
+            "the optimizer of plain tensors, and its steps outside of the transform"
+        )
     if param.is_sparse or param.layout != torch.strided:
         raise TypeError(f"{name} has layout {param.layout}; only dense (torch.strided) parameters can be updated")
     if memory.overlaps_itself(param):
@@ -39,6 +44,16 @@ def parameter(param: Tensor, name: str) -> None:
     dtype = param.dtype.to_real() if param.is_complex() else param.dtype
     if dtype not in WEIGHT_DTYPES:
         raise TypeError(f"{name} has dtype {param.dtype}; allowed are float64, float32, float16, bfloat16 and complex")
+
+
+def check_memory(tensor: Tensor, name: str) -> None:
+    """Raises where a tensor's storage is smaller than what its shape, strides and offset reach."""
+    if not memory.has_memory(tensor):
+        raise RuntimeError(
+            f"{name} of shape {tuple(tensor.shape)} has no memory any more: its storage was resized to "
+            f"{tensor.untyped_storage().nbytes()} bytes, as wrappers do that shard or offload; let them bring it back before, or "
+            "pass a tensor of its own"
+        )
 
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
@@ -93,12 +108,15 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
             "torch.distributed.tensor.distribute_tensor(weight, param.device_mesh, param.placements), or detach() it"
         )
     weight = shards.held(weight)
+    if not transforms.hides(weight):
+        check_memory(weight, name)
     if weight.is_inference():
         raise ValueError(
             f"{name} was made under torch.inference_mode(), where changes leave no trace; pass a clone of it, or use "
             "torch.no_grad()"
         )
-    if weight.is_cpu and not bool((weight >= 0).all()):
+    weight = transforms.innermost(weight)
+    if weight.is_cpu and not transforms.unreadable(weight) and not bool((weight >= 0).all()):
         raise ValueError(f"{name} must be >= 0 everywhere (for {of}), got a minimum of {weight.min().item()}")
 
 
@@ -154,6 +172,11 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:
     """Raises where a gradient does not fit its parameter."""
+    if transforms.is_wrapped(grad):
+        raise RuntimeError(
+            f"the gradient of {name} belongs to a transform of torch.func, where it stands for other tensors and has no memory; "
+            "return gradients from the transform, and make the step outside of it"
+        )
     if shards.is_dtensor(grad) != shards.is_dtensor(param) or (
         shards.is_dtensor(param) and grad.device_mesh != param.device_mesh  # type: ignore[attr-defined]
     ):

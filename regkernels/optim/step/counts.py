@@ -17,12 +17,12 @@ class HostCounts:
 
     def __init__(self, entries: Sequence[Entry], *, keep: bool) -> None:
         """Takes over the counts of entries. ``keep``: whoever holds the tensor of one goes on seeing it, where that is possible."""
-        dtype = _dtype()
-        self._steps = torch.tensor(_values(entries), dtype=dtype, device="cpu")
+        wanted = dtype()
+        self._steps = torch.tensor(_values(entries), dtype=wanted, device="cpu")
         self._expected = self._steps.clone()
         for entry, step in zip(entries, self._steps.unbind(), strict=True):
             old = entry.state.get("step")
-            if keep and isinstance(old, Tensor) and old.dtype == dtype and old.dim() == 0 and old.is_cpu:
+            if keep and isinstance(old, Tensor) and old.dtype == wanted and old.dim() == 0 and old.is_cpu:
                 old.set_(step.untyped_storage(), step.storage_offset(), (), ())
             else:
                 entry.state["step"] = step
@@ -63,7 +63,7 @@ class DeviceCounts:
         places = [self._find(entry) for entry in entries]
         new = [entry for entry, place in zip(entries, places, strict=True) if place is None]
         if new:
-            values = torch.tensor(_values(new), dtype=_dtype(), device="cpu")
+            values = torch.tensor(_values(new), dtype=dtype(), device="cpu")
             self._blocks.append(upload(values.numpy(), device))
             for entry, step in zip(new, self._blocks[-1].unbind(), strict=True):
                 entry.state["step"] = step
@@ -134,7 +134,8 @@ class DeviceCounts:
 Counts = HostCounts | DeviceCounts
 
 
-def _dtype() -> torch.dtype:
+def dtype() -> torch.dtype:
+    """Returns the type of a count: torch's."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 

@@ -15,7 +15,7 @@ from regkernels.optim import penalty_keys
 from regkernels.optim.options import Checked, Options
 from regkernels.optim.penalty_keys import Method
 from regkernels.optim.stats import Stats
-from regkernels.optim.step import exchange, graphs, norms
+from regkernels.optim.step import exchange, fake, graphs, norms
 from regkernels.optim.step.exchange import Exchange
 from regkernels.optim.step.plan import Plan
 from regkernels.optim.step.protocol import Row, Rules
@@ -163,12 +163,16 @@ class Stepper:
     ) -> tuple[list[Plan], Scaling] | None:
         """Returns a plan per device, and the scaling with what had to be known before they could be built.
 
-        None where the step is left out and would have to create states first.
+        None where the step is left out and would have to create states first, or where nothing has values.
         """
         check = not self.trust.holds
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
         ):
+            if fake.is_fake(groups):
+                fake.step(groups, self._methods, self.options, state, counts_steps=rules._counts_steps)
+                self._totals = None
+                return None
             plans = self._new_plans(groups, state, described)
             scaling = exchange.before_building(scaling, self.options, self._exchange, described, plans)
             if scaling.skips:
