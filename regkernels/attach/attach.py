@@ -84,7 +84,8 @@ def attach_prox(
         handle.check_group(filled, index, wait=True)
         if asks(filled):
             for position, param in enumerate(group["params"]):
-                check_parameter(param, parameter_name(group, index, position))
+                if validation.is_trained(param):
+                    check_parameter(param, parameter_name(group, index, position))
     handle.attach(optimizer)
     return handle
 

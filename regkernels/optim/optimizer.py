@@ -15,6 +15,7 @@ from regkernels.flat import Owners
 from regkernels.optim import misspelt, penalty_keys
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
+from regkernels.optim.checkpoint.memory import check_memory_of_states
 from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.options import Common, Options
 from regkernels.optim.penalty_keys import Penalties
@@ -122,6 +123,8 @@ class Optimizer(Contract):
         try:
             validation.unique_parameters(self.param_groups)
             for position, param in enumerate(self.param_groups[index]["params"]):
+                if not validation.is_trained(param):
+                    continue
                 name = f"parameter {position} of param group {index}"
                 validation.parameter(param, name)
                 validation.precision(self._stepper.options.precision, param, name)
@@ -145,6 +148,7 @@ class Optimizer(Contract):
         incoming: dict[str, Any] = {}
 
         def prepare(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            check_memory_of_states(state_dict)
             check_state_dict(self, self.param_groups, state_dict)
             state_dict = spread_states(state_dict, self.param_groups)
             incoming.update(state_dict)
