@@ -55,15 +55,13 @@ bool is_plain(PyObject* tensor) {
     return reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == plain;
 }
 
-// The memory that this rank has of a tensor: of a torch.distributed.tensor.DTensor its local tensor. None where that is
-// no plain tensor, such as one that has yet to arrive.
-py::object held(PyObject* tensor, bool spread) {
-    if (!spread) return py::reinterpret_borrow<py::object>(tensor);
+// What this rank has of a torch.distributed.tensor.DTensor. Nothing where that is no plain tensor, such as one that has
+// yet to arrive.
+py::object local_tensor(PyObject* tensor) {
     static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
     py::object local = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
     if (!local) PyErr_Clear();  // a gradient that is no DTensor
-    if (!local || !is_plain(local.ptr())) return py::none();
-    return local;
+    return local && is_plain(local.ptr()) ? local : py::object();
 }
 
 // Whether there is memory behind a tensor's elements, of which there are some.
@@ -105,8 +103,8 @@ Roster::Roster(py::capsule exchange_api, py::tuple parameters, const std::vector
                 entry.mesh = attribute(spec.ptr(), kMesh);
             }
             DLTensor tensor;
-            const py::object memory = held(parameter, entry.mode == kSpread);
-            if (!view(memory.ptr(), &tensor)) throw py::error_already_set();
+            const py::object local = entry.mode == kSpread ? local_tensor(parameter) : py::object();
+            if (!view(local ? local.ptr() : parameter, &tensor)) throw py::error_already_set();
             entry.data = tensor.data;
             entry.device = tensor.device;
             entry.dtype = tensor.dtype;
@@ -134,20 +132,24 @@ Roster::Roster(py::capsule exchange_api, py::tuple parameters, const std::vector
 }
 
 // torch negates some tensors lazily, by a mark that DLPack does not tell. Asking costs more than all the rest, as torch
-// lets go of the interpreter lock for the answer, so a gradient that stays is asked once. The dictionary of its
-// attributes tells a tensor that stayed from a new one at the same address, and keeps no gradient alive. A weak
-// reference would do so, too, but torch.utils.swap_tensors, and with it module.to(), refuses tensors that have one.
+// lets go of the interpreter lock for the answer, so a gradient that stays is asked twice and then no more. The
+// dictionary of its attributes tells a tensor that stayed from a new one at the same address, and keeps no gradient
+// alive. A weak reference would do so, too, but torch.utils.swap_tensors, and with it module.to(), refuses tensors that
+// have one.
 bool Roster::is_negated(Entry& entry, PyObject* gradient) {
-    py::object attributes = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(gradient, nullptr));
-    if (!attributes) PyErr_Clear();  // it has none: it is asked each time
-    if (attributes && gradient == entry.known && attributes.is(entry.attributes)) return false;
+    // Where the question runs somebody else's code, it is put once.
+    const bool again = gradient == entry.known || !is_plain(gradient);
+    if (gradient == entry.known && entry.attributes) {
+        PyObject** attributes = _PyObject_GetDictPtr(gradient);
+        if (attributes && *attributes == entry.attributes.ptr()) return false;
+    }
     static PyObject* const name = PyUnicode_InternFromString("is_neg");
     interrupted_ |= !is_plain(gradient);
-    const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(gradient, name));
-    if (!answer) throw py::error_already_set();
+    const py::object answer = owned(PyObject_CallMethodNoArgs(gradient, name));
     if (answer.ptr() != Py_False) return true;
     entry.known = gradient;
-    entry.attributes = std::move(attributes);
+    entry.attributes = py::reinterpret_steal<py::object>(again ? PyObject_GenericGetDict(gradient, nullptr) : nullptr);
+    if (again && !entry.attributes) PyErr_Clear();  // it has none: it is asked each time
     return false;
 }
 
@@ -241,11 +243,14 @@ int Roster::walk(const py::list& groups, int64_t* addresses, int64_t stride) {
             }
             const bool spread = entry.mode == kSpread;
             if (spread && !is_spread_alike(entry, grad.ptr())) return kRebuild;
-            if (spread) grad = held(grad.ptr(), spread);
-            const py::object weight = held(entry.parameter, spread);
-            if (weight.is_none() || grad.is_none()) return kRebuild;
+            py::object weight;
+            if (spread) {
+                weight = local_tensor(entry.parameter);
+                grad = local_tensor(grad.ptr());
+                if (!weight || !grad) return kRebuild;
+            }
             DLTensor tensor;
-            if (!view(weight.ptr(), &tensor)) throw py::error_already_set();
+            if (!view(spread ? weight.ptr() : entry.parameter, &tensor)) throw py::error_already_set();
             if (tensor.data != entry.data || !matches(entry, tensor)) return kRebuild;
             if (entry.numel && !tensor.data) return kRebuild;  // freed before the table was made
             if (!view(grad.ptr(), &tensor)) {

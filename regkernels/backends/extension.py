@@ -134,12 +134,16 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
 
 def _objects_behind(param: Tensor) -> list[int]:
     """Returns addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
-    grad = param if param.grad is None else param.grad
+    grad = param.grad
     return [
         address
-        for tensor in (param, grad)
-        for address in (id(tensor), getattr(tensor, "_cdata", 0), _storage_behind(tensor))
+        for tensor in (param, param if grad is None else grad)
+        for address in (id(tensor) - _HEADER, getattr(tensor, "_cdata", 0), _storage_behind(tensor))
     ]
+
+
+_HEADER = 64
+"""Bytes before an object in which Python keeps what belongs to it; a line of the cache."""
 
 
 def _storage_behind(tensor: Tensor) -> int:

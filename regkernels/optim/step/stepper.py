@@ -62,6 +62,10 @@ class Stepper:
 
     def forget(self) -> None:
         """Begins anew, as after loading: states move into flat buffers with the next step."""
+        with self._lock:  # a step of another thread goes on with what it has
+            self._forget()
+
+    def _forget(self) -> None:
         self.plans: list[Plan] = []
         self._replaced: dict[torch.device, Plan] = {}
         self._move_states = not self._is_part

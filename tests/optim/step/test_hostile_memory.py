@@ -59,7 +59,10 @@ FREED: dict[str, tuple[Callable[[list[nn.Parameter], Any], None], str]] = {
     "weight": (lambda p, o: _free(p[1]), "parameter 1 of param group 0, of shape"),
     "gradient": (lambda p, o: _free(p[1].grad), "the gradient of parameter 1 of param group 0, of shape"),
     "view of a gradient": (lambda p, o: _view_of_freed(p[1]), "the gradient of parameter 1 of param group 0"),
-    "state": (lambda p, o: _free(o.state[p[1]]["exp_avg_sq"]), "the state 'exp_avg(_sq)?' of parameter . of param group 0"),
+    "state": (
+        lambda p, o: _free(o.state[p[1]]["exp_avg_sq"]),
+        "the state 'exp_avg(_sq)?' of parameter . of param group 0",
+    ),
     "step": (lambda p, o: _free(o.state[p[1]]["step"]), "the state 'step' of parameter . of param group 0"),
     "l1_weights": (lambda p, o: _free(o.param_groups[0]["l1_weights"][1]), r"l1_weights\[1\], of shape"),
 }
@@ -190,7 +193,9 @@ def test_a_wrapper_without_memory_is_refused(what: str) -> None:
     params, optimizer = _trained()
     before = [param.detach().clone() for param in params]
     WRAPPED[what](params, optimizer)
-    with pytest.raises(TypeError, match=f"{what} of param group 0 is a Wrapper that has no memory of its own: pass the plain"):
+    with pytest.raises(
+        TypeError, match=f"{what} of param group 0 is a Wrapper that has no memory of its own: pass the plain"
+    ):
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
 
@@ -260,7 +265,9 @@ def test_a_learning_rate_that_drops_the_gradients_drops_them_after_the_step(stri
             if asked == 2:  # first it is checked, before the step looks at gradients
                 for param in params:
                     param.grad = None
-                elsewhere.append([torch.full((count,), torch.nan) for _ in range(8)])  # in their memory, if that is free
+                elsewhere.append(
+                    [torch.full((count,), torch.nan) for _ in range(8)]
+                )  # in their memory, if that is free
             return super().item()
 
     def made() -> list[nn.Parameter]:
@@ -319,7 +326,11 @@ def test_closures_and_hooks_may_step() -> None:
 
 
 def _strided() -> tuple[list[nn.Parameter], optim.SGD]:
-    params = [nn.Parameter(torch.ones(SIZE, 2)[:, 0]), nn.Parameter(torch.ones(SIZE, 2)[:, 0]), nn.Parameter(torch.ones(3))]
+    params = [
+        nn.Parameter(torch.ones(SIZE, 2)[:, 0]),
+        nn.Parameter(torch.ones(SIZE, 2)[:, 0]),
+        nn.Parameter(torch.ones(3)),
+    ]
     optimizer = optim.SGD(params, lr=0.1)
     for param in params:
         param.grad = torch.ones_like(param)
