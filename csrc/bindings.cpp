@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "parallel.h"
 #include "roster.h"
+#include "threads.h"
 
 namespace py = pybind11;
 using namespace regkernels;
@@ -167,13 +168,17 @@ PYBIND11_MODULE(_C, m) {
         py::arg("runs"), py::arg("count"));
 
     py::class_<Roster>(m, "Roster")
-        .def(py::init<py::capsule, py::list, const std::vector<int>&, const std::vector<int64_t>&,
+        .def(py::init<py::capsule, py::tuple, const std::vector<int>&, const std::vector<int64_t>&,
                       std::vector<int64_t>>(),
              py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"), py::arg("hints"))
-        .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"));
+        .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"))
+        .def("gradients", &Roster::gradients)
+        .def("release", &Roster::release);
 
     m.def("layout", &layout);
     m.def("num_threads", &num_threads);
+    m.def("end_waiting_threads", &end_waiting_threads);
+    m.def("use_one_thread", &use_one_thread);
     m.def("isa", [] { return std::string(active_kernels().name); });
     m.def("set_isa", &set_isa, py::arg("name"));
     m.def("available_isas", &available_isas);

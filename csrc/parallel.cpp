@@ -30,7 +30,7 @@ struct SharedTask {
     int64_t work;
 };
 
-constexpr int64_t kNumbersOfWave = 1 << 21;
+constexpr size_t kNumbersOfWave = 1 << 21;
 constexpr int64_t kNumbersPerGroup = 4;  // beside the sums of each piece
 constexpr int64_t kGroupsPerTask = 1024;
 
@@ -49,62 +49,106 @@ void push_tiles(std::vector<SharedTask>& tasks, int64_t part, const GroupWork& w
     }
 }
 
-void run_wave(const Kernels& kernels, const Segment* segments, Wave& wave, const Hyper* rows, Sums* totals) {
-    std::vector<double> numbers(wave.numbers);
-    std::vector<SharedTask> tiles, ranges;
-    double* next = numbers.data();
-    for (size_t part = 0; part < wave.works.size(); ++part) {
-        GroupWork& work = wave.works[part];
-        const GroupLayout layout(segments[wave.items[part]]);
-        const int64_t groups = work.end - work.begin, pieces = layout.blocks * layout.pieces;
-        for (double** list : {&work.shared, &work.kept, &work.factor, &work.divisor}) {
-            *list = next;
-            next += groups;
-        }
-        work.partial = next;
-        next += groups * pieces * kSumsOfGroup;
-        push_tiles(tiles, static_cast<int64_t>(part), work, layout);
-        for (int64_t begin = work.begin; begin < work.end; begin += kGroupsPerTask) {
-            const int64_t end = std::min(begin + kGroupsPerTask, work.end);
-            ranges.push_back({static_cast<int64_t>(part), {0, 0, begin, end, 0, 0, 0}, (end - begin) * pieces});
-        }
-    }
-    for (const GroupStage stage : {kObserve, kShare, kPropose, kShrinkGroups, kWrite, kCount}) {
-        if (stage == kCount && !totals) break;
-        const bool by_tiles = stage == kObserve || stage == kPropose || stage == kWrite;
-        const std::vector<SharedTask>& tasks = by_tiles ? tiles : ranges;
-        std::vector<Sums> partials(totals ? tasks.size() : 0);
-        for_chunks(tasks, [&](int64_t i, const SharedTask& task) {
-            const Segment& segment = segments[wave.items[task.part]];
-            kernels.of[Kind(segment.kind).dtype].update_groups(stage, segment, task.tile, rows[segment.row],
-                                                               &wave.works[task.part], totals ? &partials[i] : nullptr);
-        });
-        for (size_t i = 0; i < partials.size(); ++i)
-            add(totals[segments[wave.items[tasks[i].part]].total], partials[i]);
-    }
+int64_t tiles_of(const GroupWork& work, const GroupLayout& layout) {
+    return layout.blocks * layout.pieces * ceil_divide(work.end - work.begin, layout.strip());
 }
 
-// Groups that are too large for one task: each pass over them is a parallel region of its own.
-void update_large_groups(const Kernels& kernels, const Segment* segments, const std::vector<int64_t>& items,
-                         const Hyper* rows, Sums* totals) {
-    Wave wave;
-    for (const int64_t item : items) {
-        const GroupLayout layout(segments[item]);
-        const int64_t of_group = layout.blocks * layout.pieces * kSumsOfGroup + kNumbersPerGroup;
-        const int64_t step = std::max<int64_t>(kNumbersOfWave / of_group, 1);
-        for (int64_t begin = 0; begin < layout.groups; begin += step) {
-            const int64_t end = std::min(begin + step, layout.groups);
-            if (wave.numbers > 0 && wave.numbers + (end - begin) * of_group > kNumbersOfWave) {
-                run_wave(kernels, segments, wave, rows, totals);
-                wave = {};
+// Groups that are too large for one task: each pass over them is a parallel region of its own. Everything that they
+// take is allocated when this is made: once something has been written, nothing may fail.
+class LargeGroups {
+  public:
+    LargeGroups(const Segment* segments, const std::vector<int64_t>& items, bool with_sums)
+        : segments_(segments), with_sums_(with_sums) {
+        if (items.empty()) return;
+        waves_.emplace_back();
+        for (const int64_t item : items) {
+            const GroupLayout layout(segments[item]);
+            const int64_t of_group = layout.blocks * layout.pieces * kSumsOfGroup + kNumbersPerGroup;
+            const int64_t step = std::max<int64_t>(int64_t{kNumbersOfWave} / of_group, 1);
+            for (int64_t begin = 0; begin < layout.groups; begin += step) {
+                const int64_t end = std::min(begin + step, layout.groups);
+                const auto numbers = static_cast<size_t>((end - begin) * of_group);
+                if (waves_.back().numbers > 0 && waves_.back().numbers + numbers > kNumbersOfWave)
+                    waves_.emplace_back();
+                waves_.back().items.push_back(item);
+                waves_.back().works.push_back({begin, end, nullptr, nullptr, nullptr, nullptr, nullptr});
+                waves_.back().numbers += numbers;
             }
-            wave.items.push_back(item);
-            wave.works.push_back({begin, end, nullptr, nullptr, nullptr, nullptr, nullptr});
-            wave.numbers += static_cast<size_t>((end - begin) * of_group);
+        }
+        size_t numbers = 0;
+        int64_t tiles = 0, ranges = 0;
+        for (const Wave& wave : waves_) {
+            int64_t own_tiles = 0, own_ranges = 0;
+            for (size_t part = 0; part < wave.works.size(); ++part) {
+                const GroupWork& work = wave.works[part];
+                own_tiles += tiles_of(work, GroupLayout(segments[wave.items[part]]));
+                own_ranges += ceil_divide(work.end - work.begin, kGroupsPerTask);
+            }
+            numbers = std::max(numbers, wave.numbers);
+            tiles = std::max(tiles, own_tiles);
+            ranges = std::max(ranges, own_ranges);
+        }
+        numbers_.resize(numbers);
+        tiles_.reserve(static_cast<size_t>(tiles));
+        ranges_.reserve(static_cast<size_t>(ranges));
+        if (with_sums) partials_.resize(static_cast<size_t>(std::max(tiles, ranges)));
+    }
+
+    void update(const Kernels& kernels, const Hyper* rows, Sums* totals, Starts& starts) {
+        for (Wave& wave : waves_) {
+            lay_out(wave);
+            for (const GroupStage stage : {kObserve, kShare, kPropose, kShrinkGroups, kWrite, kCount}) {
+                if (stage == kCount && !with_sums_) break;
+                const bool by_tiles = stage == kObserve || stage == kPropose || stage == kWrite;
+                const std::vector<SharedTask>& tasks = by_tiles ? tiles_ : ranges_;
+                std::fill(partials_.begin(), partials_.end(), Sums{});
+                for_chunks(
+                    tasks,
+                    [&](int64_t i, const SharedTask& task) {
+                        const Segment& segment = segments_[wave.items[task.part]];
+                        kernels.of[Kind(segment.kind).dtype].update_groups(stage, segment, task.tile, rows[segment.row],
+                                                                           &wave.works[task.part],
+                                                                           with_sums_ ? &partials_[i] : nullptr);
+                    },
+                    starts);
+                for (size_t i = 0; with_sums_ && i < tasks.size(); ++i)
+                    add(totals[segments_[wave.items[tasks[i].part]].total], partials_[i]);
+            }
         }
     }
-    if (wave.numbers > 0) run_wave(kernels, segments, wave, rows, totals);
-}
+
+  private:
+    // Gives the groups of a wave their numbers, and cuts them into tasks.
+    void lay_out(Wave& wave) {
+        std::fill(numbers_.begin(), numbers_.end(), 0.0);
+        tiles_.clear();
+        ranges_.clear();
+        double* next = numbers_.data();
+        for (size_t part = 0; part < wave.works.size(); ++part) {
+            GroupWork& work = wave.works[part];
+            const GroupLayout layout(segments_[wave.items[part]]);
+            const int64_t groups = work.end - work.begin, pieces = layout.blocks * layout.pieces;
+            for (double** list : {&work.shared, &work.kept, &work.factor, &work.divisor}) {
+                *list = next;
+                next += groups;
+            }
+            work.partial = next;
+            next += groups * pieces * kSumsOfGroup;
+            push_tiles(tiles_, static_cast<int64_t>(part), work, layout);
+            for (int64_t begin = work.begin; begin < work.end; begin += kGroupsPerTask) {
+                const int64_t end = std::min(begin + kGroupsPerTask, work.end);
+                ranges_.push_back({static_cast<int64_t>(part), {0, 0, begin, end, 0, 0, 0}, (end - begin) * pieces});
+            }
+        }
+    }
+
+    const Segment* segments_;
+    bool with_sums_;
+    std::vector<Wave> waves_;
+    std::vector<double> numbers_;
+    std::vector<SharedTask> tiles_, ranges_;
+    std::vector<Sums> partials_;
+};
 
 }  // namespace
 
@@ -130,23 +174,29 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
             }
         }
     }
+    // Nothing is allocated from the first write on: a step that fails must not have updated a part of the weights.
     std::vector<Sums> partials(totals ? chunks.size() : 0);
-    for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
-        const Segment& segment = segments[chunk.item];
-        const Kind kind(segment.kind);
-        if (kind.penalty == kGroup) {
-            const Tile tile = {0, 0, chunk.begin, chunk.end, 0, 0, 0};
-            kernels.of[kind.dtype].update_groups(kWhole, segment, tile, rows[segment.row], nullptr,
-                                                 totals ? &partials[i] : nullptr);
-            return;
-        }
-        kernels.of[kind.dtype].update(segment, kind, chunk.begin, chunk.end, rows[segment.row],
-                                      totals ? &partials[i] : nullptr);
-    });
+    LargeGroups large(segments, shared, totals != nullptr);
+    Starts starts;
+    for_chunks(
+        chunks,
+        [&](int64_t i, const Chunk& chunk) {
+            const Segment& segment = segments[chunk.item];
+            const Kind kind(segment.kind);
+            if (kind.penalty == kGroup) {
+                const Tile tile = {0, 0, chunk.begin, chunk.end, 0, 0, 0};
+                kernels.of[kind.dtype].update_groups(kWhole, segment, tile, rows[segment.row], nullptr,
+                                                     totals ? &partials[i] : nullptr);
+                return;
+            }
+            kernels.of[kind.dtype].update(segment, kind, chunk.begin, chunk.end, rows[segment.row],
+                                          totals ? &partials[i] : nullptr);
+        },
+        starts);
     for (size_t i = 0; i < partials.size(); ++i) {
         add(totals[segments[chunks[i].item].total], partials[i]);
     }
-    update_large_groups(kernels, segments, shared, rows, totals);
+    large.update(kernels, rows, totals, starts);
 }
 
 Sums reduce(const Kernels& kernels, const Run* runs, int64_t count) {
@@ -184,14 +234,6 @@ void proximal(const Kernels& kernels, const Segment* segments, int64_t count, co
         const Segment& segment = segments[chunk.item];
         kernels.of[ProximalKind(segment.kind).dtype].proximal(segment, chunk.begin, chunk.end, rows[segment.row]);
     });
-}
-
-int num_threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
 }
 
 }  // namespace regkernels

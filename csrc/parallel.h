@@ -23,7 +23,4 @@ void weighted_slope(const Kernels&, const WeightedRun*, int64_t runs, double sca
 std::vector<double> group_norms(const Kernels&, const GroupRun*, int64_t runs);
 void group_scale(const Kernels&, const GroupRun*, int64_t runs);
 
-// Threads that the next region would use, as set by torch.set_num_threads.
-int num_threads();
-
 }  // namespace regkernels

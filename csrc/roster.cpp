@@ -1,5 +1,6 @@
 #include "roster.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -11,16 +12,9 @@ namespace {
 constexpr size_t kPrefetchDistance = 6;
 constexpr int kLinesPerObject = 4;
 
-bool refers_to(PyObject* weak, PyObject* object) {
-#if PY_VERSION_HEX >= 0x030d0000
-    PyObject* found = nullptr;
-    if (PyWeakref_GetRef(weak, &found) < 0) throw py::error_already_set();
-    Py_XDECREF(found);  // only compared; `object` holds a reference of its own
-    return found == object;
-#else
-    return PyWeakref_GET_OBJECT(weak) == object;
-#endif
-}
+// Memory that was freed has address 0, of a view into it the offset of its first element. That may be where memory is,
+// too, so somebody has to be asked.
+constexpr uintptr_t kSuspicious = uintptr_t{1} << 32;
 
 // A tensor is spread over half a dozen heap objects, and a training step leaves none of them in the caches: following
 // the pointers one by one would take four times as long as the check itself. A hint that is out of date does no harm.
@@ -31,10 +25,18 @@ __attribute__((always_inline)) inline void prefetch_objects(const int64_t* hints
             __builtin_prefetch(reinterpret_cast<const void*>(hints[hint] + line * 64));
 }
 
-py::object attribute(PyObject* object, PyObject* name) {
-    py::object found = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, name));
+py::object owned(PyObject* found) {
     if (!found) throw py::error_already_set();
-    return found;
+    return py::reinterpret_steal<py::object>(found);
+}
+
+py::object attribute(PyObject* object, PyObject* name) { return owned(PyObject_GetAttr(object, name)); }
+
+// What makes `grad` of the tensors of a class; nothing where that has none.
+py::object grad_of(PyTypeObject* type) {
+    PyObject* found = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "grad");
+    if (!found) PyErr_Clear();
+    return py::reinterpret_steal<py::object>(found);
 }
 
 PyObject* const kSpec = PyUnicode_InternFromString("_spec");
@@ -47,21 +49,32 @@ bool are_equal(const py::object& a, const py::object& b) {
     return answer != 0;
 }
 
-// The memory that this rank has of a tensor: of a torch.distributed.tensor.DTensor its local tensor. None where that is
-// no plain tensor, such as one that has yet to arrive.
-py::object held(PyObject* tensor, bool spread) {
-    if (!spread) return py::reinterpret_borrow<py::object>(tensor);
-    static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
+// Whether it is of torch's own class, whose methods are torch's.
+bool is_plain(PyObject* tensor) {
     static PyObject* const plain = PyObject_GetAttrString(PyImport_AddModule("torch"), "Tensor");
+    return reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == plain;
+}
+
+// What this rank has of a torch.distributed.tensor.DTensor. Nothing where that is no plain tensor, such as one that has
+// yet to arrive.
+py::object local_tensor(PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
     py::object local = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
     if (!local) PyErr_Clear();  // a gradient that is no DTensor
-    if (!local || reinterpret_cast<PyObject*>(Py_TYPE(local.ptr())) != plain) return py::none();
-    return local;
+    return local && is_plain(local.ptr()) ? local : py::object();
+}
+
+// Whether there is memory behind a tensor's elements, of which there are some.
+bool has_memory(PyObject* tensor, const void* data) {
+    if (reinterpret_cast<uintptr_t>(data) >= kSuspicious) return true;
+    if (!data) return false;
+    const py::object storage = py::handle(tensor).attr("untyped_storage")();
+    return storage.attr("nbytes")().cast<int64_t>() > 0;
 }
 
 }  // namespace
 
-Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<int>& modes,
+Roster::Roster(py::capsule exchange_api, py::tuple parameters, const std::vector<int>& modes,
                const std::vector<int64_t>& slots, std::vector<int64_t> hints)
     : parameters_(parameters),
       api_(static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"))),
@@ -76,7 +89,7 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
     hints_per_entry_ = parameters.size() ? hints_.size() / parameters.size() : 0;
     entries_.reserve(parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
-        PyObject* parameter = PyList_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
+        PyObject* parameter = PyTuple_GET_ITEM(parameters_.ptr(), static_cast<Py_ssize_t>(i));
         Entry entry{};
         entry.parameter = parameter;
         entry.mode = static_cast<Mode>(modes[i]);
@@ -90,8 +103,8 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
                 entry.mesh = attribute(spec.ptr(), kMesh);
             }
             DLTensor tensor;
-            const py::object memory = held(parameter, entry.mode == kSpread);
-            if (!view(memory.ptr(), &tensor)) throw py::error_already_set();
+            const py::object local = entry.mode == kSpread ? local_tensor(parameter) : py::object();
+            if (!view(local ? local.ptr() : parameter, &tensor)) throw py::error_already_set();
             entry.data = tensor.data;
             entry.device = tensor.device;
             entry.dtype = tensor.dtype;
@@ -100,15 +113,15 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
             layouts_.insert(layouts_.end(), tensor.shape, tensor.shape + tensor.ndim);
             layouts_.insert(layouts_.end(), tensor.strides, tensor.strides + tensor.ndim);
         }
+        if (entry.mode != kWithoutState && static_cast<size_t>(entry.slot) >= held_.size())
+            held_.resize(static_cast<size_t>(entry.slot) + 1);
         entries_.push_back(std::move(entry));
     }
 
     // `p.grad` is a slot of the C type: called directly it spares the attribute lookup, a fifth of the whole check.
     if (!entries_.empty()) {
         PyTypeObject* type = Py_TYPE(entries_[0].parameter);
-        py::object descriptor =
-            py::reinterpret_steal<py::object>(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "grad"));
-        if (!descriptor) PyErr_Clear();
+        const py::object descriptor = grad_of(type);
         if (descriptor && Py_TYPE(descriptor.ptr()) == &PyGetSetDescr_Type) {
             auto* slot = reinterpret_cast<PyGetSetDescrObject*>(descriptor.ptr())->d_getset;
             getter_type_ = type;
@@ -119,16 +132,24 @@ Roster::Roster(py::capsule exchange_api, py::list parameters, const std::vector<
 }
 
 // torch negates some tensors lazily, by a mark that DLPack does not tell. Asking costs more than all the rest, as torch
-// lets go of the interpreter lock for the answer, so a gradient that stays is asked once. A weak reference tells a
-// tensor that stayed from a new one at the same address, and keeps no gradient alive.
+// lets go of the interpreter lock for the answer, so a gradient that stays is asked twice and then no more. The
+// dictionary of its attributes tells a tensor that stayed from a new one at the same address, and keeps no gradient
+// alive. A weak reference would do so, too, but torch.utils.swap_tensors, and with it module.to(), refuses tensors that
+// have one.
 bool Roster::is_negated(Entry& entry, PyObject* gradient) {
-    if (entry.known && refers_to(entry.known.ptr(), gradient)) return false;
+    // Where the question runs somebody else's code, it is put once.
+    const bool again = gradient == entry.known || !is_plain(gradient);
+    if (gradient == entry.known && entry.attributes) {
+        PyObject** attributes = _PyObject_GetDictPtr(gradient);
+        if (attributes && *attributes == entry.attributes.ptr()) return false;
+    }
     static PyObject* const name = PyUnicode_InternFromString("is_neg");
-    const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(gradient, name));
-    if (!answer) throw py::error_already_set();
+    interrupted_ |= !is_plain(gradient);
+    const py::object answer = owned(PyObject_CallMethodNoArgs(gradient, name));
     if (answer.ptr() != Py_False) return true;
-    entry.known = py::reinterpret_steal<py::object>(PyWeakref_NewRef(gradient, nullptr));
-    if (!entry.known) throw py::error_already_set();
+    entry.known = gradient;
+    entry.attributes = py::reinterpret_steal<py::object>(again ? PyObject_GenericGetDict(gradient, nullptr) : nullptr);
+    if (again && !entry.attributes) PyErr_Clear();  // it has none: it is asked each time
     return false;
 }
 
@@ -165,61 +186,98 @@ bool Roster::matches(const Entry& entry, const DLTensor& tensor) const {
     return true;
 }
 
-PyObject* Roster::gradient(PyObject* parameter) const {
-    if (Py_TYPE(parameter) == getter_type_) return getter_(parameter, getter_closure_);
-    return PyObject_GetAttrString(parameter, "grad");
+py::object Roster::gradient(PyObject* parameter) {
+    PyTypeObject* type = Py_TYPE(parameter);
+    if (type == getter_type_) return owned(getter_(parameter, getter_closure_));
+    // Of another class: most have torch's own `grad`, which runs nothing of anybody else's.
+    interrupted_ |= !getter_type_ || !grad_of(type).is(grad_of(getter_type_));
+    return owned(PyObject_GetAttrString(parameter, "grad"));
 }
 
 int Roster::refresh(const py::list& groups, int64_t column, int64_t stride) {
     auto* addresses = reinterpret_cast<int64_t*>(column);
+    try {
+        interrupted_ = false;
+        int answer = walk(groups, addresses, stride);
+        // What subclasses do when they are asked may have changed what was looked at before. They are asked once.
+        if (interrupted_ && answer != kRebuild) answer = std::max(answer, walk(groups, addresses, stride));
+        if (answer == kRebuild) release();
+        return answer;
+    } catch (...) {
+        release();
+        throw;
+    }
+}
+
+int Roster::walk(const py::list& groups, int64_t* addresses, int64_t stride) {
     bool moved = false;
     size_t next = 0;
     for (py::handle group : groups) {
         if (!PyList_Check(group.ptr())) return kRebuild;
-        const Py_ssize_t count = PyList_GET_SIZE(group.ptr());
-        for (Py_ssize_t i = 0; i < count; ++i, ++next) {
+        // Looking at a tensor may run anything, which may change the list: its length is taken anew each time, and its
+        // items are only compared.
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(group.ptr()); ++i, ++next) {
             if (next == entries_.size()) return kRebuild;
             const size_t ahead = next + kPrefetchDistance;
             if (ahead < entries_.size()) prefetch_objects(&hints_[ahead * hints_per_entry_], hints_per_entry_);
             Entry& entry = entries_[next];
             if (PyList_GET_ITEM(group.ptr(), i) != entry.parameter) return kRebuild;
-            py::object grad = py::reinterpret_steal<py::object>(gradient(entry.parameter));
-            if (!grad) throw py::error_already_set();
+            py::object grad = gradient(entry.parameter);
             const bool none = grad.is_none();
             if (entry.mode == kWithoutState) {
                 if (!none) return kRebuild;
                 continue;
             }
             int64_t& address = addresses[entry.slot * stride];
+            py::object& kept = held_[static_cast<size_t>(entry.slot)];
             if (none) {
                 moved |= address != 0;
                 address = 0;
+                kept = py::object();
                 continue;
             }
             if (entry.mode == kStaged) {
                 if (address == 0) return kRebuild;  // the address of its staging buffer was dropped with the gradient
+                kept = std::move(grad);
                 continue;
             }
             const bool spread = entry.mode == kSpread;
             if (spread && !is_spread_alike(entry, grad.ptr())) return kRebuild;
-            const py::object weight = held(entry.parameter, spread), gradient = held(grad.ptr(), spread);
-            if (weight.is_none() || gradient.is_none()) return kRebuild;
+            py::object weight;
+            if (spread) {
+                weight = local_tensor(entry.parameter);
+                grad = local_tensor(grad.ptr());
+                if (!weight || !grad) return kRebuild;
+            }
             DLTensor tensor;
-            if (!view(weight.ptr(), &tensor)) throw py::error_already_set();
+            if (!view(spread ? weight.ptr() : entry.parameter, &tensor)) throw py::error_already_set();
             if (tensor.data != entry.data || !matches(entry, tensor)) return kRebuild;
-            if (!view(gradient.ptr(), &tensor)) {
+            if (entry.numel && !tensor.data) return kRebuild;  // freed before the table was made
+            if (!view(grad.ptr(), &tensor)) {
                 PyErr_Clear();  // sparse or otherwise without an address: Python says what is wrong with it
                 return kRebuild;
             }
-            if (!matches(entry, tensor) || is_negated(entry, gradient.ptr())) return kRebuild;
+            if (!matches(entry, tensor) || is_negated(entry, grad.ptr())) return kRebuild;
+            if (entry.numel && !has_memory(grad.ptr(), tensor.data)) return kRebuild;  // freed: Python says so
             // An empty tensor has no address, but its gradient is there: 0 would say that it is None.
             const int64_t now = entry.numel == 0 ? 1 : reinterpret_cast<int64_t>(tensor.data);
             moved |= now != address;
             address = now;
+            kept = std::move(grad);
         }
     }
     if (next != entries_.size()) return kRebuild;
     return moved ? kGradientsMoved : kSame;
+}
+
+py::list Roster::gradients() const {
+    py::list found(held_.size());
+    for (size_t slot = 0; slot < held_.size(); ++slot) found[slot] = held_[slot] ? held_[slot] : py::object(py::none());
+    return found;
+}
+
+void Roster::release() {
+    for (py::object& kept : held_) py::object dropped = std::move(kept);
 }
 
 }  // namespace regkernels

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "table.h"
+#include "threads.h"
 
 namespace regkernels {
 
@@ -47,37 +48,56 @@ int64_t cost(const Task& task) {
     return task.work + kChunkOverhead;
 }
 
+// The first chunk of each thread. Allocated by whoever calls: an exception cannot leave a parallel region, and none may
+// come once something has been written.
+class Starts {
+  public:
+    Starts() : first_(static_cast<size_t>(num_threads()) + 1) {}
+
+    template <class Task>
+    void deal_out(const std::vector<Task>& chunks, int64_t work, int64_t threads) {
+        const int64_t count = static_cast<int64_t>(chunks.size());
+        int64_t done = 0, thread = 0;
+        for (int64_t i = 0; i < count; ++i) {
+            while (thread < threads && done >= work / threads * thread) first_[thread++] = i;
+            done += cost(chunks[i]);
+        }
+        while (thread <= threads) first_[thread++] = count;
+    }
+    int64_t operator[](int64_t thread) const { return first_[thread]; }
+    int64_t threads() const { return static_cast<int64_t>(first_.size()) - 1; }
+
+  private:
+    std::vector<int64_t> first_;
+};
+
 // Calls body(index of chunk, chunk) for all chunks. Each thread gets one contiguous range of about equal cost: memory
 // is then streamed in order, and a process that runs again touches the same pages from the same core.
 template <class Task, class Body>
-void for_chunks(const std::vector<Task>& chunks, const Body& body) {
+void for_chunks(const std::vector<Task>& chunks, const Body& body, Starts& starts) {
     const int64_t count = static_cast<int64_t>(chunks.size());
     int64_t work = 0;
     for (const Task& chunk : chunks) work += cost(chunk);
 #ifdef _OPENMP
-    if (work >= kSerialWork && count > 1 && omp_get_max_threads() > 1) {
-        // start[i] is the first chunk of thread i. No num_threads clause: with one, libgomp may rebuild its pool of
-        // threads in every region that torch and we take turns to open.
-        std::vector<int64_t> start;
+    if (work >= kSerialWork && count > 1 && starts.threads() > 1) {
+        // No num_threads clause: with one, libgomp may rebuild its pool of threads in every region that torch and we
+        // take turns to open.
 #pragma omp parallel
         {
 #pragma omp single
-            {
-                const int64_t threads = omp_get_num_threads();
-                start.assign(static_cast<size_t>(threads) + 1, count);
-                int64_t done = 0, thread = 0;
-                for (int64_t i = 0; i < count; ++i) {
-                    while (thread < threads && done >= work / threads * thread) start[thread++] = i;
-                    done += cost(chunks[i]);
-                }
-            }
+            starts.deal_out(chunks, work, omp_get_num_threads());
             const int64_t thread = omp_get_thread_num();
-            for (int64_t i = start[thread]; i < start[thread + 1]; ++i) body(i, chunks[i]);
+            for (int64_t i = starts[thread]; i < starts[thread + 1]; ++i) body(i, chunks[i]);
         }
         return;
     }
 #endif
     for (int64_t i = 0; i < count; ++i) body(i, chunks[i]);
+}
+template <class Task, class Body>
+void for_chunks(const std::vector<Task>& chunks, const Body& body) {
+    Starts starts;
+    for_chunks(chunks, body, starts);
 }
 
 inline int64_t size_of(int64_t dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }

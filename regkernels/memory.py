@@ -45,14 +45,15 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
 
 def has_memory(tensor: Tensor) -> bool:
     """Tells whether the storage is as large as what shape, strides and offset reach: somebody may have resized it."""
-    bytes_there: int = tensor.untyped_storage().nbytes()
+    return tensor.untyped_storage().nbytes() >= reach(tensor) or not tensor.numel()
+
+
+def reach(tensor: Tensor) -> int:
+    """Returns the bytes of its storage that a tensor needs, from their beginning."""
     if tensor.is_contiguous():
-        return bytes_there >= tensor.nbytes + tensor.storage_offset() * tensor.element_size() or not tensor.numel()
-    begin, end = (
-        tensor.storage_offset(),
-        sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)),
-    )
-    return bytes_there >= (begin + end + 1) * tensor.element_size() or not tensor.numel()
+        return tensor.nbytes + tensor.storage_offset() * tensor.element_size()
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (tensor.storage_offset() + last + 1) * tensor.element_size()
 
 
 def is_usable(tensor: Tensor) -> bool:

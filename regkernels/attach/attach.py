@@ -95,7 +95,8 @@ def attach_prox(
         handle.check_group(filled, index, wait=True)
         if asks(filled):
             for position, param in enumerate(group["params"]):
-                check_parameter(param, parameter_name(group, index, position))
+                if validation.is_trained(param):
+                    check_parameter(param, parameter_name(group, index, position))
     handle.attach(optimizer)
     of_prox = {"l1_mode": l1_mode, "weight_decay_mode": "prox"}
     asked = [

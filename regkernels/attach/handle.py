@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from regkernels import backends, transforms, validation
+from regkernels import backends, transforms, turns, validation
 from regkernels.attach import sources
 from regkernels.attach.rows import Rows
 from regkernels.attach.shrinkage import Item, Shrinkage, on_this_rank
@@ -36,6 +36,7 @@ class ProxHandle:
         self._hooks: list[Any] = []
         self._filled: set[tuple[int, str]] = set()
         self._shrinkages: dict[torch.device, Shrinkage] = {}
+        self._lock = turns.lock()
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Fills in the strengths and registers the hooks. Everything has to be checked before."""
@@ -87,7 +88,8 @@ class ProxHandle:
 
     @outside_of_graphs
     def __call__(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        self._shrink(optimizer)
+        with self._lock:
+            self._shrink(optimizer)
 
     def _fill(self, optimizer: torch.optim.Optimizer) -> None:
         """Gives param groups the strengths that they do not have of their own, also those added or loaded later."""

@@ -131,6 +131,9 @@ class Shrinkage:
             self._seen = []
             for item in items:
                 check_parameter(item.param, item.name)
+                validation.addressable(item.param, item.name)
+                for operand in item.operands:
+                    validation.addressable(operand, f"what the step of {item.name} is computed from")
             validation.no_shared_memory((item.param.detach(), item.name) for item in items)
             self._buffers = [Buffers.of(item) for item in items]
             self._staged = [i for i, buffers in enumerate(self._buffers) if buffers.any]

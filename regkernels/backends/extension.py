@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,24 @@ if C is None:
     )
 
 
+_ended_threads = True
+
+
+def _before_fork() -> None:
+    global _ended_threads
+    _ended_threads = C.end_waiting_threads()
+
+
+def _after_fork_in_child() -> None:
+    if not _ended_threads:
+        C.use_one_thread()
+
+
+if C is not None and hasattr(os, "register_at_fork"):
+    # A child has none of the threads that wait for OpenMP's next region, and that region would wait for them for ever.
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+
 def keeps_plans() -> bool:
     """Tells whether there is a fast check of addresses; without it every step rebuilds its plan."""
     return C is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
@@ -109,16 +128,26 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
         return None
     api = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
     hints = [address for param in parameters for address in _objects_behind(param)]
-    return C.Roster(api, list(parameters), list(modes), list(slots), hints)
+    return C.Roster(api, tuple(parameters), list(modes), list(slots), hints)
 
 
 def _objects_behind(param: Tensor) -> list[int]:
     """Returns addresses of the heap objects that make up a parameter and its gradient, as hints for prefetching."""
-    if isinstance(param, torch.nn.UninitializedParameter):  # it has none yet
-        return [id(param), 0, 0] * 2
-    grad = param if param.grad is None else param.grad
+    grad = param.grad
     return [
         address
-        for tensor in (param, grad)
-        for address in (id(tensor), getattr(tensor, "_cdata", 0), getattr(held(tensor).untyped_storage(), "_cdata", 0))
+        for tensor in (param, param if grad is None else grad)
+        for address in (id(tensor) - _HEADER, getattr(tensor, "_cdata", 0), _storage_behind(tensor))
     ]
+
+
+_HEADER = 64
+"""Bytes before an object in which Python keeps what belongs to it; a line of the cache."""
+
+
+def _storage_behind(tensor: Tensor) -> int:
+    """Returns the address of a tensor's storage; 0 where it has none, as sparse and uninitialised ones."""
+    try:
+        return held(tensor).untyped_storage()._cdata  # type: ignore[no-any-return]
+    except (NotImplementedError, ValueError):
+        return 0

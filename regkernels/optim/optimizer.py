@@ -15,6 +15,7 @@ from regkernels.flat import Owners
 from regkernels.optim import effects, misspelt, penalty_keys, signature
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
 from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
+from regkernels.optim.checkpoint.memory import check_memory_of_states
 from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.group_keys import refuse_keys
 from regkernels.optim.options import DEFAULTS, Common, Options
@@ -133,6 +134,8 @@ class Optimizer(Contract):
         try:
             validation.unique_parameters(self.param_groups)
             for position, param in enumerate(self.param_groups[index]["params"]):
+                if not validation.is_trained(param):
+                    continue
                 name = f"parameter {position} of param group {index}"
                 validation.parameter(param, name)
                 validation.precision(self._stepper.options.precision, param, name)
@@ -160,6 +163,7 @@ class Optimizer(Contract):
         incoming: dict[str, Any] = {}
 
         def prepare(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            check_memory_of_states(state_dict)
             check_state_dict(self, self.param_groups, state_dict)
             state_dict = spread_states(state_dict, self.param_groups)
             incoming.update(state_dict)

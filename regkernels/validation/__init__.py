@@ -25,9 +25,11 @@ from regkernels.validation.options import (
 )
 from regkernels.validation.tensors import (
     WEIGHT_DTYPES,
+    addressable,
     check_memory,
     complex_parameter,
     gradient,
+    is_trained,
     l1_weight,
     no_shared_memory,
     one_device,
@@ -43,6 +45,7 @@ __all__ = [
     "WEIGHT_DTYPES",
     "L1Mode",
     "WeightDecayMode",
+    "addressable",
     "betas",
     "bounds",
     "check_memory",
@@ -51,6 +54,7 @@ __all__ = [
     "decay_rate",
     "finite",
     "gradient",
+    "is_trained",
     "l1_weight",
     "may_be_positive",
     "no_shared_memory",

@@ -18,6 +18,11 @@ from regkernels.validation.options import may_be_positive
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def is_trained(param: Tensor) -> bool:
+    """Tells whether a step may ever look at a parameter as it is. Frozen ones may be anything: quantised, sparse, expanded."""
+    return param.requires_grad or param.grad is not None
+
+
 def parameter(param: Tensor, name: str) -> None:
     """Raises unless an optimizer can update a tensor in place."""
     if isinstance(param, torch.nn.UninitializedParameter):
@@ -50,10 +55,24 @@ def check_memory(tensor: Tensor, name: str) -> None:
     """Raises where a tensor's storage is smaller than what its shape, strides and offset reach."""
     if not memory.has_memory(tensor):
         raise RuntimeError(
-            f"{name} of shape {tuple(tensor.shape)} has no memory any more: its storage was resized to "
-            f"{tensor.untyped_storage().nbytes()} bytes, as wrappers do that shard or offload; let them bring it back before, or "
-            "pass a tensor of its own"
+            f"{name} of shape {tuple(tensor.shape)} has no memory any more: it reaches over {memory.reach(tensor)} bytes of its storage, "
+            f"which has {tensor.untyped_storage().nbytes()}. It was freed (by untyped_storage().resize_, as wrappers do that shard or "
+            "offload between uses): let them bring it back before, or pass a tensor of its own"
         )
+
+
+def addressable(tensor: Tensor, name: str) -> None:
+    """Raises unless the elements of a tensor are in memory, where kernels can reach them."""
+    if tensor.is_meta or tensor.numel() == 0:  # of the first, the choice of a backend says more
+        return
+    check_memory(tensor, name)
+    if not tensor.data_ptr():
+        remedy = (
+            "pass a clone() of it"
+            if tensor._is_zerotensor()
+            else "pass the plain tensor that it stands for, or make one of it"
+        )
+        raise TypeError(f"{name} is a {type(tensor).__name__} that has no memory of its own: {remedy}")
 
 
 def complex_parameter(param: Tensor, l1: float | Tensor, rule: str, name: str) -> None:
@@ -109,7 +128,7 @@ def l1_weight(weight: Any, param: Tensor, name: str, of: str) -> None:
         )
     weight = shards.held(weight)
     if not transforms.hides(weight):
-        check_memory(weight, name)
+        addressable(weight, name)
     if weight.is_inference():
         raise ValueError(
             f"{name} was made under torch.inference_mode(), where changes leave no trace; pass a clone of it, or use "
@@ -168,6 +187,8 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
             f"the state {key!r} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; "
             "load a state dict of the same model"
         )
+    if value is not None:
+        addressable(shards.held(value), f"the state {key!r} of {name}")
 
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:
@@ -206,3 +227,5 @@ def gradient(param: Tensor, grad: Tensor, name: str) -> None:
                 f"the gradient of {name}, {shards.described(grad)}, has {own_grad} of it on this rank, the parameter has {own}; they "
                 "must agree (DTensor.from_local takes the whole shape and stride where parts are not of one size)"
             )
+    if not grad._is_zerotensor():  # which is zeros, and copied
+        addressable(shards.held(grad), f"the gradient of {name}")

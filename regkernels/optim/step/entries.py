@@ -49,13 +49,14 @@ class Entries:
         self._interpreted = backends.name() == "triton"
         self._computable: set[tuple[torch.device, torch.dtype]] = set()  # what a backend was found for
         self._staged_before = {id(entry.param): entry for entry in staged_before}
-        listed = [(g, i, param) for g in members for i, param in enumerate(groups[g]["params"])]
+        # Each gradient is taken once, and held: looking at it may run anything, and other threads.
+        listed = [(g, i, param, param.grad) for g in members for i, param in enumerate(groups[g]["params"])]
         numbers = parameter_numbers(groups)
         names = [reference.RULES[method.rule].state_names for method in methods]
         found = [
-            self._entry(param, g, i, numbers[g][i], groups[g], methods[g])
-            for g, i, param in listed
-            if param.grad is not None or self._is_known(param, names[g])
+            self._entry(param, grad, g, i, numbers[g][i], groups[g], methods[g])
+            for g, i, param, grad in listed
+            if grad is not None or self._is_known(param, names[g])
         ]
         for entry in found:
             entry.total = sums.total_of(entry.param, entry.group, len(groups))
@@ -64,7 +65,10 @@ class Entries:
         order = {storage: rank for rank, storage in enumerate(dict.fromkeys(storages.values()))}
         self.found = sorted(found, key=lambda e: (e.total, order[storages[id(e)]], e.weight.data_ptr()))
         self.storages = [storages[id(entry)] for entry in self.found]
-        validation.no_shared_memory((entry.own, entry.name) for entry in self.found)
+        # What is not updated may have no memory at present, as where parameters are gathered when they are needed.
+        validation.no_shared_memory(
+            (entry.own, entry.name) for entry in self.found if entry.grad is not None or entry.own.data_ptr()
+        )
 
     def _is_known(self, param: Tensor, names: Sequence[str]) -> bool:
         """Tells whether a parameter without a gradient has had one.
@@ -80,7 +84,14 @@ class Entries:
         return bool(state) or not (own.kept or own.draws)
 
     def _entry(
-        self, param: Tensor, group: int, position: int, number: int, options: Mapping[str, Any], method: Method
+        self,
+        param: Tensor,
+        grad: Tensor | None,
+        group: int,
+        position: int,
+        number: int,
+        options: Mapping[str, Any],
+        method: Method,
     ) -> Entry:
         """Returns the entry of a parameter; raises where the parameter, its gradient or its states do not fit."""
         name = parameter_name(options, group, position)
@@ -94,20 +105,23 @@ class Entries:
         graphs.capturable(param, options, name, interpreted=self._interpreted)
         held = shards.held(param)
         staged = not shards.is_plain(param) or not is_usable(held)
-        if param.grad is not None:
-            validation.gradient(param, param.grad, name)
-            grad = shards.held(param.grad)
-            staged = staged or not shards.is_plain(param.grad) or not shards.is_spread_alike(param.grad, param)
-            staged = staged or not has_layout(grad, held) or grad.is_neg()
+        if grad is not None:
+            validation.addressable(held, name)
+            validation.gradient(param, grad, name)
+            own_grad = shards.held(grad)
+            staged = staged or not shards.is_plain(grad) or not shards.is_spread_alike(grad, param)
+            staged = staged or not has_layout(own_grad, held) or own_grad.is_neg() or own_grad._is_zerotensor()
         state, own = self._state.get(param, {}), self._options.precision.of(param)
         before = self._staged_before.get(id(param))
         split = is_split(param, method)
         of_kernel = method._replace(penalty="plain") if split else method
-        entry = Entry(param, group, of_kernel, name, number, own, state, staged, before=before, split=split)
+        entry = Entry(param, group, of_kernel, name, number, own, state, staged, before=before, split=split, grad=grad)
         if method.penalty == "weighted_l1":
             entry.use_l1_weight(options["l1_weights"][position])
         for key in entry.state_names:
             validation.state(key, state.get(key), param, name)
+        if isinstance(state.get("step"), Tensor):
+            validation.addressable(state["step"], f"the state 'step' of {name}")
         return entry
 
 

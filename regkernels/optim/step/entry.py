@@ -42,6 +42,7 @@ class Entry:
     split: bool = False  # its groups lie on several ranks, and a kernel is not to update it
     total: int = 0  # which total its sums are added to
     first: bool = False  # the momentum buffer was created for this step
+    grad: Tensor | None = None  # the parameter's, while a step works with it, whoever takes it away from the parameter
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
     l1_weight: Tensor | None = None  # in the layout of `weight`
@@ -51,19 +52,19 @@ class Entry:
     gap: int = 0  # see `regkernels.table.segments.Segment`
     _weight: Tensor = field(init=False, repr=False)  # of a staged parameter, complex where it is
     _gradient: Tensor = field(init=False, repr=False)
-    _strides: tuple[int, ...] = field(init=False, repr=False)
+    _address: int = field(init=False, repr=False)  # of what is staged
     _redistributed: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # a gradient, and what it became
 
     def __post_init__(self, before: Entry | None) -> None:
         own = self.own
-        self.shape, self.dtype = own.shape, own.dtype
+        self.shape, self.strides = own.shape, own.stride()
         if self.staged:
-            if before is not None and not before.changed() and before._strides == own.stride():
+            if before is not None and before.fits(own):
                 self._weight, self._gradient = before._weight, before._gradient
             else:
                 self._weight = empty_dense(own)
                 self._gradient = torch.empty_like(self._weight)
-            self._strides = own.stride()
+            self._address = own.data_ptr()
             self.weight, self.gradient = real(self._weight), real(self._gradient)
         else:
             self.weight = own
@@ -161,17 +162,17 @@ class Entry:
 
     def gradient_to_read(self) -> Tensor:
         """Returns what kernels read: the gradient itself, or the copy of a staged one."""
-        grad = self.gradient if self.staged else self.param.grad
+        grad = self.gradient if self.staged else self.grad
         assert grad is not None
         return held(grad)
 
     def gradient_at_hand(self) -> Tensor:
-        """Returns this rank's part of the gradient as it stands at the parameter.
+        """Returns this rank's part of the gradient as it was found at the parameter.
 
         Where that is spread otherwise than the weight, it is redistributed, which takes the ranks of its mesh: once a step,
         as a rank alone may have to look at it twice.
         """
-        grad = self.param.grad
+        grad = self.grad
         assert grad is not None
         if shards.is_spread_alike(grad, self.param):
             return held(grad).detach()
@@ -189,10 +190,20 @@ class Entry:
         """Copies the weight of a staged parameter back, after the kernels."""
         self.own.copy_(self._weight)
 
-    def changed(self) -> bool:
-        """Tells whether the buffers no longer fit the parameter. Only its strides may be others: copying minds them."""
+    def fits(self, own: Tensor) -> bool:
+        """Tells whether the buffers are such as a staged parameter would get whose memory on this rank is ``own``."""
+        buffer = self._weight
+        return (own.shape, own.stride(), own.dtype, own.device) == (
+            self.shape,
+            self.strides,
+            buffer.dtype,
+            buffer.device,
+        )
+
+    def moved(self) -> bool:
+        """Tells whether a staged parameter lies elsewhere or otherwise: it may overlap now, itself or another one."""
         own = self.own
-        return own.shape != self.shape or own.dtype != self.dtype or own.device != self._weight.device
+        return own.data_ptr() != self._address or not self.fits(own)
 
     def can_use(self, name: str) -> bool:
         """Tells whether the kernels can use the state ``name`` where it lies."""
@@ -212,7 +223,7 @@ def table_of(entries: Sequence[Entry]) -> Tensor:
     listed = []
     for entry in entries:
         gradient = 0
-        if entry.param.grad is not None:
+        if entry.grad is not None:
             gradient = entry.gradient_to_read().data_ptr() if entry.weight.numel() else segments.EMPTY
         state0, state1, state2 = segments.addresses(entry.tensors)
         listed.append(

@@ -27,7 +27,7 @@ def square_sums_on_host(plans: Iterable[Plan], classes: int) -> list[list[float]
         if not backends.is_asynchronous(plan.device):
             of_classes = [0.0] * classes
             for entry in sorted(plan.entries, key=lambda entry: entry.number):
-                if entry.param.grad is not None:
+                if entry.grad is not None:
                     norm = _norm(entry.gradient_at_hand())
                     of_classes[segments.class_of_total(entry.total, plan.totals, classes)] += norm * norm
             found.append(of_classes)
@@ -38,7 +38,7 @@ def sums(plan: Plan) -> list[list[float]]:
     """Returns `regkernels.table.segments.SUMS` for each total, over the parameters that have a gradient."""
     totals = segments.no_sums(plan.totals)
     for entry in sorted(plan.entries, key=lambda entry: entry.number):
-        if entry.param.grad is not None:
+        if entry.grad is not None:
             norm, weight = _norm(entry.gradient_at_hand()), entry.own.resolve_conj()
             found = (*reference.sums([real(weight)]), norm * norm, _zero_groups(entry, weight))
             segments.add_sums(totals, entry.total, found)

@@ -80,6 +80,8 @@ class Plan:
         self._l1_weights = {g: L1Weights(groups[g]["l1_weights"]) for g in weighted}
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         self._params = [param for g in members for param in groups[g]["params"]]
+        self._roster: Any = None
+        self._holding: Sequence[Entry] = self.entries  # those that have their gradient
 
     def build(self, *, counts_steps: bool, move_states: bool) -> None:
         """Creates missing states and everything that `refresh` keeps up to date.
@@ -119,12 +121,15 @@ class Plan:
             return False
         if any(l1_weights.changed(groups[g]["l1_weights"]) for g, l1_weights in self._l1_weights.items()):
             return False
-        if any(entry.changed() for entry in self._staged) or (
+        if any(entry.moved() for entry in self._staged) or (
             check_states and not states.are_ours(self.entries, self._state, self._table, self._counts)
         ):
             return False
-        if self._counts is not None and self._counts.were_set():
-            return False
+        if self._counts is not None:
+            if check_states and self.entries and not self._counts.address(0):
+                return False  # somebody has freed them
+            if self._counts.were_set():
+                return False
         self._dirty, dirty = True, self._dirty  # should it end before it is done, addresses may have changed
         answer = self._roster.refresh(
             [groups[g]["params"] for g in self._members],
@@ -136,14 +141,30 @@ class Plan:
         if answer == extension.MOVED or dirty:
             self.active.look()
         self._dirty = False
+        if self._staged:
+            self._hold_gradients()
         return True
+
+    def _hold_gradients(self) -> None:
+        """Gives the entries the gradients that the check of addresses has found."""
+        self._holding = self.entries
+        for entry, grad in zip(self.entries, self._roster.gradients(), strict=True):
+            entry.grad = grad
+
+    def release(self) -> None:
+        """Lets go of the gradients, when the step is over: until then the kernels use their memory."""
+        if self._roster is not None:
+            self._roster.release()
+        for entry in self._holding:
+            entry.grad = None
+        self._holding = ()
 
     def load_staged(self) -> None:
         """Copies weights and gradients that kernels cannot use where they lie."""
-        active = [entry for entry in self._staged if entry.param.grad is not None]
+        active = [entry for entry in self._staged if entry.grad is not None]
         for entry in active:
-            assert entry.param.grad is not None
-            validation.gradient(entry.param, entry.param.grad, entry.name)
+            assert entry.grad is not None
+            validation.gradient(entry.param, entry.grad, entry.name)
         for entry in active:
             entry.load()
 
@@ -162,12 +183,14 @@ class Plan:
         )
 
     def _operands(self) -> list[Operands]:
+        if not self._holding:
+            self._hold_gradients()
         return [entry.operands(row) for entry, row in self.active.entries()]
 
     def advance(self, skip: Number) -> None:
         """Copies staged weights back, after the kernels, and counts the step, unless ``skip`` is not 0 on the device."""
         for entry in self._staged:
-            if entry.param.grad is not None:
+            if entry.grad is not None:
                 entry.save()
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
         torch.autograd.graph.increment_version(self.active.params)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from regkernels import backends, validation
+from regkernels import backends, turns, validation
 from regkernels.distributed import agreement
 from regkernels.distributed.agreement import Described
 from regkernels.dynamo import outside_of_graphs
@@ -56,10 +56,16 @@ class Stepper:
         self.trust = Trust() if trust is None else trust
         self._is_part = is_part
         self._agreed = is_part  # whether ranks that share parameters have compared their optimizers
+        self._lock = turns.lock()
+        self._holding: list[Plan] = []  # plans that have the gradients of the running step
         self.forget()
 
     def forget(self) -> None:
         """Begins anew, as after loading: states move into flat buffers with the next step."""
+        with self._lock:  # a step of another thread goes on with what it has
+            self._forget()
+
+    def _forget(self) -> None:
         self.plans: list[Plan] = []
         self._replaced: dict[torch.device, Plan] = {}
         self._move_states = not self._is_part
@@ -88,8 +94,19 @@ class Stepper:
     def step(self, rules: Rules, groups: Groups, state: State, scaling: Scaling) -> None:
         """Updates every parameter that has a gradient. Raises before anything is changed.
 
-        ``scaling``: what gradients are multiplied by so far.
+        ``scaling``: what gradients are multiplied by so far. Threads take turns. What is a gradient when a step begins to look at
+        them stays one to its end, whoever takes it away from its parameter meanwhile.
         """
+        turns.check_free(self._lock)
+        with self._lock:
+            try:
+                self._step(rules, groups, state, scaling)
+            finally:
+                for plan in self._holding:
+                    plan.release()
+                self._holding = []
+
+    def _step(self, rules: Rules, groups: Groups, state: State, scaling: Scaling) -> None:
         self.check_groups(rules, groups)
         described = self.described(rules, groups)
         self._exchange.look_back(described)
@@ -166,6 +183,7 @@ class Stepper:
         None where the step is left out and would have to create states first, or where nothing has values.
         """
         check = not self.trust.holds
+        self._holding = self.plans
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
         ):
@@ -174,6 +192,7 @@ class Stepper:
                 self._totals = None
                 return None
             plans = self._new_plans(groups, state, described)
+            self._holding = [*self._holding, *plans]
             scaling = exchange.before_building(scaling, self.options, self._exchange, described, plans)
             if scaling.skips:
                 sums = [*map(norms.sums, plans)] if self.options.stats else []
