@@ -63,7 +63,7 @@ def test_a_module_in_flat_buffers_is_refused_before_anything_is_converted() -> N
     flat = FlatParameters(model)
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     torch.__future__.set_swap_module_params_on_conversion(True)
-    with pytest.raises(RuntimeError, match="Couldn't swap Linear.weight"):
+    with pytest.raises(RuntimeError, match=r"Couldn't swap Linear\.weight"):
         model.double()
     for name, param in model.named_parameters():
         assert param.dtype == torch.float32 and torch.equal(param, before[name]) and param.grad is not None

@@ -119,7 +119,7 @@ def test_parameters_at_rest_without_memory_are_left_out_with_their_gradients() -
 @pytest.mark.parametrize("key", ["exp_avg", "step"])
 def test_a_state_dict_with_freed_memory_is_refused(key: str) -> None:
     _, source = _trained()
-    params, optimizer = _trained()
+    _, optimizer = _trained()
     given = copy.deepcopy(source.state_dict())
     _free(given["state"][1][key])
     before = copy.deepcopy(optimizer.state_dict())
@@ -144,7 +144,7 @@ def test_attached_shrinkage_names_freed_memory() -> None:
     optimizer.step()
     torch.testing.assert_close(params[0].detach(), torch.full((SIZE,), 0.9))
     _free(params[1])
-    with pytest.raises(RuntimeError, match="parameter 1 of param group 0[^$]*freed"):
+    with pytest.raises(RuntimeError, match=r"parameter 1 of param group 0[^$]*freed"):
         optimizer.step()
     torch.testing.assert_close(params[0].detach(), torch.full((SIZE,), 0.9))
 
@@ -156,7 +156,7 @@ def test_attached_shrinkage_names_a_freed_state() -> None:
         param.grad = torch.ones(SIZE)
     optimizer.register_step_post_hook(lambda *_: _free(optimizer.state[params[1]]["exp_avg_sq"]))
     attach_prox(optimizer, l1=1.0)
-    with pytest.raises(RuntimeError, match="what the step of parameter 1 of param group 0 is computed from[^$]*freed"):
+    with pytest.raises(RuntimeError, match=r"what the step of parameter 1 of param group 0 is computed from[^$]*freed"):
         optimizer.step()
 
 
@@ -206,7 +206,7 @@ def test_a_smaller_storage_is_too_small() -> None:
     tensor.untyped_storage().resize_(4 * (3 * 6 + 3))
     validation.check_memory(tensor, "x")
     tensor.untyped_storage().resize_(4 * (3 * 6 + 3) - 1)
-    with pytest.raises(RuntimeError, match="x, of shape .4, 2., reaches over 84 bytes of its storage, which has 83"):
+    with pytest.raises(RuntimeError, match=r"x, of shape .4, 2., reaches over 84 bytes of its storage, which has 83"):
         validation.check_memory(tensor, "x")
     validation.check_memory(torch.ones(0, 3), "x")
 
