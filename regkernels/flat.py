@@ -43,7 +43,8 @@ class FlatParameters:
     None; backward then allocates them one by one and the step, still right, takes them one by one.
 
     Do this before the optimizer is made or at any time between steps; again after ``module.to(...)``, which moves every
-    parameter to memory of its own.
+    parameter to memory of its own. Under ``torch.__future__.set_swap_module_params_on_conversion(True)`` convert the module before:
+    torch swaps no tensors that have weak references, by which an instance knows its parameters, and raises "Couldn't swap".
 
     Raises:
         TypeError, ValueError: for what is no parameter, for parameters that share memory or are spread over ranks (`DTensor`,

@@ -51,9 +51,9 @@ def has_memory(tensor: Tensor) -> bool:
 def reach(tensor: Tensor) -> int:
     """Returns the bytes of its storage that a tensor needs, from their beginning."""
     if tensor.is_contiguous():
-        return tensor.nbytes + tensor.storage_offset() * tensor.element_size()
+        return int(tensor.nbytes + tensor.storage_offset() * tensor.element_size())
     last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (tensor.storage_offset() + last + 1) * tensor.element_size()
+    return int((tensor.storage_offset() + last + 1) * tensor.element_size())
 
 
 def is_usable(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 _made: WeakSet[Any] = WeakSet()
@@ -21,13 +21,12 @@ def lock() -> Any:
     return made
 
 
-def check_free(lock: Any) -> None:
-    """Raises RuntimeError where this thread is within a step already."""
-    if lock._is_owned():
-        raise RuntimeError(
-            "step() was called by something that this very step was looking at (a hyper-parameter, a gradient): call it from a "
-            "closure or from a hook of the optimizer, which run before and after"
-        )
+def refuse() -> NoReturn:
+    """Raises what a step says for which this thread, within a step already, has called."""
+    raise RuntimeError(
+        "step() was called by something that this very step was looking at (a hyper-parameter, a gradient): call it from a "
+        "closure or from a hook of the optimizer, which run before and after"
+    )
 
 
 def _free_all() -> None:

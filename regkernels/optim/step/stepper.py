@@ -97,7 +97,8 @@ class Stepper:
         ``scaling``: what gradients are multiplied by so far. Threads take turns. What is a gradient when a step begins to look at
         them stays one to its end, whoever takes it away from its parameter meanwhile.
         """
-        turns.check_free(self._lock)
+        if self._lock._is_owned():
+            turns.refuse()
         with self._lock:
             try:
                 self._step(rules, groups, state, scaling)
