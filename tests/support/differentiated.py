@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import regkernels as rk
 from regkernels import prox
@@ -113,3 +115,51 @@ OPERATORS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 def sample(*shape: int) -> Tensor:
     torch.manual_seed(0)
     return away_from(KINKS, *shape)
+
+
+def dual(function: Callable[[Tensor], Tensor], x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    with forward_ad.dual_level():
+        value, change = forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent)))
+        assert change is not None
+        return value.clone(), change.clone()
+
+
+def forward_over_backward(function: Callable[[Tensor], Tensor], x: Tensor, tangent: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        own = forward_ad.make_dual(x.clone().requires_grad_(), tangent)
+        (slope,) = torch.autograd.grad(function(own), own, create_graph=True)
+        change = forward_ad.unpack_dual(slope).tangent
+        return torch.zeros_like(x) if change is None else change.detach().clone()
+
+
+def batched_backward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """As `torch.autograd.functional.jacobian(vectorize=True)`: the forward pass plain, the backward pass under vmap."""
+    return torch.autograd.functional.jacobian(function, x, vectorize=True)
+
+
+X, T = sample(3, 4), sample(3, 4).flip(0)
+ANY: dict[str, Callable[[Callable[[Tensor], Tensor]], Any]] = {
+    "jvp": lambda f: jvp(f, (sample(3, 4),), (T,)),
+    "dual": lambda f: dual(f, sample(3, 4), T),
+    "dual without gradients": lambda f: torch.no_grad()(dual)(f, sample(3, 4), T),
+    "jvp of jvp": lambda f: jvp(lambda x: jvp(f, (x,), (T,))[1], (sample(3, 4),), (T,)),
+    "vmap": lambda f: vmap(f)(sample(2, 3, 4)),
+    "vmap over the last dimension": lambda f: vmap(f, in_dims=2)(sample(3, 4, 2)),
+    "vmap of vmap": lambda f: vmap(vmap(f, in_dims=1))(sample(2, 3, 2, 4)),
+    "vmap of jvp": lambda f: vmap(lambda x: jvp(f, (x,), (T,)))(sample(2, 3, 4)),
+    "jacrev": lambda f: jacrev(f)(sample(3, 4)),
+    "jacfwd": lambda f: jacfwd(f)(sample(3, 4)),
+    "hessian": lambda f: hessian(f)(sample(3, 4)),
+    "jacrev of jacrev": lambda f: jacrev(jacrev(f))(sample(3, 4)),
+    "vmap of jacrev": lambda f: vmap(jacrev(f))(sample(2, 3, 4)),
+    "jacrev of vmap": lambda f: jacrev(vmap(f))(sample(2, 3, 4)),
+    "backward under vmap": lambda f: batched_backward(f, sample(3, 4)),
+    "transposed": lambda f: jacrev(lambda x: f(x.T))(sample(4, 3)),
+    "a constant": lambda f: grad(lambda x: x.sum() + f(sample(3, 4)).sum())(T),
+}
+OF_VALUES = {
+    "grad": lambda f: grad(f)(sample(3, 4)),
+    "vmap of grad": lambda f: vmap(grad(f))(sample(2, 3, 4)),
+    "forward over backward": lambda f: forward_over_backward(f, sample(3, 4), T),
+    "third derivative": lambda f: jacfwd(jacfwd(jacrev(f)))(X)[0],
+}
