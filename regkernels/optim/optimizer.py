@@ -127,7 +127,10 @@ class Optimizer(Contract):
         """Adds a param group; keys that it lacks are taken from the defaults. Raises before anything is added."""
         index = len(self.param_groups)
         validation.param_group_argument(param_group)
-        refuse_keys(param_group.keys() - {"params"}, self.defaults, f"param group {index}")
+        # Wrappers such as ZeroRedundancyOptimizer write all arguments of the optimizer into its groups, too.
+        arguments = self._stepper.options.as_arguments().items()
+        repeated = [key for key, value in arguments if key in param_group and param_group[key] == value]
+        refuse_keys(param_group.keys() - {"params"}, [*self.defaults, *repeated], f"param group {index}")
         self._check_options({**self.defaults, **param_group}, f" (param group {index})", wait=True)
         misspelt.warn_of_keys(param_group, self.defaults.keys() | Penalties.__annotations__.keys(), index)
         super().add_param_group(param_group)

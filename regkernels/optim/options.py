@@ -78,6 +78,17 @@ class Options(NamedTuple):
             )
         return Options, tuple(self)
 
+    def as_arguments(self) -> dict[str, Any]:
+        """Returns them under the names of `Common`."""
+        own, precision = self._asdict(), self.precision
+        del own["precision"]
+        return {
+            **own,
+            "param_rounding": precision.rounding,
+            "state_dtype": precision.state_dtype,
+            "seed": precision.seed,
+        }
+
     @property
     def may_skip(self) -> bool:
         """Tells whether only a step's own gradients, or a scaler, say that it is left out."""
@@ -112,10 +123,7 @@ class Options(NamedTuple):
         )
 
 
-ARGUMENTS: dict[str, Any] = {
-    **{name: value for name, value in Options._field_defaults.items() if name != "precision"},
-    **{"param_rounding": Precision().rounding, "state_dtype": Precision().state_dtype, "seed": Precision().seed},
-}
+ARGUMENTS = Options().as_arguments()
 """The keyword arguments that belong to no param group, and what they are where nobody gives them."""
 
 DEFAULTS = {"shrink_limit": SHRINK_LIMIT, **ARGUMENTS, **penalty_keys.DEFAULTS}

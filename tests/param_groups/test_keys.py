@@ -20,7 +20,7 @@ MISPLACED: dict[str, Any] = {
     "state_dtype": torch.bfloat16,
     "seed": 3,
     "amp_scaling": True,
-    "process_group": None,
+    "process_group": "ranks",
 }
 MEANT = {
     "learning_rate": "lr",
@@ -88,6 +88,13 @@ def test_others_are_carried_along_in_silence(recwarn: pytest.WarningsRecorder) -
     del options["lr0"]  # which an optimizer takes for a slip, and warns
     group = optim.AdamW([{"params": network().parameters(), **options}]).param_groups[0]
     assert options.items() <= group.items() and not recwarn.list
+
+
+def test_arguments_that_a_wrapper_repeats_in_the_groups_are_carried_along() -> None:
+    """torch.distributed.optim.ZeroRedundancyOptimizer does."""
+    arguments = {**MISPLACED, "process_group": None, "amp_scaling": False}
+    optimizer = optim.SGD([{"params": network().float().parameters(), **arguments}], **arguments)
+    assert arguments.items() <= optimizer.param_groups[0].items()
 
 
 def test_options_of_a_subclass_are_its_own() -> None:
