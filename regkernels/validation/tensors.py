@@ -63,7 +63,8 @@ def check_memory(tensor: Tensor, name: str) -> None:
 
 def addressable(tensor: Tensor, name: str) -> None:
     """Raises unless the elements of a tensor are in memory, where kernels can reach them."""
-    if tensor.is_meta or tensor.numel() == 0:  # of the first, the choice of a backend says more
+    # Of the first, the choice of a backend says more; the second are not computed with.
+    if tensor.is_meta or transforms.is_fake(tensor) or tensor.numel() == 0:
         return
     check_memory(tensor, name)
     if not tensor.data_ptr():
