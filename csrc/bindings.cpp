@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "parallel.h"
 #include "roster.h"
+#include "states.h"
 
 namespace py = pybind11;
 using namespace regkernels;
@@ -171,6 +172,11 @@ PYBIND11_MODULE(_C, m) {
                       std::vector<int64_t>>(),
              py::arg("exchange_api"), py::arg("parameters"), py::arg("modes"), py::arg("slots"), py::arg("hints"))
         .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"));
+
+    py::class_<States>(m, "States")
+        .def(py::init<py::capsule, py::object, const py::list&>(), py::arg("exchange_api"), py::arg("state"),
+             py::arg("entries"))
+        .def("hold", &States::hold);
 
     m.def("layout", &layout);
     m.def("num_threads", &num_threads);

@@ -41,6 +41,8 @@ class Contract(torch.optim.Optimizer):
         if "state" not in self.__dict__:  # a wrapper that passes attributes on
             raise AttributeError("state")
         self._trust_state(False)
+        if "_stepper" in self.__dict__:
+            self._stepper.finish()
         return self.__dict__["state"]  # type: ignore[no-any-return]
 
     @state.setter
@@ -49,11 +51,9 @@ class Contract(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
-        trusted = self._stepper.trust.holds
         packed = super().state_dict()
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
             packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
-            self._stepper.trust.holds = trusted
         return packed
 
     def _announce_scaling(self) -> None:

@@ -30,6 +30,7 @@ from regkernels.validation.tensors import (
     parameter,
     precision,
     state,
+    step_count,
     unique_parameters,
 )
 
@@ -58,5 +59,6 @@ __all__ = [
     "seed",
     "shape",
     "state",
+    "step_count",
     "unique_parameters",
 ]

@@ -108,6 +108,9 @@ class Entries:
             entry.use_l1_weight(options["l1_weights"][position])
         for key in entry.state_names:
             validation.state(key, state.get(key), param, name)
+        step = state.get("step")
+        if not isinstance(step, Tensor) or step.is_cpu or step.is_meta:  # others are read when they are taken over
+            validation.step_count(step, name)
         return entry
 
 
