@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
+import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import FlatParameters
@@ -78,7 +81,7 @@ _NEEDS_ALL = {
 class GradientRelease:
     """Makes the steps of an optimizer in the backward pass; `step_in_backward` makes one.
 
-    It holds on to the optimizer, as the parameters hold on to it.
+    It and the optimizer hold on to each other. The parameters know it weakly: who drops both, ends it.
     """
 
     def __init__(self, optimizer: Optimizer, bucket_bytes: int) -> None:
@@ -91,6 +94,7 @@ class GradientRelease:
         self._updated: list[Bucket] = []  # in the last backward or step
         self._backward = -1  # which one is running, or was the last
         self._held = 0
+        self._warned: list[bool] = []  # whether a parameter has said that all of this is gone
         self._lock = threading.Lock()
         _refuse_processes()
         self._look_at_groups()
@@ -140,7 +144,7 @@ class GradientRelease:
 
     @outside_of_graphs
     def _arrived(self, member: Member, param: Tensor) -> None:
-        """Is the hook of a parameter: its gradient is complete."""
+        """Is called by the hook of a parameter: its gradient is complete."""
         if self._held:
             return
         backward = torch._C._current_graph_task_id()
@@ -247,8 +251,34 @@ class GradientRelease:
     def _watch(self, member: Member) -> None:
         """Hooks a parameter that is trained and has no hook yet."""
         if member.hook is None and member.param.requires_grad:
-            arrived = functools.partial(self._arrived, member)
-            member.hook = member.param.register_post_accumulate_grad_hook(arrived)
+            hook = _latest[member.param] = _Hook(self, member)
+            member.hook = member.param.register_post_accumulate_grad_hook(hook)
+
+
+class _Hook:
+    """Stands at a parameter, and holds on to nothing: autograd keeps hooks where the garbage collector does not see them, so that what
+    one refers to would live as long as its parameter, which is among it."""
+
+    def __init__(self, release: GradientRelease, member: Member) -> None:
+        self._release, self._member, self._warned = weakref.ref(release), weakref.ref(member), release._warned
+
+    def __call__(self, param: Tensor) -> None:
+        release, member = self._release(), self._member()
+        if release is not None and member is not None:
+            release._arrived(member, param)
+        elif not self._warned and _latest.get(param) is self:
+            self._warned.append(True)
+            warnings.warn(
+                "the optimizer that stepped in the backward pass is gone: gradients are left in param.grad, and nobody updates "
+                "these parameters. Keep the optimizer, or what step_in_backward returns, as long as you train; call remove() of the "
+                "latter before you drop both",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+_latest: Any = WeakIdKeyDictionary()
+"""The hook of each parameter that came last: of one whose optimizer is gone, and which another has taken over, nobody wants to hear."""
 
 
 def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:

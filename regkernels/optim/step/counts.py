@@ -17,6 +17,7 @@ from regkernels import validation
 from regkernels.memory import own_storage
 from regkernels.optim.step.entry import Entry
 from regkernels.table.batch import in_one_go
+from regkernels.table.formats import Format
 from regkernels.table.hyper import Number
 from regkernels.table.upload import is_capturing, upload
 
@@ -43,32 +44,34 @@ class Places:
             found[index] = None
         unknown = [index for index, address in enumerate(found) if known.get(address) is None]
         self.values = dict(zip(unknown, _values([entries[index] for index in unknown]), strict=True))
-        fresh: dict[torch.dtype, list[int]] = {}
+        fresh = []
         for index in unknown:
             step = entries[index].state.get("step")
             if found[index] is not None and (not move or step.is_shared()):
                 known[found[index]] = (len(self.blocks), 0)
                 self.blocks.append(step.detach().view(1))
             else:
-                fresh.setdefault(_dtype(entries[index]), []).append(index)
+                fresh.append(index)
                 found[index] = None
         places = {address: place for address, place in known.items() if address is not None}
         self.of = [places.get(address, (0, 0)) for address in found]
-        for dtype, indices in fresh.items():
-            values = torch.tensor([self.values[index] for index in indices], dtype=dtype, device="cpu")
-            block = upload(values.numpy(), device)
-            for place, index in enumerate(indices):
-                self.of[index] = (len(self.blocks), place)
-                entries[index].made["step"] = own_storage(block[place : place + 1]).as_strided((), ())
-            self.blocks.append(block)
+        counts = [(self.values[index], count_dtype(entries[index].format)) for index in fresh]
+        steps, blocks = side_by_side(counts, device)
+        made = _addresses(blocks)
+        for index, step in zip(fresh, steps, strict=True):
+            number, place = made[step.data_ptr(), step.dtype]
+            self.of[index] = (len(self.blocks) + number, place)
+            entries[index].made["step"] = step
+        self.blocks += blocks
 
 
 class HostCounts:
     """Counts on the CPU, where the bias corrections are computed."""
 
-    def __init__(self, entries: Sequence[Entry], before: HostCounts | None, *, move: bool) -> None:
-        """Takes over the counts of entries. ``before``: of the plan that is replaced. ``move``: see `Places`."""
-        places = Places(entries, torch.device("cpu"), [] if before is None else before._blocks, move=move)
+    def __init__(self, entries: Sequence[Entry], before: HostCounts | Sequence[Tensor], *, move: bool) -> None:
+        """Takes over the counts of entries. ``before``: of the plan that is replaced, or blocks of counts; ``move``: see `Places`."""
+        blocks = before._blocks if isinstance(before, HostCounts) else before
+        places = Places(entries, torch.device("cpu"), blocks, move=move)
         used = sorted({number for number, _ in places.of})
         self._blocks = [places.blocks[number] for number in used] or [torch.zeros(0, device="cpu")]
         starts, begin = {}, 0
@@ -175,6 +178,20 @@ class DeviceCounts:
 
 Counts = HostCounts | DeviceCounts
 
+
+def side_by_side(
+    counts: Sequence[tuple[float, torch.dtype]], device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns a tensor for each count, 0-dim and a storage of its own, and the blocks that they lie in, one per dtype."""
+    steps: dict[int, Tensor] = {}
+    blocks = []
+    for dtype in dict.fromkeys(dtype for _, dtype in counts):
+        own = [index for index, count in enumerate(counts) if count[1] == dtype]
+        block = upload(torch.tensor([counts[index][0] for index in own], dtype=dtype, device="cpu").numpy(), device)
+        steps.update((index, own_storage(block[i : i + 1]).as_strided((), ())) for i, index in enumerate(own))
+        blocks.append(block)
+    return [steps[index] for index in range(len(counts))], blocks
+
 _Address = tuple[int, torch.dtype]
 
 
@@ -203,9 +220,9 @@ def _repeated(addresses: Sequence[_Address | None]) -> list[int]:
     return [index for index, address in enumerate(addresses) if address in seen or seen.add(address)]  # type: ignore[func-returns-value]
 
 
-def _dtype(entry: Entry) -> torch.dtype:
+def count_dtype(of: Format) -> torch.dtype:
     """Returns the type of a new count."""
-    if entry.format.draws or torch.get_default_dtype() == torch.float64:
+    if of.draws or torch.get_default_dtype() == torch.float64:
         return torch.float64
     return torch.float32
 

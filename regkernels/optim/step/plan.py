@@ -82,10 +82,11 @@ class Plan:
         self._initial = [float(group.get("initial_accumulator_value", 0.0)) for group in groups]
         self._params = [param for g in members for param in groups[g]["params"]]
 
-    def build(self, *, counts_steps: bool, move_counts: bool) -> None:
+    def build(self, *, counts_steps: bool, move_counts: bool, count_blocks: Sequence[Tensor] = ()) -> None:
         """Creates missing states and everything that `refresh` keeps up to date. The dictionary of states is what it was; see `publish`.
 
-        ``move_counts``: step counts are brought together; see `regkernels.optim.step.counts.Places`.
+        ``move_counts``: step counts are brought together; see `regkernels.optim.step.counts.Places`. ``count_blocks``: where there may be
+        some already.
         """
         self._counts: counts.Counts | None = None
         if counts_steps or self._must_count():
@@ -94,8 +95,8 @@ class Plan:
                 before = before if isinstance(before, counts.DeviceCounts) else None
                 self._counts = counts.DeviceCounts(self.entries, self.device, before, move=move_counts)
             else:
-                before = before if isinstance(before, counts.HostCounts) else None
-                self._counts = counts.HostCounts(self.entries, before, move=move_counts)
+                known = before if isinstance(before, counts.HostCounts) else count_blocks
+                self._counts = counts.HostCounts(self.entries, known, move=move_counts)
         self._before = None
         states.fill(self.entries, self._initial)
         # In one order on all ranks: loading may take a message.

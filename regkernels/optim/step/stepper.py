@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from regkernels import backends, validation
 from regkernels.distributed import agreement
@@ -47,6 +48,7 @@ class Stepper:
     Attributes:
         options: arguments of the optimizer that belong to no param group.
         trust: of the dictionary of states.
+        count_blocks: where step counts lie side by side that were made before the first step.
     """
 
     def __init__(self, options: Options, trust: Trust | None = None, *, is_part: bool = False) -> None:
@@ -54,6 +56,7 @@ class Stepper:
         self.options = options
         self._arguments = options._replace(process_group=None)  # as ranks compare them: each has a group of its own
         self.trust = Trust() if trust is None else trust
+        self.count_blocks: list[Tensor] = []
         self._is_part = is_part
         self._agreed = is_part  # whether ranks that share parameters have compared their optimizers
         self.forget()
@@ -190,7 +193,9 @@ class Stepper:
                 self._keep_totals(sums, scaling, len(groups), described)
                 return None
             for plan in plans:
-                plan.build(counts_steps=rules._counts_steps, move_counts=self._move_counts)
+                plan.build(
+                    counts_steps=rules._counts_steps, move_counts=self._move_counts, count_blocks=self.count_blocks
+                )
             self.plans, self._replaced, self._move_counts = plans, {}, False
         graphs.capture([plan.device for plan in self.plans], groups if rules._counts_steps else [])
         return self.plans, scaling

@@ -80,8 +80,9 @@ class Run:
             self.step()
 
     def step(self) -> None:
-        for param in self.params:
-            param.grad = 0.5 * param.detach()
+        # What is not dense is updated in a copy, which is written back with the next step: its gradient must not depend on it.
+        self.params[0].grad = 0.5 * self.params[0].detach()
+        self.params[1].grad = torch.arange(12.0).reshape(4, 3)
         self.optimizer.step()
 
 
@@ -91,9 +92,9 @@ def lines_of(kind: str, before: int, **how: Any) -> int:
     return count.lines
 
 
-def some(lines: int, number: int) -> Iterator[int]:
-    """So many of the lines, the last ones among them, where weights and states are written."""
-    yield from sorted({*range(1, lines + 1, max(1, lines // number)), *range(max(1, lines - 60), lines + 1)})
+def some(lines: int, every: int) -> Iterator[int]:
+    """A few of all lines, and more of the last ones, where weights and states are written."""
+    yield from sorted({*range(every, lines + 1, lines // 40), *range(lines - 30 * every, lines + 1, every)})
 
 
 @pytest.mark.parametrize("opcodes", [False, True], ids=["lines", "instructions"])
@@ -103,7 +104,7 @@ def test_a_step_that_was_stopped_anywhere_and_made_again(kind: str, before: int,
     right = [values(run.optimizer, run.params) for run in (Run(kind, torch.optim, before + steps) for steps in (1, 2))]
     made = [0, 0]
     elsewhere = []
-    for at in some(lines_of(kind, before, opcodes=opcodes), 150):
+    for at in some(lines_of(kind, before, opcodes=opcodes), 11 if opcodes else 2):
         run = Run(kind, optim, before)
         assert Stop(at, opcodes=opcodes).run(run.step)
         run.step()
@@ -114,7 +115,7 @@ def test_a_step_that_was_stopped_anywhere_and_made_again(kind: str, before: int,
         else:
             elsewhere.append(at)
     assert not elsewhere
-    assert made[0] > 50 and made[1] > 0
+    assert made[0] > 30 and made[1] > 3
 
 
 def test_options_that_were_being_checked() -> None:
@@ -130,7 +131,7 @@ def test_options_that_were_being_checked() -> None:
 
     count = Stop()
     count.run(fresh()[1].step)
-    for at in range(1, count.lines):
+    for at in range(1, count.lines, 5):
         param, optimizer = fresh()
         assert Stop(at).run(optimizer.step)
         already = 0.75 - float(param.detach()[0])
