@@ -51,9 +51,12 @@ class Contract(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns torch's state dict. Tensors are shared with the optimizer, the dictionaries are not."""
+        trusted = self._stepper.trust.holds
         packed = super().state_dict()
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
             packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
+            self._stepper.trust.holds = trusted
+        self._stepper.trust.lent = True
         return packed
 
     def _announce_scaling(self) -> None:

@@ -188,7 +188,7 @@ def side_by_side(
     for dtype in dict.fromkeys(dtype for _, dtype in counts):
         own = [index for index, count in enumerate(counts) if count[1] == dtype]
         block = upload(torch.tensor([counts[index][0] for index in own], dtype=dtype, device="cpu").numpy(), device)
-        steps.update((index, own_storage(block[i : i + 1]).as_strided((), ())) for i, index in enumerate(own))
+        steps.update((index, own_storage(block[i])) for i, index in enumerate(own))
         blocks.append(block)
     return [steps[index] for index in range(len(counts))], blocks
 

@@ -9,6 +9,7 @@ address, type, shape and strides that the kernels are going to use.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
@@ -120,7 +121,24 @@ class Plan:
         """
         if self._states is None:
             states.publish(self.entries, self._state)
+            for entry in self.entries:
+                entry.made = {}
             self._states = extension.states(self._state, self._seen())
+
+    def has_states_alone(self) -> bool | None:
+        """Tells whether nobody else has a tensor of a state, or its memory, who could exchange it unseen; None where only memory is
+        shared, for good perhaps."""
+        if self._states is None:
+            return False
+        alone = next(map(sys.getrefcount, [object()])) + 2  # beside a list the dictionary and the fast check have it
+        for entry in self.entries:
+            names = self._names_in_state(entry)
+            counts = map(sys.getrefcount, [entry.state[name] for name in names])
+            if any(count > alone + (name != "step") for name, count in zip(names, counts, strict=True)):
+                return False  # what belongs to the rule or the rounding its entry has, too
+        alone = _holders(torch.zeros((), device="cpu"))
+        tensors = (entry.state[name] for entry in self.entries for name in self._names_in_state(entry))
+        return True if all(_holders(shards.held(tensor)) <= alone for tensor in tensors) else None
 
     # --- every step ---
 
@@ -212,11 +230,14 @@ class Plan:
         out without the host knowing."""
         return any(entry.format.draws or (self.may_skip and entry.rule == "momentum") for entry in self.entries)
 
+    def _names_in_state(self, entry: Entry) -> list[str]:
+        return [*entry.state_names, *(() if self._counts is None else ("step",))]
+
     def _seen(self) -> list[tuple[Tensor, dict[str, Any], list[str], list[Any], list[bool]]]:
         """Returns what the fast check of states is to look at."""
         seen = []
         for entry in self.entries:
-            names = [*entry.state_names, *(() if self._counts is None else ("step",))]
+            names = self._names_in_state(entry)
             tensors = [entry.state[name] for name in names]
             if names:
                 seen.append((entry.param, entry.state, names, tensors, [shards.is_dtensor(t) for t in tensors]))
@@ -244,6 +265,11 @@ class Plan:
                 validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
                 penalty_keys.check_complex(group, entry.param, entry.name)
                 graphs.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
+
+
+def _holders(tensor: Tensor) -> int:
+    """Counts who has the memory of a tensor."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # type: ignore[attr-defined, no-any-return]
 
 
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:

@@ -104,15 +104,14 @@ def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:
         ends[number] = param.data_ptr() + param.nbytes
     buffers = [torch.zeros(size, dtype=key[1], device=key[0]) for key, size in zip(keys, sizes, strict=True)]
     return [
-        _own(buffers[number], begin, param.numel()).as_strided(param.shape, dense_strides(param))
+        _own(buffers[number].as_strided(param.shape, dense_strides(param), begin))
         for (param, _), (number, begin) in zip(wanted, places, strict=True)
     ]
 
 
-def _own(buffer: Tensor, begin: int, numel: int) -> Tensor:
-    """Returns a run of a buffer as a storage of its own."""
-    run = buffer[begin : begin + numel]
-    return run if numel == len(buffer) or type(buffer) is not Tensor or buffer.is_meta else own_storage(run)
+def _own(run: Tensor) -> Tensor:
+    """Returns a run of a buffer as a storage of its own, where it has memory."""
+    return own_storage(run) if type(run) is Tensor and not run.is_meta else run
 
 
 def publish(entries: Sequence[Entry], state: MutableMapping[Any, Any]) -> None:

@@ -33,10 +33,12 @@ class Trust:
 
     Attributes:
         holds: whether it is so, and the dictionary need not be looked at.
+        lent: whether somebody else may have the tensors, though not the dictionary: they are looked at until that is over.
     """
 
     def __init__(self) -> None:
         self.holds = True
+        self.lent = False
 
 
 class Stepper:
@@ -182,7 +184,8 @@ class Stepper:
         None where the step is left out and would have to create states first.
         """
         self.finish()
-        check = not self.trust.holds
+        trust = self.trust
+        check = trust.lent or not trust.holds
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
         ):
@@ -197,6 +200,10 @@ class Stepper:
                     counts_steps=rules._counts_steps, move_counts=self._move_counts, count_blocks=self.count_blocks
                 )
             self.plans, self._replaced, self._move_counts = plans, {}, False
+        if trust.lent:
+            alone = [plan.has_states_alone() for plan in self.plans]
+            trust.lent = False in alone
+            trust.holds = trust.holds and None not in alone
         graphs.capture([plan.device for plan in self.plans], groups if rules._counts_steps else [])
         return self.plans, scaling
 

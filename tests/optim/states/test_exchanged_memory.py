@@ -128,3 +128,38 @@ def test_a_step_count_exchanged_through_the_state_dict() -> None:
             optimizer.step()
             assert optimizer.state[p]["step"] == 8
         torch.testing.assert_close(param, other)
+
+
+def test_memory_that_somebody_moves_through_a_view() -> None:
+    """Who has only a view of a state can still move the memory of both, long after the state dict is gone."""
+    param, other = (nn.Parameter(torch.zeros(4)) for _ in range(2))
+    optimizers = [optim.SGD([param], lr=0.5, momentum=0.5), torch.optim.SGD([other], lr=0.5, momentum=0.5)]
+    views: list[Tensor] = []
+    for round_ in range(8):
+        for p, optimizer in zip((param, other), optimizers, strict=True):
+            p.grad = torch.ones(4)
+            optimizer.step()
+            if round_ == 2:
+                views.append(optimizer.state_dict()["state"][0]["momentum_buffer"].detach())
+        if round_ == 5:
+            views[0].share_memory_()
+    assert torch.equal(param, other) and torch.equal(*views)
+
+
+def test_a_state_dict_that_is_gone_is_forgotten() -> None:
+    """While somebody holds one, each step looks at all states: not any longer."""
+    params = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
+    optimizer = optim.Adam(params)
+    for param in params:
+        param.grad = torch.ones(4)
+    optimizer.step()
+    held = optimizer.state_dict()
+    optimizer.step()
+    assert optimizer._stepper.trust.lent
+    part = held["state"][1]["exp_avg"]
+    del held
+    optimizer.step()
+    assert optimizer._stepper.trust.lent
+    del part
+    optimizer.step()
+    assert optimizer._stepper.trust.holds and not optimizer._stepper.trust.lent
