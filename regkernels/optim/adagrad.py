@@ -106,7 +106,9 @@ class Adagrad(Optimizer):
         ]
         formats = [self._stepper.options.precision.of(param) for param, _ in params]
         sums = make([(param, own.dtype_of("sum")) for (param, _), own in zip(params, formats, strict=True)])
-        steps, self._stepper.count_blocks = side_by_side([(0.0, count_dtype(own)) for own in formats], torch.device("cpu"))
+        steps, self._stepper.count_blocks = side_by_side(
+            [(0.0, count_dtype(own)) for own in formats], torch.device("cpu")
+        )
         for (param, group), step, tensor in zip(params, steps, sums, strict=True):
             real(held(tensor)).fill_(initial[group])
             self.__dict__["state"][param] = {"step": step, "sum": tensor}

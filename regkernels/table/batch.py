@@ -18,7 +18,8 @@ Returned = TypeVar("Returned")
 def in_one_go(first: Callable[[], Returned], then: Callable[[], object]) -> Returned:
     """Calls one and the other, and returns what the first returned. Ctrl-C does not come between: Python looks for it between its
     own instructions only, so it must be given functions that are not written in Python, or `functools.partial` of such."""
-    return tuple(map(operator.call, (first, then)))[0]  # type: ignore[return-value]
+    returned, _ = map(operator.call, (first, then))
+    return returned  # type: ignore[return-value]
 
 
 class Memory:

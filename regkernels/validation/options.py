@@ -143,9 +143,11 @@ def parameter_numbers(group: Mapping[str, Any], where: str) -> None:
     if given is None or not isinstance(params, (list, tuple)):
         return
     if not isinstance(given, (list, tuple, range)) or len(given) != len(params):
-        raise ValueError(f"param_numbers must list one number for each of {len(params)} parameters, got {given!r}{where}")
+        raise ValueError(
+            f"param_numbers must list one number for each of {len(params)} parameters, got {given!r}{where}"
+        )
     for number in given:
-        if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 0 <= number < 2**63:
+        if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 0 <= int(number) < 2**63:
             raise ValueError(f"param_numbers must be whole numbers in [0, 2**63), got {number!r}{where}")
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.utils.weak import WeakIdKeyDictionary
 
 from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import FlatParameters
 from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.release.buckets import Bucket, Member, merged
+from regkernels.optim.release.hook import Hook
 from regkernels.optim.stats import Stats
 
 BUCKET_BYTES = 16 << 20
@@ -251,34 +248,8 @@ class GradientRelease:
     def _watch(self, member: Member) -> None:
         """Hooks a parameter that is trained and has no hook yet."""
         if member.hook is None and member.param.requires_grad:
-            hook = _latest[member.param] = _Hook(self, member)
+            hook = Hook(self._arrived, member, self._warned)
             member.hook = member.param.register_post_accumulate_grad_hook(hook)
-
-
-class _Hook:
-    """Stands at a parameter, and holds on to nothing: autograd keeps hooks where the garbage collector does not see them, so that what
-    one refers to would live as long as its parameter, which is among it."""
-
-    def __init__(self, release: GradientRelease, member: Member) -> None:
-        self._release, self._member, self._warned = weakref.ref(release), weakref.ref(member), release._warned
-
-    def __call__(self, param: Tensor) -> None:
-        release, member = self._release(), self._member()
-        if release is not None and member is not None:
-            release._arrived(member, param)
-        elif not self._warned and _latest.get(param) is self:
-            self._warned.append(True)
-            warnings.warn(
-                "the optimizer that stepped in the backward pass is gone: gradients are left in param.grad, and nobody updates "
-                "these parameters. Keep the optimizer, or what step_in_backward returns, as long as you train; call remove() of the "
-                "latter before you drop both",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-_latest: Any = WeakIdKeyDictionary()
-"""The hook of each parameter that came last: of one whose optimizer is gone, and which another has taken over, nobody wants to hear."""
 
 
 def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:

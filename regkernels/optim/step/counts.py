@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,15 +47,14 @@ class Places:
         self.values = dict(zip(unknown, _values([entries[index] for index in unknown]), strict=True))
         fresh = []
         for index in unknown:
-            step = entries[index].state.get("step")
+            step: Any = entries[index].state.get("step")
             if found[index] is not None and (not move or step.is_shared()):
                 known[found[index]] = (len(self.blocks), 0)
                 self.blocks.append(step.detach().view(1))
             else:
                 fresh.append(index)
                 found[index] = None
-        places = {address: place for address, place in known.items() if address is not None}
-        self.of = [places.get(address, (0, 0)) for address in found]
+        self.of = [known.get(address, (0, 0)) for address in found]  # of those that are None see below
         counts = [(self.values[index], count_dtype(entries[index].format)) for index in fresh]
         steps, blocks = side_by_side(counts, device)
         made = _addresses(blocks)
@@ -67,6 +67,8 @@ class Places:
 
 class HostCounts:
     """Counts on the CPU, where the bias corrections are computed."""
+
+    _blocks: list[Tensor]
 
     def __init__(self, entries: Sequence[Entry], before: HostCounts | Sequence[Tensor], *, move: bool) -> None:
         """Takes over the counts of entries. ``before``: of the plan that is replaced, or blocks of counts; ``move``: see `Places`."""
@@ -124,6 +126,8 @@ class DeviceCounts:
     from then on, although their counts may happen to be equal.
     """
 
+    _blocks: list[Tensor]
+
     def __init__(
         self, entries: Sequence[Entry], device: torch.device, before: DeviceCounts | None, *, move: bool
     ) -> None:
@@ -160,6 +164,7 @@ class DeviceCounts:
         if active is not None:
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
         self._versions = [block._version for block in self._blocks]
+
     def _increments(self, active: Tensor | None) -> list[Tensor | int]:
         """Returns what to add to each block: 1, or a mask on the device where some of its counts stay."""
         recorded = bool(self._blocks) and is_capturing(self._blocks[0].device)  # then a mask has to stay for good
@@ -191,6 +196,7 @@ def side_by_side(
         steps.update((index, own_storage(block[i])) for i, index in enumerate(own))
         blocks.append(block)
     return [steps[index] for index in range(len(counts))], blocks
+
 
 _Address = tuple[int, torch.dtype]
 
@@ -236,7 +242,7 @@ def _values(entries: Sequence[Entry]) -> list[float]:
     # A momentum buffer without a count comes from a run that did not count: its first step is over.
     missing = [float(entry.state.get("momentum_buffer") is not None) for entry in entries]
     found = [entry.state.get("step") for entry in entries]
-    values = [value if step is None else step for step, value in zip(found, missing, strict=True)]
+    values: list[Any] = [value if step is None else step for step, value in zip(found, missing, strict=True)]
     elsewhere: dict[torch.device, list[int]] = {}
     for index, value in enumerate(values):
         if isinstance(value, Tensor) and not value.is_cpu:

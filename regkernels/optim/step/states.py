@@ -45,19 +45,23 @@ def fill(entries: Sequence[Entry], initial: Sequence[float]) -> None:
             real(held(tensor)).fill_(initial[entry.group])
         entry.made[name] = tensor
     for entry in entries:
-        entry.states = [entry.made.get(name, entry.state.get(name)) for name in entry.state_names]
+        entry.states = [entry.made[name] if name in entry.made else entry.state[name] for name in entry.state_names]
 
 
 def _shared(entries: Sequence[Entry]) -> set[tuple[Entry, str]]:
     """Returns the states that have an element in common with a weight, or with a state before them."""
     found: set[tuple[Entry, str]] = set()
-    named: list[tuple[Tensor, Any]] = [(entry.own, None) for entry in entries]
+    tensors: dict[str, Tensor] = {f"weight {index}": entry.own for index, entry in enumerate(entries)}
+    states: dict[str, tuple[Entry, str]] = {}
     for entry in entries:
-        named += [(held(entry.state[name]), (entry, name)) for name in entry.state_names if entry.can_use(name)]
-    while (pair := first_shared(named)) is not None:
-        one = pair[0] if pair[1] is None else pair[1]
-        found.add(one)
-        named = [item for item in named if item[1] != one]
+        for name in entry.state_names:
+            if entry.can_use(name):
+                key = f"state {len(states)}"
+                states[key], tensors[key] = (entry, name), held(entry.state[name])
+    while (pair := first_shared((tensor, key) for key, tensor in tensors.items())) is not None:
+        one = max(pair, key=lambda key: (key in states, list(tensors).index(key)))
+        found.add(states[one])
+        del tensors[one]
     return found
 
 

@@ -87,7 +87,7 @@ def test_a_storage_that_is_freed(size: int) -> None:
     bytes_ = storage.nbytes()
     storage.resize_(0)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="'momentum_buffer' of parameter 0.*has no memory.*resized"):
+        with pytest.raises(RuntimeError, match=r"'momentum_buffer' of parameter 0.*has no memory.*resized"):
             optimizer.step()
     assert torch.equal(param, before)
     storage.resize_(bytes_)
@@ -108,7 +108,7 @@ def test_a_freed_storage_in_a_state_dict_is_refused() -> None:
     buffer = torch.ones(4)
     packed["state"][0]["momentum_buffer"] = buffer
     buffer.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="'momentum_buffer' of parameter 0.*has no memory"):
+    with pytest.raises(RuntimeError, match=r"'momentum_buffer' of parameter 0.*has no memory"):
         optimizer.load_state_dict(packed)
     optimizer.step()
     assert torch.equal(param, torch.full((4,), -2.5))

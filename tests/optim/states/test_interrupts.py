@@ -120,6 +120,7 @@ def test_a_step_that_was_stopped_anywhere_and_made_again(kind: str, before: int,
 
 def test_options_that_were_being_checked() -> None:
     """A step that is stopped while it looks at options looks at them again, also at those set in that moment."""
+
     def fresh() -> tuple[nn.Parameter, optim.Optimizer]:
         param = nn.Parameter(torch.ones(3))
         optimizer = optim.SGD([{"params": [param]}, {"params": [nn.Parameter(torch.ones(2))]}], lr=0.25)

@@ -156,9 +156,7 @@ def test_states_that_share_memory_get_memory_of_their_own() -> None:
     twins = [nn.Parameter(torch.ones(4)) for _ in range(3)]
     reference = torch.optim.Adam(twins, lr=0.1)
     for param in twins:
-        reference.state[param].update(
-            step=torch.tensor(3.0), exp_avg=torch.full((4,), 0.5), exp_avg_sq=torch.ones(4)
-        )
+        reference.state[param].update(step=torch.tensor(3.0), exp_avg=torch.full((4,), 0.5), exp_avg_sq=torch.ones(4))
     for some, steps in (([a, b, c], optimizer), (twins, reference)):
         for _ in range(2):
             for scale, param in enumerate(some, 1):

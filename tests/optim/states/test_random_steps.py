@@ -21,7 +21,9 @@ def packed_at(step: Any, state: dict[str, Any], group: dict[str, Any]) -> dict[s
     return {"state": {0: {"step": step, **state}}, "param_groups": [{**group, "params": [0]}]}
 
 
-@pytest.mark.parametrize("step", [LAST - 1, torch.tensor(float(LAST)), torch.tensor(2.0**32 - 200, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "step", [LAST - 1, torch.tensor(float(LAST)), torch.tensor(2.0**32 - 200, dtype=torch.float64)]
+)
 def test_rounding_stays_unbiased_after_two_to_the_24_steps(step: Any) -> None:
     """400 updates of -0.001 from 1 in bfloat16: 0.600 on average, with the spread of 400 independent roundings, 0.03. With the
     same bits in every step each element goes up, or down, for good: 0.768 and 0.394 were seen."""
