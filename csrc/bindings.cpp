@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "parallel.h"
 #include "roster.h"
+#include "states.h"
 #include "threads.h"
 
 namespace py = pybind11;
@@ -174,6 +175,11 @@ PYBIND11_MODULE(_C, m) {
         .def("refresh", &Roster::refresh, py::arg("groups"), py::arg("column"), py::arg("stride"))
         .def("gradients", &Roster::gradients)
         .def("release", &Roster::release);
+
+    py::class_<States>(m, "States")
+        .def(py::init<py::capsule, py::object, const py::list&>(), py::arg("exchange_api"), py::arg("state"),
+             py::arg("entries"))
+        .def("hold", &States::hold);
 
     m.def("layout", &layout);
     m.def("num_threads", &num_threads);

@@ -6,6 +6,7 @@ What each function does is said in `regkernels.backends.protocol`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from regkernels import reference
 from regkernels.backends import extension
 from regkernels.reference import Penalty
 from regkernels.table import segments
-from regkernels.table.batch import Batch
+from regkernels.table.batch import Batch, in_one_go
 from regkernels.table.formats import DTYPES
 from regkernels.table.grouping import GroupLayout
 
@@ -24,7 +25,9 @@ _FORMULAS = {name: index for index, name in enumerate(reference.VALUES)}
 def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
     table = batch.segments
     _adopt_thread_count()
-    return extension.C.update(table.data_ptr(), len(table), batch.rows, batch.totals if with_sums else 0)
+    step = partial(extension.C.update, table.data_ptr(), len(table), batch.rows, batch.totals if with_sums else 0)
+    # Ctrl-C during the kernel is raised right after it: by then it has to be known that the weights have moved.
+    return step() if batch.is_over is None else in_one_go(step, batch.is_over)
 
 
 def proximal(batch: Batch) -> None:

@@ -18,7 +18,7 @@ from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 from regkernels.warn import warn
 
-INTERFACE = 8
+INTERFACE = 9
 """The version of the extension's functions; kInterface in csrc/table.h."""
 
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
@@ -129,6 +129,16 @@ def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[i
     api = torch.Tensor.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
     hints = [address for param in parameters for address in _objects_behind(param)]
     return C.Roster(api, tuple(parameters), list(modes), list(slots), hints)
+
+
+def states(state: Any, entries: Sequence[tuple[Any, dict[str, Any], list[str], list[Any], list[bool]]]) -> Any | None:
+    """Makes the fast check of the dictionary of states; None where there is none.
+
+    ``entries``: for each parameter itself, its own dictionary, names and tensors in it, and of each whether it is a DTensor.
+    """
+    if not keeps_plans():
+        return None
+    return C.States(torch.Tensor.__dlpack_c_exchange_api__, state, list(entries))  # type: ignore[attr-defined]
 
 
 def _objects_behind(param: Tensor) -> list[int]:

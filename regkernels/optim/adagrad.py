@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor
+from torch.nn import UninitializedParameter
 
 from regkernels import validation
+from regkernels.distributed.shards import held
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
+from regkernels.optim.step.counts import count_dtype, side_by_side
+from regkernels.optim.step.entry import real
 from regkernels.optim.step.protocol import Row
+from regkernels.optim.step.states import make
 from regkernels.table.hyper import Number, regularisation
 from regkernels.validation import L1Mode, WeightDecayMode
 
@@ -29,8 +35,8 @@ class Adagrad(Optimizer):
         lr_decay: in step n, lr is ``lr / (1 + (n - 1) * lr_decay)``, >= 0, also where it multiplies the strengths.
         weight_decay: >= 0, with the factor 1/2: ``weight_decay / 2 * sum w**2``.
         initial_accumulator_value: what the state ``sum`` begins with, >= 0. It has the parameter's shape and is float32 for
-            half-precision parameters; ``step`` is a 0-dim tensor on the CPU. Both are created in the first step that sees a
-            gradient; torch's has them from the start.
+            half-precision parameters; ``step`` is a 0-dim tensor on the CPU. Both are there from the start, as torch's are; those of
+            param groups that are added later, and of lazy parameters, from the first step that sees a gradient.
         eps: added to the root of the sum, >= 0.
         foreach, fused: accepted for torch's sake and ignored; there is one implementation.
         maximize: maximises the objective; the penalties are never flipped.
@@ -81,6 +87,32 @@ class Adagrad(Optimizer):
             "weight_decay_mode": "coupled" if weight_decay_mode is None else weight_decay_mode,
         }
         super().__init__(params, defaults, common)
+        self._create_states()
+
+    def share_memory(self) -> None:
+        """Moves the states to shared memory, as torch's does, and the step counts with them: for processes that train asynchronously."""
+        for state in self.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()
+
+    def _create_states(self) -> None:
+        """Makes the states of all parameters that have a shape."""
+        initial = [float(group["initial_accumulator_value"]) for group in self.param_groups]
+        params = [
+            (param, group)
+            for group, options in enumerate(self.param_groups)
+            for param in options["params"]
+            if not isinstance(param, UninitializedParameter)
+        ]
+        formats = [self._stepper.options.precision.of(param) for param, _ in params]
+        sums = make([(param, own.dtype_of("sum")) for (param, _), own in zip(params, formats, strict=True)])
+        steps, self._stepper.count_blocks = side_by_side(
+            [(0.0, count_dtype(own)) for own in formats], torch.device("cpu")
+        )
+        for (param, group), step, tensor in zip(params, steps, sums, strict=True):
+            real(held(tensor)).fill_(initial[group])
+            self.__dict__["state"][param] = {"step": step, "sum": tensor}
 
     def _validate(self, group: Mapping[str, Any], where: str, *, wait: bool) -> None:
         for name in ("eps", "lr_decay", "initial_accumulator_value"):

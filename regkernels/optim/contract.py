@@ -41,6 +41,8 @@ class Contract(torch.optim.Optimizer):
         if "state" not in self.__dict__:  # a wrapper that passes attributes on
             raise AttributeError("state")
         self._trust_state(False)
+        if "_stepper" in self.__dict__:
+            self._stepper.finish()
         return self.__dict__["state"]  # type: ignore[no-any-return]
 
     @state.setter
@@ -54,6 +56,7 @@ class Contract(torch.optim.Optimizer):
         if isinstance(packed.get("state"), dict):  # a hook of the user may have made something else of it
             packed["state"] = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
             self._stepper.trust.holds = trusted
+        self._stepper.trust.lent = True
         return packed
 
     def _announce_scaling(self) -> None:

@@ -14,7 +14,7 @@ from regkernels.dynamo import outside_of_graphs
 from regkernels.flat import Owners
 from regkernels.optim import effects, misspelt, penalty_keys, signature
 from regkernels.optim.checkpoint.check import check_state_dict, dictionary
-from regkernels.optim.checkpoint.load import fill_missing_options, restore_own_formats, spread_states
+from regkernels.optim.checkpoint.load import fill_missing_options, spread_states, take_states
 from regkernels.optim.checkpoint.memory import check_memory_of_states
 from regkernels.optim.contract import Contract, evaluated
 from regkernels.optim.group_keys import refuse_keys
@@ -199,7 +199,7 @@ class Optimizer(Contract):
         incoming = self.__dict__.get("_incoming")
         if incoming is not None:
             precision = self._stepper.options.precision
-            restore_own_formats(self.__dict__["state"], incoming, self.param_groups, precision)
+            take_states(self.__dict__["state"], incoming, self.param_groups, precision)
 
     # --- who makes the step ---
 
@@ -238,11 +238,12 @@ class Optimizer(Contract):
     def _begin(self, options: Options, *, trusted: bool = True) -> None:
         """Makes a stepper. ``trusted``: nobody else can have the dictionary of states."""
         self._stepper = Stepper(options)
+        self._stepper.forget(loaded=not trusted)
         self._stepper.trust.holds = trusted
         self._owners = Owners()
         self._announce_scaling()
 
     def _forget(self) -> None:
-        """Lets the next step look at everything anew."""
-        self._stepper.forget()
+        """Lets the next step look at everything anew, after loading."""
+        self._stepper.forget(loaded=True)
         self._owners = Owners()

@@ -12,7 +12,7 @@ from regkernels import validation
 from regkernels.distributed.agreement import check_process_group
 from regkernels.distributed.zero import process_group_of_maker
 from regkernels.optim import misspelt, penalty_keys
-from regkernels.optim.penalty_keys import Penalties
+from regkernels.optim.penalty_keys import Method, Penalties
 from regkernels.table.formats import ROUNDINGS, Precision, Rounding
 from regkernels.table.hyper import SHRINK_LIMIT
 
@@ -131,24 +131,29 @@ DEFAULTS = {"shrink_limit": SHRINK_LIMIT, **ARGUMENTS, **penalty_keys.DEFAULTS}
 
 
 class Checked:
-    """Remembers options of param groups that have been checked and are the same objects still, which cannot change.
+    """Remembers options of param groups that have been checked and are the same objects still, which cannot change, and the method
+    that they ask for.
 
     They need no second look: that would be most of a step's Python for a small model.
     """
 
     def __init__(self) -> None:
-        self._values: dict[int, list[Any]] = {}
+        self._known: dict[int, tuple[list[Any], Method]] = {}
 
-    def has(self, index: int, group: Mapping[str, Any]) -> bool:
-        """Tells whether ``group``, of number ``index``, has the options that were checked."""
-        checked = self._values.get(index, [])
-        return len(group) == len(checked) and all(map(operator.is_, group.values(), checked))
+    def method(self, index: int, group: Mapping[str, Any]) -> Method | None:
+        """Returns the method of ``group``, of number ``index``; None unless it has the options that were checked."""
+        known = self._known.get(index)
+        if known is None or len(group) != len(known[0]) or not all(map(operator.is_, group.values(), known[0])):
+            return None
+        return known[1]
 
-    def add(self, index: int, group: Mapping[str, Any]) -> None:
-        """Remembers that the options of ``group`` are checked, where none of them can change by itself."""
-        self._values.pop(index, None)
-        if all(_cannot_change(value) for key, value in group.items() if key != "params"):
-            self._values[index] = list(group.values())
+    def add(self, index: int, group: Mapping[str, Any], values: list[Any], method: Method) -> None:
+        """Remembers that the ``values`` of ``group`` were checked, where none of them can change by itself, and their method."""
+        self._known.pop(index, None)
+        if len(group) == len(values) and all(
+            _cannot_change(value) for key, value in zip(group, values, strict=True) if key != "params"
+        ):
+            self._known[index] = (values, method)
 
 
 def _cannot_change(value: object) -> bool:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from regkernels.table.grouping import GroupLayout
 from regkernels.table.hyper import Hyper
+
+Returned = TypeVar("Returned")
+
+
+def in_one_go(first: Callable[[], Returned], then: Callable[[], object]) -> Returned:
+    """Calls one and the other, and returns what the first returned. Ctrl-C does not come between: Python looks for it between its
+    own instructions only, so it must be given functions that are not written in Python, or `functools.partial` of such."""
+    returned, _ = map(operator.call, (first, then))
+    return returned  # type: ignore[return-value]
 
 
 class Memory:
@@ -61,3 +71,5 @@ class Batch(NamedTuple):
     """How many totals a table of sums has: for each class of parameters (see `regkernels.distributed.sums`) one per param group."""
     may_leave_out: bool = False
     """Whether a row may say, by ``skip``, that nothing is to be written."""
+    is_over: Callable[[], object] | None = None
+    """What a backend may call as soon as everything is written, where no interrupt can come between; see `in_one_go`."""

@@ -36,6 +36,7 @@ from regkernels.validation.tensors import (
     parameter,
     precision,
     state,
+    step_count,
     unique_parameters,
 )
 
@@ -70,5 +71,6 @@ __all__ = [
     "shape",
     "shrink_limit",
     "state",
+    "step_count",
     "unique_parameters",
 ]

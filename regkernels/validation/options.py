@@ -14,6 +14,7 @@ from regkernels import transforms
 from regkernels.reference.family import Shape
 from regkernels.table.hyper import as_float
 
+FLAGS = ("maximize", "nesterov", "amsgrad", "centered", "capturable", "differentiable")
 L1Mode = Literal["prox", "decoupled", "subgradient"]
 WeightDecayMode = Literal["coupled", "decoupled", "prox", "cautious"]
 L1_MODES = get_args(L1Mode)
@@ -149,11 +150,34 @@ def regularised_group(group: Mapping[str, Any], where: str, *, wait: bool) -> No
     one_of("l1_mode", group["l1_mode"], L1_MODES, where)
     one_of("weight_decay_mode", group["weight_decay_mode"], WEIGHT_DECAY_MODES, where)
     shrink_limit(group.get("shrink_limit"), where)
+    for name in FLAGS:
+        flag(name, group.get(name), where)
+    parameter_numbers(group, where)
     if group.get("differentiable"):
         raise ValueError(
             f"differentiable=True is not supported{where}: the step is one kernel that autograd cannot see into; "
             "use torch.optim for differentiating through an optimizer step"
         )
+
+
+def flag(name: str, value: Any, where: str = "") -> None:
+    """Raises unless ``value`` can be asked whether it is true. A tensor on an accelerator is not asked."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be True or False, got a tensor of shape {tuple(value.shape)}{where}")
+
+
+def parameter_numbers(group: Mapping[str, Any], where: str) -> None:
+    """Raises unless ``param_numbers`` of a param group, where it has them, are one for each of its parameters."""
+    given, params = group.get("param_numbers"), group.get("params")
+    if given is None or not isinstance(params, (list, tuple)):
+        return
+    if not isinstance(given, (list, tuple, range)) or len(given) != len(params):
+        raise ValueError(
+            f"param_numbers must list one number for each of {len(params)} parameters, got {given!r}{where}"
+        )
+    for number in given:
+        if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 0 <= int(number) < 2**63:
+            raise ValueError(f"param_numbers must be whole numbers in [0, 2**63), got {number!r}{where}")
 
 
 def parameters_argument(params: Any) -> None:

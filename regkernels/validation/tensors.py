@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -183,6 +185,11 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
             f"the state {key!r} of {name} is {shards.described(value)}, the parameter is {shards.described(param)}: they must be spread "
             "alike; load the state with torch.distributed.checkpoint, which shards it anew"
         )
+    if value is not None and not memory.is_allocated(shards.held(value)):
+        raise RuntimeError(
+            f"the state {key!r} of {name} has no memory: its storage was resized, or freed, and is smaller than the tensor; resize "
+            "it and fill in the values before the step, or set a tensor that has values"
+        )
     if value is not None and value.shape != param.shape:
         raise RuntimeError(
             f"the state {key!r} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; "
@@ -190,6 +197,33 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
         )
     if value is not None:
         addressable(shards.held(value), f"the state {key!r} of {name}")
+
+
+def step_count(value: Any, name: str) -> None:
+    """Raises unless ``value`` can be how many steps a parameter has made; None is none. Waits for a device that it is on."""
+    if value is None:
+        return
+    what = f"the state 'step' of {name}"
+    if shards.is_dtensor(value):
+        raise TypeError(
+            f"{what} must be a plain tensor or a number, got {shards.described(value)}; call full_tensor() on it"
+        )
+    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
+        raise TypeError(
+            f"{what} must be one real number, got a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+        )
+    if not isinstance(value, (Tensor, numbers.Real)):
+        raise TypeError(f"{what} must be a number or a tensor of one, got {type(value).__name__}: {repr(value)[:60]}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    # Beyond 2**53 the next number is none of float64's.
+    if not (0 <= number < 2**53 and number == int(number)):
+        raise ValueError(
+            f"{what} must be a count of steps, got {number}; set it to a whole number in [0, 2**53), or load a checkpoint that is "
+            "not damaged"
+        )
 
 
 def gradient(param: Tensor, grad: Tensor, name: str) -> None:

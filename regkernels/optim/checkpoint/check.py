@@ -6,8 +6,6 @@ another parameter or to another method. Dtypes of floating-point states are none
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from regkernels import validation
 from regkernels.distributed import shards
-from regkernels.distributed.shards import is_dtensor
+from regkernels.memory import is_allocated
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
 from regkernels.optim.step.entry import parameter_name
@@ -213,8 +211,7 @@ def _check_state(state: Any, param: Tensor, name: str, needed: Sequence[str], *,
     for key in known:
         if key != "step":
             _check_tensor(key, state[key], param, name)
-    if state.get("step") is not None:
-        _check_step(state["step"], name)
+    validation.step_count(state.get("step"), name)
 
 
 def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
@@ -226,6 +223,10 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
         raise TypeError(f"{what} has layout {value.layout}; only dense states are supported, call to_dense()")
     if value.is_meta and not param.is_meta:
         raise TypeError(f"{what} is on the meta device and has no values; load it without map_location='meta'")
+    if not is_allocated(shards.held(value)):
+        raise RuntimeError(
+            f"{what} has no memory: its storage was resized, or freed, and is smaller than the tensor; fill it before it is loaded"
+        )
     if isinstance(param, torch.nn.UninitializedParameter):
         return
     shards.check_state(value, param, what)
@@ -243,22 +244,6 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
         fits, allowed = value.is_floating_point(), "a floating-point type"
     if not fits:
         raise TypeError(f"{what} has dtype {value.dtype}; for a {param.dtype} parameter it must have {allowed}")
-
-
-def _check_step(value: Any, name: str) -> None:
-    """Raises where a step count is no whole number >= 0."""
-    what = f"the state 'step' of {name}"
-    if is_dtensor(value):
-        raise TypeError(
-            f"{what} must be a plain tensor or a number, got {shards.described(value)}; call full_tensor() on it"
-        )
-    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex() or value.is_meta):
-        raise TypeError(f"{what} must be one real number, got {_shown(value)} on {value.device}")
-    if not isinstance(value, (Tensor, numbers.Real)):
-        raise TypeError(f"{what} must be a number or a tensor of one, got {_shown(value)}")
-    number = float(value)
-    if not (math.isfinite(number) and number >= 0 and number == int(number)):
-        raise ValueError(f"{what} must be a count of steps, got {number}; load a checkpoint that is not damaged")
 
 
 # --- words ---

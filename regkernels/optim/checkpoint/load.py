@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import UninitializedParameter
 
 from regkernels.distributed.index import part_of
 from regkernels.distributed.shards import held, is_dtensor, lies_alike, spread_like
+from regkernels.optim.step.states import make
 from regkernels.reference import RULES, compute_dtype
 from regkernels.table.formats import KEPT_DTYPES, Precision
 
@@ -63,26 +66,36 @@ def _spread(value: Any, param: Any) -> Any:
     return spread_like(held(value), param) if lies_alike(value, param) else value
 
 
-def restore_own_formats(
+def take_states(
     state: MutableMapping[Tensor, Any],
     incoming: Mapping[str, Any],
     groups: Sequence[Mapping[str, Any]],
     precision: Precision,
 ) -> None:
-    """Takes states from ``incoming`` that torch has spoiled.
+    """Copies states from ``incoming`` to where steps are going to use them.
 
-    It casts all tensors to the type of their parameter: integers, states that are float32 beside half-precision weights, states
-    that are bfloat16 beside float32 ones. Strings it takes for containers.
+    torch shares those that have the parameter's type, so that training would write into what was loaded, and spoils others: it
+    casts all tensors to that type: integers, states that are float32 beside half-precision weights, states that are bfloat16
+    beside float32 ones. Strings it takes for containers.
     """
     params = (param for group in groups for param in group["params"])
     keys = (key for group in incoming["param_groups"] for key in group["params"])
+    wanted: list[tuple[Tensor, str, Tensor, torch.dtype]] = []
     for key, param in zip(keys, params, strict=True):
         own = precision.of(param)
         for name, value in incoming["state"].get(key, {}).items():
             if isinstance(value, str):
                 state[param][name] = value
-            if name == "step" or not isinstance(value, Tensor) or not param.is_floating_point():
+            elif not isinstance(value, Tensor):
                 continue
-            dtype = own.dtype_of(name) if name in OWN_STATES else value.dtype
-            if dtype != param.dtype:
-                state[param][name] = value.to(device=param.device, dtype=dtype, copy=True)
+            elif name in OWN_STATES and not isinstance(param, UninitializedParameter):
+                wanted.append((param, name, value, own.dtype_of(name)))
+            elif name == "step" or not param.is_floating_point():
+                state[param][name] = value.to(device=state[param][name].device, copy=True)
+            else:
+                state[param][name] = value.to(device=param.device, copy=True)
+    wanted.sort(key=lambda item: (item[1], held(item[0]).data_ptr()))  # states of neighbours are neighbours
+    tensors = make([(param, dtype) for param, _, _, dtype in wanted])
+    for (param, name, value, _), tensor in zip(wanted, tensors, strict=True):
+        held(tensor).copy_(held(value))
+        state[param][name] = tensor

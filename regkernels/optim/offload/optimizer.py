@@ -78,6 +78,8 @@ class CPUOffload(Contract):
         mirrors = self._mirrors.of(groups)
         inner = optimizer_class([on_cpu(group, mirrors) for group in groups], **{"param_rounding": "master", **options})
         super().__init__(groups, dict(inner.defaults))
+        self._mirrors.add(mirrors)
+        self.state = self._mirrors.states_of_params(vars(inner)["state"])
         self._take_on(inner, mirrors)
 
     # --- torch's contract ---

@@ -52,13 +52,15 @@ def on_cpu(group: Any, mirrors: Mapping[int, Mirror]) -> Any:
     if not _is_group(group):
         return group
 
-    def other(item: Any) -> Any:
-        if _is_pair(item):
-            return item[0], other(item[1])
-        return mirrors[id(item)].host if id(item) in mirrors else item
-
-    own = {**group, "params": [other(item) for item in group["params"]]}
+    own = {**group, "params": [_mirrored(item, mirrors) for item in group["params"]]}
     return {**own, "l1_weights": _moved(own["l1_weights"])} if "l1_weights" in own else own
+
+
+def _mirrored(item: Any, mirrors: Mapping[int, Mirror]) -> Any:
+    """Returns what stands for a parameter, or a pair of a name and a parameter."""
+    if _is_pair(item):
+        return item[0], _mirrored(item[1], mirrors)
+    return mirrors[id(item)].host if id(item) in mirrors else item
 
 
 def _is_group(group: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from regkernels.flat import FlatParameters
 from regkernels.optim.offload import CPUOffload
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.release.buckets import Bucket, Member, merged
+from regkernels.optim.release.hook import Hook
 from regkernels.optim.stats import Stats
 
 BUCKET_BYTES = 16 << 20
@@ -78,7 +78,7 @@ _NEEDS_ALL = {
 class GradientRelease:
     """Makes the steps of an optimizer in the backward pass; `step_in_backward` makes one.
 
-    It holds on to the optimizer, as the parameters hold on to it.
+    It and the optimizer hold on to each other. The parameters know it weakly: who drops both, ends it.
     """
 
     def __init__(self, optimizer: Optimizer, bucket_bytes: int) -> None:
@@ -91,6 +91,7 @@ class GradientRelease:
         self._updated: list[Bucket] = []  # in the last backward or step
         self._backward = -1  # which one is running, or was the last
         self._held = 0
+        self._warned: list[bool] = []  # whether a parameter has said that all of this is gone
         self._lock = threading.Lock()
         _refuse_processes()
         self._look_at_groups()
@@ -140,7 +141,7 @@ class GradientRelease:
 
     @outside_of_graphs
     def _arrived(self, member: Member, param: Tensor) -> None:
-        """Is the hook of a parameter: its gradient is complete."""
+        """Is called by the hook of a parameter: its gradient is complete."""
         if self._held:
             return
         backward = torch._C._current_graph_task_id()
@@ -247,8 +248,8 @@ class GradientRelease:
     def _watch(self, member: Member) -> None:
         """Hooks a parameter that is trained and has no hook yet."""
         if member.hook is None and member.param.requires_grad:
-            arrived = functools.partial(self._arrived, member)
-            member.hook = member.param.register_post_accumulate_grad_hook(arrived)
+            hook = Hook(self._arrived, member, self._warned)
+            member.hook = member.param.register_post_accumulate_grad_hook(hook)
 
 
 def _layout(optimizer: Optimizer) -> list[tuple[int, int]]:

@@ -36,10 +36,10 @@ class Active:
         self._pieces: Pieces | None = None
         if any(entry.is_cut for entry in entries):
             self._pieces = Pieces.of([entry.pieces for entry in entries])
-        self._first = torch.tensor([entry.first for entry in entries], dtype=torch.bool, device="cpu")
+        self._first = [entry.first for entry in entries]
         self._split = torch.tensor([entry.split for entry in entries], dtype=torch.int64, device="cpu")
         self.splits = bool(self._split.any())
-        self._row_keys: list[tuple[int, int, bool]] = []  # param group, an entry with the row's step count, first
+        self._row_keys: list[int] = []  # of each row an entry that has it
         self._mask = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._all, self.params = True, list[Tensor]()
         self.generation = 0
@@ -50,10 +50,11 @@ class Active:
         self.generation += 1
         mask = self._table[:, segments.GRADIENT] != 0
         if not torch.equal(mask, self._mask):
-            self._mask, self._all = mask, bool(mask.all())
             pairs = zip(self._entries, mask.tolist(), strict=True)
             self.params = [entry.param for entry, is_active in pairs if is_active]
-            self._find_rows()
+            self._find_rows(mask)
+            self._all = bool(mask.all())
+            self._mask = mask  # last: until then, all of it is done again
         if self._pieces is not None:
             table, owners = self._pieces.cut(self._table, mask)
             self.segments = segments.merge(table, self._may_follow[owners])
@@ -62,19 +63,16 @@ class Active:
         else:
             self.segments = segments.merge(self._table[mask], self._may_follow[mask])
 
-    def _find_rows(self) -> None:
+    def _find_rows(self, mask: Tensor) -> None:
         """Finds the distinct rows of what has a gradient, and writes their numbers into the table."""
         # One number per (param group, split, step count, first): equal rows are found without a loop over parameters.
-        key = (self._param_group_of << 41) + (self._split << 40)
+        key = 2 * self._param_group_of + self._split
         if self._counts is not None:
-            key += self._counts.classes() << 1
-        key += self._first
-        members = self._mask.nonzero().flatten()
+            key = key * len(key) + self._counts.classes()  # fewer than there are entries
+        key = 2 * key + torch.tensor(self._first, dtype=torch.int64, device="cpu")
+        members = mask.nonzero().flatten()
         keys, row = key[members].unique(return_inverse=True)
-        example = torch.full_like(keys, len(key)).scatter_reduce_(0, row, members, "amin")
-        self._row_keys = [
-            (key >> 41, index, bool(key & 1)) for key, index in zip(keys.tolist(), example.tolist(), strict=True)
-        ]
+        self._row_keys = torch.full_like(keys, len(key)).scatter_reduce_(0, row, members, "amin").tolist()
         self._table[members, segments.ROW] = row
 
     @property
@@ -90,13 +88,14 @@ class Active:
     @property
     def rows(self) -> list[Row]:
         """Returns the distinct rows that the next step needs, in the order of `segments`' row column."""
-        return [Row(group, self._counts.next(i) if self._counts else 0, first) for group, i, first in self._row_keys]
+        entries, counts = self._entries, self._counts
+        return [Row(entries[i].group, counts.next(i) if counts else 0, self._first[i]) for i in self._row_keys]
 
     def first_steps_are_made(self) -> None:
         """Notes that no active entry's next step is its first."""
-        if any(first for _, _, first in self._row_keys):
-            self._first[self._mask] = False
-            self._row_keys = [(group, index, False) for group, index, _ in self._row_keys]
+        if any(self._first[index] for index in self._row_keys):
+            pairs = zip(self._first, self._mask.tolist(), strict=True)
+            self._first = [first and not is_active for first, is_active in pairs]
 
     def entries(self) -> Iterator[tuple[Entry, int]]:
         """Yields each entry of the next step, with the index of its row."""
@@ -113,4 +112,4 @@ class Active:
         if not self.splits:
             return rows
         pairs = zip(rows, self._row_keys, strict=True)
-        return [row._replace(skip=1.0) if self._entries[index].split else row for row, (_, index, _) in pairs]
+        return [row._replace(skip=1.0) if self._entries[index].split else row for row, index in pairs]

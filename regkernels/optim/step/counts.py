@@ -1,53 +1,121 @@
-"""Counts the steps of all parameters of a plan, side by side: that is one operation, however many there are."""
+"""Counts the steps of all parameters of a plan, side by side: that is one operation, however many there are.
+
+A count stays where it is if it can be used there, so that whoever holds its tensor, another process included, sees it and may
+set it. Counts that random numbers depend on are float64: a float32 stands still at 2**24, and with it the random bits. All
+others are of torch's type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from regkernels import validation
+from regkernels.memory import own_storage
 from regkernels.optim.step.entry import Entry
+from regkernels.table.batch import in_one_go
+from regkernels.table.formats import Format
 from regkernels.table.hyper import Number
 from regkernels.table.upload import is_capturing, upload
+
+
+class Places:
+    """Finds where the counts of entries lie, or makes room for them.
+
+    Attributes:
+        blocks: vectors of counts: those of a plan before, one around each count that stays where it is, those that are new.
+        of: for each entry, which block, and the index in it.
+        values: of entries whose counts are in none of the blocks of a plan before, by the entry's index.
+    """
+
+    def __init__(self, entries: Sequence[Entry], device: torch.device, before: Sequence[Tensor], *, move: bool) -> None:
+        """Puts new counts into `Entry.made`.
+
+        ``before``: blocks of a plan before. ``move``: counts elsewhere are copied, so that they lie side by side, unless other
+        processes see them.
+        """
+        self.blocks = list(before)
+        known = _addresses(before)
+        found = [_address(entry, device) for entry in entries]
+        for index in _repeated(found):  # several entries with one count; each has its own from now on
+            found[index] = None
+        unknown = [index for index, address in enumerate(found) if known.get(address) is None]
+        self.values = dict(zip(unknown, _values([entries[index] for index in unknown]), strict=True))
+        fresh = []
+        for index in unknown:
+            step: Any = entries[index].state.get("step")
+            if found[index] is not None and (not move or step.is_shared()):
+                known[found[index]] = (len(self.blocks), 0)
+                self.blocks.append(step.detach().view(1))
+            else:
+                fresh.append(index)
+                found[index] = None
+        self.of = [known.get(address, (0, 0)) for address in found]  # of those that are None see below
+        counts = [(self.values[index], count_dtype(entries[index].format)) for index in fresh]
+        steps, blocks = side_by_side(counts, device)
+        made = _addresses(blocks)
+        for index, step in zip(fresh, steps, strict=True):
+            number, place = made[step.data_ptr(), step.dtype]
+            self.of[index] = (len(self.blocks) + number, place)
+            entries[index].made["step"] = step
+        self.blocks += blocks
 
 
 class HostCounts:
     """Counts on the CPU, where the bias corrections are computed."""
 
-    def __init__(self, entries: Sequence[Entry], *, keep: bool) -> None:
-        """Takes over the counts of entries. ``keep``: whoever holds the tensor of one goes on seeing it, where that is possible."""
-        wanted = dtype()
-        self._steps = torch.tensor(_values(entries), dtype=wanted, device="cpu")
-        self._expected = self._steps.clone()
-        for entry, step in zip(entries, self._steps.unbind(), strict=True):
-            old = entry.state.get("step")
-            if keep and isinstance(old, Tensor) and old.dtype == wanted and old.dim() == 0 and old.is_cpu:
-                old.set_(step.untyped_storage(), step.storage_offset(), (), ())
-            else:
-                entry.state["step"] = step
+    _blocks: list[Tensor]
 
-    def address(self, index: int) -> int:
-        """Returns where the count of an entry lies."""
-        return self._steps.data_ptr() + index * self._steps.element_size()
+    def __init__(self, entries: Sequence[Entry], before: HostCounts | Sequence[Tensor], *, move: bool) -> None:
+        """Takes over the counts of entries. ``before``: of the plan that is replaced, or blocks of counts; ``move``: see `Places`."""
+        blocks = before._blocks if isinstance(before, HostCounts) else before
+        places = Places(entries, torch.device("cpu"), blocks, move=move)
+        used = sorted({number for number, _ in places.of})
+        self._blocks = [places.blocks[number] for number in used] or [torch.zeros(0, device="cpu")]
+        starts, begin = {}, 0
+        for number, block in zip(used, self._blocks, strict=False):
+            starts[number] = begin
+            begin += len(block)
+        self._order = torch.tensor([starts[n] + index for n, index in places.of], dtype=torch.int64, device="cpu")
+        self._are_all = begin == len(entries)
+        self._expected = self._now().clone()
+        self._masks: tuple[Tensor | None, list[Tensor]] = (None, [])
+
+    def _now(self) -> Tensor:
+        """Returns all counts, in the order of the blocks."""
+        return self._blocks[0] if len(self._blocks) == 1 else torch.cat(self._blocks)
 
     def classes(self) -> Tensor:
-        """Returns a number for each entry, int64; entries with the same number have the same count."""
-        return self._steps.to(torch.int64)
+        """Returns a number for each entry, int64, below how many there are; entries with the same number have the same count."""
+        return self._now()[self._order].unique(return_inverse=True)[1]
 
     def next(self, index: int) -> int | Tensor:
         """Returns the number of the step to come, from 1; on a device a float64 tensor."""
-        return int(self._steps[index]) + 1
+        return int(self._now()[self._order[index]]) + 1
 
     def were_set(self) -> bool:
         """Tells whether somebody else has changed a count."""
-        return not torch.equal(self._steps, self._expected)
+        return not torch.equal(self._now(), self._expected)
 
-    def advance(self, active: Tensor | None, skip: Number) -> None:
-        """Counts a step of the entries in the mask ``active``, of all for None. ``skip``: 0, as the host knows it here."""
-        increment = 1 if active is None else active.to(self._steps.dtype)
-        self._steps += increment
-        self._expected += increment
+    def advance(self, active: Tensor | None, skip: Number, then: Callable[[], object]) -> None:
+        """Counts a step of the entries in the mask ``active``, of all for None; then calls ``then``, and no interrupt comes between.
+
+        ``skip``: 0, as the host knows it here.
+        """
+        if active is None and self._are_all:
+            in_one_go(partial(torch._foreach_add_, self._blocks, 1), then)
+            self._expected += 1
+            return
+        if self._masks[0] is not active or not self._masks[1]:
+            mask = torch.zeros_like(self._expected)
+            mask[self._order] = 1 if active is None else active.to(mask.dtype)
+            self._masks = (active, list(mask.split([len(block) for block in self._blocks])))
+        in_one_go(partial(torch._foreach_add_, self._blocks, self._masks[1]), then)
+        self._expected += torch.cat(self._masks[1])
 
 
 class DeviceCounts:
@@ -58,44 +126,25 @@ class DeviceCounts:
     from then on, although their counts may happen to be equal.
     """
 
-    def __init__(self, entries: Sequence[Entry], device: torch.device, before: DeviceCounts | None) -> None:
-        self._blocks: list[Tensor] = [] if before is None else list(before._blocks)
-        places = [self._find(entry) for entry in entries]
-        new = [entry for entry, place in zip(entries, places, strict=True) if place is None]
-        if new:
-            values = torch.tensor(_values(new), dtype=dtype(), device="cpu")
-            self._blocks.append(upload(values.numpy(), device))
-            for entry, step in zip(new, self._blocks[-1].unbind(), strict=True):
-                entry.state["step"] = step
-        places_of_new = ((len(self._blocks) - 1, index) for index in range(len(new)))
-        self._places = [place or next(places_of_new) for place in places]
+    _blocks: list[Tensor]
+
+    def __init__(
+        self, entries: Sequence[Entry], device: torch.device, before: DeviceCounts | None, *, move: bool
+    ) -> None:
+        found = Places(entries, device, [] if before is None else before._blocks, move=move)
+        self._blocks, self._places = found.blocks, found.of
         if before is None or before.were_set():
             known: list[object] = list(_values(entries))
         else:
             classes = dict(zip(before._places, before._classes.tolist(), strict=True))
-            values_of_new = iter(values.tolist() if new else [])
             known = [
-                f"new {next(values_of_new)}" if place is None else classes.get(place, f"left {place}")
-                for place in places
+                f"new {found.values[index]}" if index in found.values else classes.get(place, f"left {place}")
+                for index, place in enumerate(self._places)
             ]
         numbers = {value: number for number, value in enumerate(dict.fromkeys(known))}
         self._classes: Tensor = torch.tensor([numbers[value] for value in known], dtype=torch.int64, device="cpu")
         self._versions = [block._version for block in self._blocks]
         self._masks: tuple[Tensor | None, list[Tensor | int]] = (None, [])
-
-    def _find(self, entry: Entry) -> tuple[int, int] | None:
-        """Returns block and index of an entry's count, where it has one already."""
-        step = entry.state.get("step")
-        if isinstance(step, Tensor):
-            for number, block in enumerate(self._blocks):
-                index, rest = divmod(step.data_ptr() - block.data_ptr(), block.element_size())
-                if step.dtype == block.dtype and step.device == block.device and not rest and 0 <= index < len(block):
-                    return number, index
-        return None
-
-    def address(self, index: int) -> int:
-        number, place = self._places[index]
-        return self._blocks[number].data_ptr() + place * self._blocks[number].element_size()
 
     def classes(self) -> Tensor:
         return self._classes
@@ -107,10 +156,11 @@ class DeviceCounts:
     def were_set(self) -> bool:
         return [block._version for block in self._blocks] != self._versions
 
-    def advance(self, active: Tensor | None, skip: Number) -> None:
+    def advance(self, active: Tensor | None, skip: Number, then: Callable[[], object]) -> None:
         """Counts a step. ``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
         for block, increment in zip(self._blocks, self._increments(active), strict=True):
             block += increment * (skip == 0).to(block.dtype) if isinstance(skip, Tensor) else increment
+        then()
         if active is not None:
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
         self._versions = [block._version for block in self._blocks]
@@ -134,9 +184,53 @@ class DeviceCounts:
 Counts = HostCounts | DeviceCounts
 
 
-def dtype() -> torch.dtype:
-    """Returns the type of a count: torch's."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+def side_by_side(
+    counts: Sequence[tuple[float, torch.dtype]], device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns a tensor for each count, 0-dim and a storage of its own, and the blocks that they lie in, one per dtype."""
+    steps: dict[int, Tensor] = {}
+    blocks = []
+    for dtype in dict.fromkeys(dtype for _, dtype in counts):
+        own = [index for index, count in enumerate(counts) if count[1] == dtype]
+        block = upload(torch.tensor([counts[index][0] for index in own], dtype=dtype, device="cpu").numpy(), device)
+        steps.update((index, own_storage(block[i])) for i, index in enumerate(own))
+        blocks.append(block)
+    return [steps[index] for index in range(len(counts))], blocks
+
+
+_Address = tuple[int, torch.dtype]
+
+
+def _address(entry: Entry, device: torch.device) -> _Address | None:
+    """Says where the count of an entry lies; None where it cannot be used there."""
+    step = entry.state.get("step")
+    if type(step) is not Tensor or step.dim() or step.device != device or step.requires_grad:
+        return None
+    if step.dtype not in ((torch.float64,) if entry.format.draws else (torch.float32, torch.float64)):
+        return None
+    return step.data_ptr(), step.dtype
+
+
+def _addresses(blocks: Sequence[Tensor]) -> dict[_Address | None, tuple[int, int]]:
+    """Returns block and index of each count, by where it lies."""
+    return {
+        (block.data_ptr() + index * block.element_size(), block.dtype): (number, index)
+        for number, block in enumerate(blocks)
+        for index in range(len(block))
+    }
+
+
+def _repeated(addresses: Sequence[_Address | None]) -> list[int]:
+    """Returns the indices of what has stood before."""
+    seen: set[_Address | None] = set()
+    return [index for index, address in enumerate(addresses) if address in seen or seen.add(address)]  # type: ignore[func-returns-value]
+
+
+def count_dtype(of: Format) -> torch.dtype:
+    """Returns the type of a new count."""
+    if of.draws or torch.get_default_dtype() == torch.float64:
+        return torch.float64
+    return torch.float32
 
 
 def _all(active: Tensor | None, count: int) -> list[bool]:
@@ -146,14 +240,16 @@ def _all(active: Tensor | None, count: int) -> list[bool]:
 def _values(entries: Sequence[Entry]) -> list[float]:
     """Returns the counts that the entries' states say; waits for devices that they are on."""
     # A momentum buffer without a count comes from a run that did not count: its first step is over.
-    missing = [float("momentum_buffer" in entry.state and not entry.first) for entry in entries]
-    values = [entry.state.get("step", value) for entry, value in zip(entries, missing, strict=True)]
+    missing = [float(entry.state.get("momentum_buffer") is not None) for entry in entries]
+    found = [entry.state.get("step") for entry in entries]
+    values: list[Any] = [value if step is None else step for step, value in zip(found, missing, strict=True)]
     elsewhere: dict[torch.device, list[int]] = {}
     for index, value in enumerate(values):
         if isinstance(value, Tensor) and not value.is_cpu:
             elsewhere.setdefault(value.device, []).append(index)
     for indices in elsewhere.values():  # all of a device in one copy, which waits for it
-        found = torch.stack([values[index].detach().float().reshape(()) for index in indices]).tolist()
-        for index, value in zip(indices, found, strict=True):
+        read = torch.stack([values[index].detach().double().reshape(()) for index in indices]).tolist()
+        for index, value in zip(indices, read, strict=True):
+            validation.step_count(value, entries[index].name)
             values[index] = value
     return [float(value) for value in values]

@@ -120,8 +120,11 @@ class Entries:
             entry.use_l1_weight(options["l1_weights"][position])
         for key in entry.state_names:
             validation.state(key, state.get(key), param, name)
-        if isinstance(state.get("step"), Tensor):
-            validation.addressable(state["step"], f"the state 'step' of {name}")
+        step = state.get("step")
+        if isinstance(step, Tensor):
+            validation.addressable(step, f"the state 'step' of {name}")
+        if not isinstance(step, Tensor) or step.is_cpu or step.is_meta:  # others are read when they are taken over
+            validation.step_count(step, name)
         return entry
 
 

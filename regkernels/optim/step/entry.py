@@ -22,7 +22,7 @@ from regkernels.table.grouping import GroupLayout, group_layout
 from regkernels.table.segments import Runs, Segment
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """Holds one parameter that is updated, as real, dense tensors: of one that is spread over ranks, what this rank holds.
 
@@ -46,7 +46,8 @@ class Entry:
     weight: Tensor = field(init=False)  # what the kernels work on
     gradient: Tensor | None = None  # the same for a staged gradient
     l1_weight: Tensor | None = None  # in the layout of `weight`
-    states: list[Tensor] = field(default_factory=list)  # as they stand in `state`: `state_names`
+    made: dict[str, Tensor] = field(default_factory=dict)  # what is going to stand in `state`
+    states: list[Tensor] = field(default_factory=list)  # those of `state_names`
     runs: Runs | None = None  # places in the whole parameter, of what draws random numbers; None for 0, 1, 2, ...
     layout: GroupLayout = field(init=False)  # of its groups; zeros where nothing goes by groups
     gap: int = 0  # see `regkernels.table.segments.Segment`
@@ -211,7 +212,9 @@ class Entry:
         if state is None or not shards.is_spread_alike(state, self.param):
             return False
         own, state = self.own, held(state)
-        if state.dtype != self.format.dtype_of(name) or state.device != own.device:
+        if state.dtype != self.format.dtype_of(name) or state.device != own.device or state.requires_grad:
+            return False
+        if state.is_neg() or state.is_conj():  # its memory is to be read otherwise
             return False
         if self.staged and not is_dense(own):
             return state.shape == own.shape and state.is_contiguous()
@@ -265,6 +268,7 @@ def parameter_numbers(groups: Iterable[Mapping[str, Any]]) -> list[Sequence[int]
     begin = 0
     for group in groups:
         end = begin + len(group["params"])
-        found.append(group.get("param_numbers") or range(begin, end))
+        given = group.get("param_numbers")
+        found.append(range(begin, end) if given is None else given)
         begin = end
     return found

@@ -62,7 +62,7 @@ def step(groups: Groups, methods: Sequence[Method], options: Options, state: Sta
                 wanted = {key: empty_dense(param, own.dtype_of(key)) for key in names}
                 if counts_steps or own.draws:
                     wanted["step"] = torch.zeros(
-                        (), dtype=counts.dtype(), device=param.device if group.get("capturable") else "cpu"
+                        (), dtype=counts.count_dtype(own), device=param.device if group.get("capturable") else "cpu"
                     )
             missing = {key: value for key, value in wanted.items() if state.get(param, {}).get(key) is None}
             if missing:

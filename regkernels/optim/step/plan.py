@@ -9,7 +9,9 @@ address, type, shape and strides that the kernels are going to use.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,22 +85,23 @@ class Plan:
         self._roster: Any = None
         self._holding: Sequence[Entry] = self.entries  # those that have their gradient
 
-    def build(self, *, counts_steps: bool, move_states: bool) -> None:
-        """Creates missing states and everything that `refresh` keeps up to date.
+    def build(self, *, counts_steps: bool, move_counts: bool, count_blocks: Sequence[Tensor] = ()) -> None:
+        """Creates missing states and everything that `refresh` keeps up to date. The dictionary of states is what it was; see `publish`.
 
-        ``move_states`` copies all states into fresh flat buffers.
+        ``move_counts``: step counts are brought together; see `regkernels.optim.step.counts.Places`. ``count_blocks``: where there may be
+        some already.
         """
-        states.fill(self.entries, self._initial, move=move_states)
         self._counts: counts.Counts | None = None
         if counts_steps or self._must_count():
             before = None if self._before is None else self._before._counts
             if self._capturable or self.may_skip:
                 before = before if isinstance(before, counts.DeviceCounts) else None
-                self._counts = counts.DeviceCounts(self.entries, self.device, before)
+                self._counts = counts.DeviceCounts(self.entries, self.device, before, move=move_counts)
             else:
-                self._counts = counts.HostCounts(self.entries, keep=not move_states)
+                known = before if isinstance(before, counts.HostCounts) else count_blocks
+                self._counts = counts.HostCounts(self.entries, known, move=move_counts)
         self._before = None
-        states.publish(self.entries, self._state)
+        states.fill(self.entries, self._initial)
         # In one order on all ranks: loading may take a message.
         self._staged: list[Entry] = sorted(
             (entry for entry in self.entries if entry.staged), key=lambda entry: entry.number
@@ -106,8 +109,38 @@ class Plan:
         self._table = table_of(self.entries)
         self.draws = any(entry.format.draws for entry in self.entries)
         self._dirty = False
+        self._made: list[Number] = []  # what a step that has been made and not finished says of ``skip``
+        self._loaded: list[Entry] = []
+        self._states: Any = None
         self._roster = self._make_roster(self._params)
         self.active = Active(self.entries, self._storages, self._table, self._counts)
+
+    def publish(self) -> None:
+        """Puts states that were made into the dictionary.
+
+        That is done after the first step with them: until then an interrupt, or a step that is left out, leaves the dictionary
+        as it was, and does not take a momentum buffer of zeros for one of an earlier step.
+        """
+        if self._states is None:
+            states.publish(self.entries, self._state)
+            for entry in self.entries:
+                entry.made = {}
+            self._states = extension.states(self._state, self._seen())
+
+    def has_states_alone(self) -> bool | None:
+        """Tells whether nobody else has a tensor of a state, or its memory, who could exchange it unseen; None where only memory is
+        shared, for good perhaps."""
+        if self._states is None:
+            return False
+        alone = next(map(sys.getrefcount, [object()])) + 2  # beside a list the dictionary and the fast check have it
+        for entry in self.entries:
+            names = self._names_in_state(entry)
+            counts = map(sys.getrefcount, [entry.state[name] for name in names])
+            if any(count > alone + (name != "step") for name, count in zip(names, counts, strict=True)):
+                return False  # what belongs to the rule or the rounding its entry has, too
+        alone = _holders(torch.zeros((), device="cpu"))
+        tensors = (entry.state[name] for entry in self.entries for name in self._names_in_state(entry))
+        return True if all(_holders(shards.held(tensor)) <= alone for tensor in tensors) else None
 
     # --- every step ---
 
@@ -115,21 +148,16 @@ class Plan:
         self, groups: Sequence[Mapping[str, Any]], methods: Sequence[Method], state: State, *, check_states: bool
     ) -> bool:
         """Brings the addresses of gradients up to date; False where only a new plan will do."""
-        if self._roster is None or methods != self._methods or state is not self._state:
+        if self._roster is None or self._states is None or methods != self._methods or state is not self._state:
             return False
         if _is_capturable(groups[g] for g in self._members) != self._capturable:
             return False
         if any(l1_weights.changed(groups[g]["l1_weights"]) for g, l1_weights in self._l1_weights.items()):
             return False
-        if any(entry.moved() for entry in self._staged) or (
-            check_states and not states.are_ours(self.entries, self._state, self._table, self._counts)
-        ):
+        if any(entry.moved() for entry in self._staged) or (check_states and not self._states.hold()):
             return False
-        if self._counts is not None:
-            if check_states and self.entries and not self._counts.address(0):
-                return False  # somebody has freed them
-            if self._counts.were_set():
-                return False
+        if self._counts is not None and self._counts.were_set():
+            return False
         self._dirty, dirty = True, self._dirty  # should it end before it is done, addresses may have changed
         answer = self._roster.refresh(
             [groups[g]["params"] for g in self._members],
@@ -167,9 +195,13 @@ class Plan:
             validation.gradient(entry.param, entry.grad, entry.name)
         for entry in active:
             entry.load()
+        self._loaded = active
 
-    def batch(self, rows: list[Hyper] | None = None) -> Batch:
-        """Returns what the next step updates, for a backend. ``rows``: of hyper-parameters, one for each of `Active.rows`."""
+    def batch(self, rows: list[Hyper] | None = None, skip: Number | None = None) -> Batch:
+        """Returns what the next step updates, for a backend.
+
+        ``rows``: of hyper-parameters, one for each of `Active.rows`. ``skip``: of the step that is made with it, see `finish`.
+        """
         active = self.active
         return Batch(
             self.device,
@@ -180,6 +212,7 @@ class Plan:
             active.generation,
             self.totals,
             self.may_skip or active.splits,
+            None if skip is None else partial(self._made.append, skip),
         )
 
     def _operands(self) -> list[Operands]:
@@ -187,16 +220,28 @@ class Plan:
             self._hold_gradients()
         return [entry.operands(row) for entry, row in self.active.entries()]
 
-    def advance(self, skip: Number) -> None:
-        """Copies staged weights back, after the kernels, and counts the step, unless ``skip`` is not 0 on the device."""
-        for entry in self._staged:
-            if entry.grad is not None:
-                entry.save()
+    def made(self, skip: Number) -> None:
+        """Notes that the kernels have made a step; ``skip`` is not 0 where the device left it out."""
+        if not self._made:
+            self._made.append(skip)
+
+    def finish(self) -> None:
+        """Does what is left of a step that was made, if there is one: copies staged weights back, publishes states, counts.
+
+        After an interrupt, the next step begins with it.
+        """
+        if not self._made:
+            return
+        for entry in self._loaded:
+            entry.save()
         # Autograd must see that the weights have changed: a backward through a graph that saved them then raises.
         torch.autograd.graph.increment_version(self.active.params)
-        if self._counts is not None:
-            self._counts.advance(self.active.mask, skip)
+        self.publish()
         self.active.first_steps_are_made()
+        if self._counts is None:
+            self._made.clear()
+        else:
+            self._counts.advance(self.active.mask, self._made[0], self._made.clear)
 
     # --- building ---
 
@@ -204,6 +249,19 @@ class Plan:
         """Tells whether steps are counted for another reason than the rule: random numbers, or a first step that may be left
         out without the host knowing."""
         return any(entry.format.draws or (self.may_skip and entry.rule == "momentum") for entry in self.entries)
+
+    def _names_in_state(self, entry: Entry) -> list[str]:
+        return [*entry.state_names, *(() if self._counts is None else ("step",))]
+
+    def _seen(self) -> list[tuple[Tensor, dict[str, Any], list[str], list[Any], list[bool]]]:
+        """Returns what the fast check of states is to look at."""
+        seen = []
+        for entry in self.entries:
+            names = self._names_in_state(entry)
+            tensors = [entry.state[name] for name in names]
+            if names:
+                seen.append((entry.param, entry.state, names, tensors, [shards.is_dtensor(t) for t in tensors]))
+        return seen
 
     def _make_roster(self, params: Sequence[Tensor]) -> Any:
         """Makes the fast check of the addresses of ``params``; None without the extension."""
@@ -227,6 +285,11 @@ class Plan:
                 validation.complex_parameter(entry.param, group["l1"], entry.rule, entry.name)
                 penalty_keys.check_complex(group, entry.param, entry.name)
                 graphs.capturable(entry.param, group, entry.name, interpreted=backends.name() == "triton")
+
+
+def _holders(tensor: Tensor) -> int:
+    """Counts who has the memory of a tensor."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # type: ignore[attr-defined, no-any-return]
 
 
 def _is_capturable(groups: Iterable[Mapping[str, Any]]) -> bool:

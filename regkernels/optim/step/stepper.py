@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from regkernels import backends, turns, validation
 from regkernels.distributed import agreement
@@ -32,10 +33,12 @@ class Trust:
 
     Attributes:
         holds: whether it is so, and the dictionary need not be looked at.
+        lent: whether somebody else may have the tensors, though not the dictionary: they are looked at until that is over.
     """
 
     def __init__(self) -> None:
         self.holds = True
+        self.lent = False
 
 
 class Stepper:
@@ -47,6 +50,7 @@ class Stepper:
     Attributes:
         options: arguments of the optimizer that belong to no param group.
         trust: of the dictionary of states.
+        count_blocks: where step counts lie side by side that were made before the first step.
     """
 
     def __init__(self, options: Options, trust: Trust | None = None, *, is_part: bool = False) -> None:
@@ -54,26 +58,32 @@ class Stepper:
         self.options = options
         self._arguments = options._replace(process_group=None)  # as ranks compare them: each has a group of its own
         self.trust = Trust() if trust is None else trust
+        self.count_blocks: list[Tensor] = []
         self._is_part = is_part
         self._agreed = is_part  # whether ranks that share parameters have compared their optimizers
         self._lock = turns.lock()
         self._holding: list[Plan] = []  # plans that have the gradients of the running step
         self.forget()
 
-    def forget(self) -> None:
-        """Begins anew, as after loading: states move into flat buffers with the next step."""
+    def forget(self, *, loaded: bool = False) -> None:
+        """Begins anew. ``loaded``: nobody else has the states: step counts are brought together with the next step."""
         with self._lock:  # a step of another thread goes on with what it has
-            self._forget()
+            self._forget(loaded)
 
-    def _forget(self) -> None:
+    def _forget(self, loaded: bool) -> None:
         self.plans: list[Plan] = []
         self._replaced: dict[torch.device, Plan] = {}
-        self._move_states = not self._is_part
+        self._move_counts = loaded
         self._exchange, self._split = Exchange(), SplitGroups()
         self._checked = Checked()
         self._methods: list[Method] = []
         # Of the last step: sums per device, and what its gradients are scaled by.
         self._totals: tuple[list[Any], Number] | None = None
+
+    def finish(self) -> None:
+        """Does what an interrupt has left of a step whose kernels were over."""
+        for plan in self.plans:
+            plan.finish()
 
     def groups_changed(self) -> None:
         """Notes that param groups were added: ranks compare their optimizers anew."""
@@ -115,6 +125,9 @@ class Stepper:
         if found is None:
             return
         plans, scaling = found
+        for plan in plans:
+            if not plan.active.has_rows:
+                plan.publish()
         plans = [plan for plan in plans if plan.active.has_rows]
         rows = [plan.active.rows for plan in plans]
         fields = [[self._fields(rules, groups, row) for row in plan_rows] for plan_rows in rows]
@@ -133,7 +146,7 @@ class Stepper:
                     scale=-own.factor if groups[row.group]["maximize"] else own.factor,
                     skip=own.skip,
                     seed=float(self.options.precision.seed),
-                    step=row.step if plan.draws else 0.0,
+                    step=row.step % 2**32 if plan.draws else 0.0,  # random numbers begin anew there
                 )
                 for own_fields, row in zip(plan_fields, plan_rows, strict=True)
             ]
@@ -142,22 +155,27 @@ class Stepper:
             self._split.step(item for plan, _, scaled in work for item in plan.active.split_entries(scaled))
         totals: list[Any] = []
         for plan, own, scaled in work:
-            batch = plan.batch(plan.active.rows_of_kernels(scaled))
+            batch = plan.batch(plan.active.rows_of_kernels(scaled), None if own.skips else own.skip)
             totals.append(backends.backend_for(plan.device).update(batch, with_sums=self.options.stats))
             if not own.skips:
-                plan.advance(own.skip)
+                plan.made(own.skip)
+                plan.finish()
         self._keep_totals(totals, scaling, len(groups), described)
 
     def check_groups(self, rules: Rules, groups: Groups) -> None:
         """Raises where an option is not allowed, and finds which methods the options ask for."""
-        self._methods = self._methods[: len(groups)]
+        methods = []
         for index, group in enumerate(groups):
-            if not self._checked.has(index, group):
+            method = self._checked.method(index, group)
+            if method is None:
+                values = list(group.values())  # before the check: what is set meanwhile is looked at in the next step
                 rules._check_options(group, f" (param group {index})", wait=False)
                 for plan in self.plans:
                     plan.check_options(index, group)
-                self._checked.add(index, group)
-                self._methods[index : index + 1] = [penalty_keys.method_of(group, rules._rule(group))]
+                method = penalty_keys.method_of(group, rules._rule(group))
+                self._checked.add(index, group, values, method)
+            methods.append(method)
+        self._methods = methods
 
     def _fields(self, rules: Rules, groups: Groups, row: Row) -> dict[str, Number]:
         """Returns the fields of `Hyper` that a rule and its penalty fill."""
@@ -183,7 +201,9 @@ class Stepper:
 
         None where the step is left out and would have to create states first, or where nothing has values.
         """
-        check = not self.trust.holds
+        self.finish()
+        trust = self.trust
+        check = trust.lent or not trust.holds
         self._holding = self.plans
         if not self.plans or not all(
             plan.refresh(groups, self._methods, state, check_states=check) for plan in self.plans
@@ -200,8 +220,14 @@ class Stepper:
                 self._keep_totals(sums, scaling, len(groups), described)
                 return None
             for plan in plans:
-                plan.build(counts_steps=rules._counts_steps, move_states=self._move_states)
-            self.plans, self._replaced, self._move_states = plans, {}, False
+                plan.build(
+                    counts_steps=rules._counts_steps, move_counts=self._move_counts, count_blocks=self.count_blocks
+                )
+            self.plans, self._replaced, self._move_counts = plans, {}, False
+        if trust.lent:
+            alone = [plan.has_states_alone() for plan in self.plans]
+            trust.lent = False in alone
+            trust.holds = trust.holds and None not in alone
         graphs.capture([plan.device for plan in self.plans], groups if rules._counts_steps else [])
         return self.plans, scaling
 

@@ -126,7 +126,7 @@ def test_a_truncated_file_is_noticed(cut: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * cut)])
     before = snapshot(optimizer.state_dict())
-    with pytest.raises((RuntimeError, EOFError)):
+    with pytest.raises((RuntimeError, EOFError, OSError)):  # torch's own, by how much is left
         optimizer.load_state_dict(torch.load(path, weights_only=True))
     assert_identical(snapshot(optimizer.state_dict()), before)
 

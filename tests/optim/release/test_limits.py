@@ -146,22 +146,24 @@ def test_flat_parameters() -> None:
 def test_a_backward_within_a_backward() -> None:
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
-    optim.step_in_backward(optim.SGD(model.parameters(), lr=0.1))
+    release = optim.step_in_backward(optim.SGD(model.parameters(), lr=0.1))
     x = torch.ones(1, 2, requires_grad=True)
     with pytest.raises(RuntimeError, match="use_reentrant=False"):
         checkpoint(model, checkpoint(model, x, use_reentrant=True), use_reentrant=True).sum().backward()
     assert torch.equal(model.weight, before)
+    release.remove()
 
 
 def test_a_weight_that_the_backward_still_needs() -> None:
     """autograd notices, as it does with every change of a tensor that it has saved."""
     model = nn.Linear(2, 2, bias=False)
-    optim.step_in_backward(optim.SGD(model.parameters(), lr=0.1), bucket_bytes=0)
+    release = optim.step_in_backward(optim.SGD(model.parameters(), lr=0.1), bucket_bytes=0)
     x = torch.ones(1, 2, requires_grad=True)
     loss = (model(x) * 1).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+    release.remove()
 
 
 def test_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def flat(params: list[nn.Parameter], options: dict[str, Any]) -> Any:
 
 
 def released(params: list[nn.Parameter], options: dict[str, Any]) -> Any:
-    rk.optim.step_in_backward(rk.optim.Adam(params, **options), bucket_bytes=300)
-    return lambda loss: loss().backward()
+    release = rk.optim.step_in_backward(rk.optim.Adam(params, **options), bucket_bytes=300)
+    return lambda loss: (loss().backward(), release)
 
 
 def compiled(params: list[nn.Parameter], options: dict[str, Any]) -> Any:
