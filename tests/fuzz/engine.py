@@ -99,7 +99,7 @@ def train(plan: Plan, setting: engine.Setting, how: str = "plain", library: Modu
 Training = Iterator[torch.optim.Optimizer]
 
 
-def _plain(plan: Plan, tensors: Tensors, groups: Any, params: list[Tensor], library: ModuleType) -> Training:
+def plain(plan: Plan, tensors: Tensors, groups: Any, params: list[Tensor], library: ModuleType = optim) -> Training:
     options = {key: value for key, value in plan.options.items() if library is optim or key not in Common.__annotations__}
     optimizer = getattr(library, plan.rule)(groups, **options)
     for step, gradients in zip(plan.steps, tensors.gradients, strict=True):
@@ -170,4 +170,4 @@ def _change(optimizer: torch.optim.Optimizer, step: strategies.Step) -> None:
         group.update(given(options, group["params"]))
 
 
-HOW = {"plain": _plain, "closure": _closure, "flat": _flat, "offload": _offload, "backward": _backward}
+HOW = {"plain": plain, "closure": _closure, "flat": _flat, "offload": _offload, "backward": _backward}

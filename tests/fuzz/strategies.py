@@ -85,8 +85,8 @@ BOUNDED_SHRINK = "shrink_limit" in optim.SGD(
 
 
 @st.composite
-def own_options(draw: st.DrawFn, rule: str) -> dict[str, Any]:
-    """Of a rule: what `torch.optim` calls by the same names."""
+def own_options(draw: st.DrawFn, rule: str, comparable: bool = False) -> dict[str, Any]:
+    """Of a rule: what `torch.optim` calls by the same names. ``comparable``: its rounding is not amplified."""
     found: dict[str, Any] = {"maximize": draw(st.booleans())}
     if rule == "SGD":
         found["momentum"] = draw(decays)
@@ -104,16 +104,21 @@ def own_options(draw: st.DrawFn, rule: str) -> dict[str, Any]:
         found.update(lr_decay=draw(decays), initial_accumulator_value=draw(st.sampled_from([0.0, 0.3])))
     if rule != "Lion":
         found["eps"] = draw(st.sampled_from([1e-8, 1e-3, 1e-16, 0.3]))
+    if comparable and found.get("centered"):  # by a variance, a difference of which rounding may leave any small number
+        found.update(eps=0.3, alpha=max(found["alpha"], 0.5))
     return found
 
 
 @st.composite
-def penalties(draw: st.DrawFn, rule: str, geometry: dict[str, Any] | None) -> dict[str, Any]:
-    """Strengths and constraints of a param group that go together. ``geometry``: how weights form groups; None: they do not."""
+def penalties(
+    draw: st.DrawFn, rule: str, geometry: dict[str, Any] | None, weighted: bool = True
+) -> dict[str, Any]:
+    """Strengths and constraints of a param group that go together. ``geometry``: how weights form groups; None: they do not.
+    ``weighted``: l1_weights are among them."""
     metric = rule not in WITHOUT_METRIC
     kinds = ["nothing", "l1", "constraints"]
     if metric:
-        kinds += ["weighted", *FAMILY]
+        kinds += [*FAMILY, *(["weighted"] if weighted else [])]
     if geometry is not None:
         kinds += ["max_norm", "unit_norm"] + ["group_l1"] * metric
     kind = draw(st.sampled_from(kinds))
@@ -201,10 +206,13 @@ def _small_shapes(least: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def parameters(
-    dtypes: st.SearchStrategy[torch.dtype], geometry: dict[str, Any] | None = None, values: tuple[str, ...] = VALUES
+    dtypes: st.SearchStrategy[torch.dtype],
+    geometry: dict[str, Any] | None = None,
+    values: tuple[str, ...] = VALUES,
+    layouts: tuple[str, ...] = tuple(cases.LAYOUTS),
 ) -> st.SearchStrategy[Parameter]:
-    layouts, of_gradients = st.sampled_from(list(cases.LAYOUTS)), st.sampled_from(GRADIENTS)
-    return st.builds(Parameter, shapes(geometry), dtypes, layouts, of_gradients, st.sampled_from(values))
+    of_gradients = st.sampled_from(GRADIENTS if len(layouts) > 1 else layouts)
+    return st.builds(Parameter, shapes(geometry), dtypes, st.sampled_from(layouts), of_gradients, st.sampled_from(values))
 
 
 # --- plans ---
@@ -212,28 +220,35 @@ def parameters(
 
 @st.composite
 def plans(
-    draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (*cases.DTYPES, *COMPLEX), regularised: bool = True, **common: Any
+    draw: st.DrawFn,
+    dtypes: tuple[torch.dtype, ...] = (*cases.DTYPES, *COMPLEX),
+    regularised: bool = True,
+    elementwise: bool = False,
+    **common: Any,
 ) -> Plan:
-    """Draws trainings. Not ``regularised``: those that torch.optim knows, in numbers that its rounding leaves comparable."""
+    """Draws trainings.
+
+    Not ``regularised``: those that torch.optim knows, in numbers that its rounding leaves comparable. ``elementwise``: of
+    contiguous parameters, without groups of weights and l1_weights. ``common``: options of all plans.
+    """
     rules = [rule for rule in cases.STATES if regularised or rule not in WITHOUT_METRIC]
     rule = draw(st.sampled_from(rules))
-    own = draw(own_options(rule))
+    own = draw(own_options(rule, comparable=not regularised))
     of_all: dict[str, Any] = {}
-    if not regularised and own.get("centered"):  # by a variance, a difference of which rounding may leave any small number
-        own.update(eps=0.3, alpha=max(own["alpha"], 0.5))
     if not regularised and rule == "Adagrad":  # torch takes this from no param group
         of_all["initial_accumulator_value"] = own.pop("initial_accumulator_value")
     groups, redraws = [], []
     for _ in range(draw(st.integers(1, 3))):
         of_complex = regularised and rule not in WITHOUT_METRIC and draw(st.integers(0, 9)) == 0
         allowed = [dtype for dtype in dtypes if dtype.is_complex == of_complex] or list(dtypes)
-        geometry = draw(st.one_of(st.none(), st.sampled_from(GEOMETRIES))) if regularised and not of_complex else None
+        geometry = draw(st.one_of(st.none(), st.sampled_from(GEOMETRIES))) if regularised and not of_complex and not elementwise else None
         values = VALUES if regularised else ("ordinary", "sparse")
-        some = draw(st.lists(parameters(st.sampled_from(allowed), geometry, values), min_size=0, max_size=4))
+        layouts = ("contiguous",) if elementwise else tuple(cases.LAYOUTS)
+        some = draw(st.lists(parameters(st.sampled_from(allowed), geometry, values, layouts), min_size=0, max_size=4))
         if not regularised or of_complex:
             options = plain(rule)
         else:
-            options = penalties(rule, geometry)
+            options = penalties(rule, geometry, weighted=not elementwise)
         groups.append(Group(tuple(some), {**own, **(geometry or {}), **draw(options)}))
         redraws.append(options)
     found = {param.dtype for group in groups for param in group.params}
