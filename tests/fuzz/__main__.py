@@ -16,7 +16,7 @@ from tests.fuzz.profiles import EXAMPLES
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="no round is begun after these (%(default)s)")
-    parser.add_argument("--examples", type=int, default=1000, help="per round, in per cent of `make test` (%(default)s)")
+    parser.add_argument("--examples", type=int, default=500, help="per round, in per cent of `make test` (%(default)s)")
     parser.add_argument("--seed", type=int, help="runs the one round of this seed")
     arguments, others = parser.parse_known_args()
     end, rounds = time.monotonic() + arguments.seconds, 0

@@ -100,7 +100,9 @@ Training = Iterator[torch.optim.Optimizer]
 
 
 def plain(plan: Plan, tensors: Tensors, groups: Any, params: list[Tensor], library: ModuleType = optim) -> Training:
-    options = {key: value for key, value in plan.options.items() if library is optim or key not in Common.__annotations__}
+    options = {
+        key: value for key, value in plan.options.items() if library is optim or key not in Common.__annotations__
+    }
     optimizer = getattr(library, plan.rule)(groups, **options)
     for step, gradients in zip(plan.steps, tensors.gradients, strict=True):
         _change(optimizer, step)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hypothesis import strategies as st
-from torch import float16, float32, float64
+from torch import float16, float64
 
 from regkernels import optim
 from regkernels.optim.penalty_keys import OFF
@@ -29,14 +29,14 @@ class Parameter(NamedTuple):
 
 class Group(NamedTuple):
     params: tuple[Parameter, ...]
-    options: dict[str, Any] = {}
+    options: dict[str, Any]
 
 
 class Step(NamedTuple):
     """Numbers of the parameters that have no gradient, and options that change before it, by param group."""
 
-    missing: tuple[int, ...] = ()
-    changes: dict[int, dict[str, Any]] = {}
+    missing: tuple[int, ...]
+    changes: dict[int, dict[str, Any]]
 
 
 class Plan(NamedTuple):
@@ -78,9 +78,7 @@ SHAPES = {"mcp": (0.2, 8.0), "scad": (1.1, 8.0), "log_sum": (1e-3, 5.0), "huber"
 # --- options ---
 
 WITHOUT_METRIC = ("Lion",)
-BOUNDED_SHRINK = "shrink_limit" in optim.SGD(
-    [torch.nn.Parameter(torch.zeros(1))]
-).param_groups[0]
+BOUNDED_SHRINK = "shrink_limit" in optim.SGD([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
 """Whether the optimizers have a bound of what a proximal step may take."""
 
 
@@ -109,10 +107,16 @@ def own_options(draw: st.DrawFn, rule: str, comparable: bool = False) -> dict[st
     return found
 
 
+def changed_options(rule: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of a rule's own options that may change during training."""
+    if rule in ("Adam", "AdamW", "RAdam", "Lion"):
+        pair = st.tuples(st.sampled_from([0.5, 0.9, 0.25]), st.floats(0.5, 0.999))
+        return st.one_of(st.just({}), st.fixed_dictionaries({"betas": pair, "maximize": st.booleans()}))
+    return st.one_of(st.just({}), st.fixed_dictionaries({"maximize": st.booleans()}))
+
+
 @st.composite
-def penalties(
-    draw: st.DrawFn, rule: str, geometry: dict[str, Any] | None, weighted: bool = True
-) -> dict[str, Any]:
+def penalties(draw: st.DrawFn, rule: str, geometry: dict[str, Any] | None, weighted: bool = True) -> dict[str, Any]:
     """Strengths and constraints of a param group that go together. ``geometry``: how weights form groups; None: they do not.
     ``weighted``: l1_weights are among them."""
     metric = rule not in WITHOUT_METRIC
@@ -212,7 +216,9 @@ def parameters(
     layouts: tuple[str, ...] = tuple(cases.LAYOUTS),
 ) -> st.SearchStrategy[Parameter]:
     of_gradients = st.sampled_from(GRADIENTS if len(layouts) > 1 else layouts)
-    return st.builds(Parameter, shapes(geometry), dtypes, st.sampled_from(layouts), of_gradients, st.sampled_from(values))
+    return st.builds(
+        Parameter, shapes(geometry), dtypes, st.sampled_from(layouts), of_gradients, st.sampled_from(values)
+    )
 
 
 # --- plans ---
@@ -241,7 +247,11 @@ def plans(
     for _ in range(draw(st.integers(1, 3))):
         of_complex = regularised and rule not in WITHOUT_METRIC and draw(st.integers(0, 9)) == 0
         allowed = [dtype for dtype in dtypes if dtype.is_complex == of_complex] or list(dtypes)
-        geometry = draw(st.one_of(st.none(), st.sampled_from(GEOMETRIES))) if regularised and not of_complex and not elementwise else None
+        geometry = (
+            draw(st.one_of(st.none(), st.sampled_from(GEOMETRIES)))
+            if regularised and not of_complex and not elementwise
+            else None
+        )
         values = VALUES if regularised else ("ordinary", "sparse")
         layouts = ("contiguous",) if elementwise else tuple(cases.LAYOUTS)
         some = draw(st.lists(parameters(st.sampled_from(allowed), geometry, values, layouts), min_size=0, max_size=4))
@@ -250,7 +260,7 @@ def plans(
         else:
             options = penalties(rule, geometry, weighted=not elementwise)
         groups.append(Group(tuple(some), {**own, **(geometry or {}), **draw(options)}))
-        redraws.append(options)
+        redraws.append(st.tuples(options, changed_options(rule)).map(lambda drawn: {**drawn[0], **drawn[1]}))
     found = {param.dtype for group in groups for param in group.params}
     options = draw(common_options(found)) if regularised else {"stats": True, **of_all}
     count = sum(len(group.params) for group in groups)

@@ -159,7 +159,7 @@ def options_of(optimizer: Any) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-@fuzzed(150)
+@fuzzed(100)
 @given(drawn=saved(), done=st.lists(damages, min_size=1, max_size=3), setting=st.sampled_from(engine.kernels()))
 def test_a_damaged_state_dict(drawn: Any, done: list[Damage], setting: engine.Setting) -> None:
     with engine.active(setting):
@@ -168,16 +168,24 @@ def test_a_damaged_state_dict(drawn: Any, done: list[Damage], setting: engine.Se
         for one in done:
             damage(packed, one)
         before, options = engine.snapshot(optimizer), options_of(optimizer)
-        try:
-            optimizer.load_state_dict(packed)
-        except CLEAR as error:
-            assert str(error), "without a word"
-            engine.assert_same(engine.snapshot(optimizer), before, "after a refusal")
-            assert options_of(optimizer) == options
-            for one in (optimizer, twin):
-                torch.manual_seed(2)
-                step(one)
-            engine.assert_same(engine.snapshot(optimizer), engine.snapshot(twin), "the step after a refusal")
-            return
-        for _ in range(2):
+        if loaded(optimizer, packed):
             step(optimizer)
+            step(optimizer)
+            return
+        engine.assert_same(engine.snapshot(optimizer), before, "after a refusal")
+        assert options_of(optimizer) == options
+        for one in (optimizer, twin):
+            torch.manual_seed(2)
+            step(one)
+        engine.assert_same(engine.snapshot(optimizer), engine.snapshot(twin), "the step after a refusal")
+
+
+def loaded(optimizer: Any, packed: Any) -> bool:
+    """Tells whether the state dict was loaded; it may be refused, but not without a word."""
+    try:
+        optimizer.load_state_dict(packed)
+    except CLEAR as error:
+        if str(error):
+            return False
+        raise
+    return True

@@ -15,7 +15,16 @@ import regkernels
 from regkernels import prox, reference
 from tests.fuzz import engine as fuzz
 from tests.fuzz.profiles import fuzzed
-from tests.fuzz.strategies import SHAPES, VALUES, Parameter, of_any_size, parameters, positive_strengths, seeds, strengths
+from tests.fuzz.strategies import (
+    SHAPES,
+    VALUES,
+    Parameter,
+    of_any_size,
+    parameters,
+    positive_strengths,
+    seeds,
+    strengths,
+)
 from tests.support import cases, engine, group_cases, penalised
 from tests.support.penalised import KEYS, PENALTIES
 
@@ -61,7 +70,7 @@ def as_computed(number: float, dtype: torch.dtype) -> float:
 # --- in the loss ---
 
 
-@fuzzed(80)
+@fuzzed(60)
 @given(of=asked(), setting=settings)
 def test_a_value_is_the_sum_of_its_terms(of: Asked, setting: engine.Setting) -> None:
     tensors = of.made()
@@ -80,7 +89,7 @@ def test_a_value_is_the_sum_of_its_terms(of: Asked, setting: engine.Setting) -> 
     ), f"{value.item()!r} instead of {expected.item()!r}"
 
 
-@fuzzed(80)
+@fuzzed(60)
 @given(of=asked(), upstream=st.floats(-3.0, 3.0), setting=settings)
 def test_a_gradient_is_the_slope(of: Asked, upstream: float, setting: engine.Setting) -> None:
     tensors = [tensor.detach().requires_grad_() for tensor in of.made()]
@@ -103,7 +112,7 @@ def test_a_gradient_is_the_slope(of: Asked, upstream: float, setting: engine.Set
         assert fits.all(), (x[~fits][0], got[~fits][0], wanted[~fits][0])
 
 
-@fuzzed(40)
+@fuzzed(30)
 @given(of=asked(("ordinary", "sparse"), most=2), setting=settings)
 def test_a_second_derivative_is_a_difference_of_slopes(of: Asked, setting: engine.Setting) -> None:
     """Away from where a slope has a kink; at zero, where slopes jump, it is 0."""
@@ -137,7 +146,7 @@ def operators(draw: st.DrawFn) -> tuple[Asked, float]:
     return of, draw(st.one_of(st.floats(0.01, 10.0), of_any_size(1e-9, 1e6), st.just(0.0)))
 
 
-@fuzzed(80)
+@fuzzed(60)
 @given(drawn=operators(), setting=settings)
 def test_operators_minimise(drawn: tuple[Asked, float], setting: engine.Setting) -> None:
     """No point of a grid is better, beyond what rounding v and what is taken from it can make of the objective."""
@@ -169,7 +178,7 @@ def test_operators_minimise(drawn: tuple[Asked, float], setting: engine.Setting)
     assert not worse.any(), f"v = {v[worse][0].item()!r}: {x[worse][0].item()!r}, {best[worse][0].item()!r} is better"
 
 
-@fuzzed(80)
+@fuzzed(60)
 @given(drawn=operators(), setting=st.sampled_from(engine.kernels(threads=(1, 2))))
 def test_operators_have_the_references_bits(drawn: tuple[Asked, float], setting: engine.Setting) -> None:
     of, step = drawn
@@ -184,7 +193,7 @@ def test_operators_have_the_references_bits(drawn: tuple[Asked, float], setting:
 GROUPS = [groups for groups in group_cases.LAYOUTS if math.prod(groups.shape) < 700]
 
 
-@fuzzed(40)
+@fuzzed(30)
 @given(
     groups=st.sampled_from(GROUPS),
     strength=positive_strengths,

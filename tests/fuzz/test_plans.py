@@ -9,16 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regkernels import optim
 from tests.fuzz import engine as fuzz
 from tests.fuzz.profiles import fuzzed
 from tests.fuzz.strategies import Plan, plans
-from tests.support import cases, engine
+from tests.support import engine
 
 settings = st.sampled_from(engine.kernels(threads=(1, 2)))
 
 
-@fuzzed(150)
+@fuzzed(90)
 @given(plan=plans(), setting=settings)
 def test_kernels_have_the_references_bits(plan: Plan, setting: engine.Setting) -> None:
     assert_same(fuzz.train(plan, setting), fuzz.train(plan, engine.REFERENCE), setting)
@@ -28,13 +27,13 @@ WITHOUT_NORMS = {"max_grad_norm": None, "skip_nonfinite": False}
 """What needs all gradients at once cannot be had in the backward pass."""
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(plan=plans(), how=st.sampled_from(["closure", "flat", "offload"]), setting=settings)
 def test_however_it_is_called(plan: Plan, how: str, setting: engine.Setting) -> None:
     assert_same(fuzz.train(plan, setting, how), fuzz.train(plan, engine.REFERENCE), f"{setting}, {how}")
 
 
-@fuzzed(40)
+@fuzzed(30)
 @given(plan=plans(**WITHOUT_NORMS), setting=settings)
 def test_in_the_backward_pass(plan: Plan, setting: engine.Setting) -> None:
     expected, count = fuzz.train(plan, engine.REFERENCE), sum(len(group.params) for group in plan.groups)
@@ -59,7 +58,7 @@ def without_stats(outcome: engine.Outcome) -> engine.Outcome:
 DIGITS = {torch.float64: 1e-11, torch.complex128: 1e-11, torch.float32: 3e-5, torch.complex64: 3e-5}
 
 
-@fuzzed(100)
+@fuzzed(50)
 @given(data=st.data(), dtype=st.sampled_from(list(DIGITS)), setting=settings)
 def test_without_regularisation_it_is_torch(data: st.DataObject, dtype: torch.dtype, setting: engine.Setting) -> None:
     plan = data.draw(plans((dtype,), regularised=False))
@@ -74,7 +73,7 @@ def test_without_regularisation_it_is_torch(data: st.DataObject, dtype: torch.dt
 # --- sums ---
 
 
-@fuzzed(60)
+@fuzzed(30)
 @given(plan=plans(), setting=settings)
 def test_stats_are_the_sums_in_float64(plan: Plan, setting: engine.Setting) -> None:
     for number, outcome in enumerate(fuzz.train(plan, setting)):

@@ -33,7 +33,10 @@ def spreads(draw: st.DrawFn) -> Spread:
     plan = draw(plans(cases.DTYPES, elementwise=True))
     listed = [param for group in plan.groups for param in group.params]
     return Spread(
-        plan, tuple(draw(st.sampled_from([None, "all", *range(len(param.shape)), *range(len(param.shape))])) for param in listed)
+        plan,
+        tuple(
+            draw(st.sampled_from([None, "all", *range(len(param.shape)), *range(len(param.shape))])) for param in listed
+        ),
     )
 
 

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from torch import Tensor, nn
 
 import regkernels
@@ -240,4 +247,4 @@ class Interrupted(RuleBasedStateMachine):
 
 
 def test_interrupted_training() -> None:
-    run_state_machine_as_test(Interrupted, settings=fuzzed(60, steps=12))
+    run_state_machine_as_test(Interrupted, settings=fuzzed(40, steps=12))
