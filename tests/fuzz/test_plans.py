@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +13,17 @@ from torch import Tensor
 from tests.fuzz import engine as fuzz
 from tests.fuzz.profiles import fuzzed
 from tests.fuzz.strategies import Plan, plans
-from tests.support import engine
+from tests.support import cases, engine
 
+each_rule = pytest.mark.parametrize("rule", cases.STATES)
 settings = st.sampled_from(engine.kernels(threads=(1, 2)))
 
 
-@fuzzed(90)
-@given(plan=plans(), setting=settings)
-def test_kernels_have_the_references_bits(plan: Plan, setting: engine.Setting) -> None:
+@each_rule
+@fuzzed(12)
+@given(data=st.data(), setting=settings)
+def test_kernels_have_the_references_bits(rule: str, data: st.DataObject, setting: engine.Setting) -> None:
+    plan = data.draw(plans(rule=rule))
     assert_same(fuzz.train(plan, setting), fuzz.train(plan, engine.REFERENCE), setting)
 
 
@@ -58,12 +62,13 @@ def without_stats(outcome: engine.Outcome) -> engine.Outcome:
 DIGITS = {torch.float64: 1e-11, torch.complex128: 1e-11, torch.float32: 3e-5, torch.complex64: 3e-5}
 
 
-@fuzzed(50)
+@pytest.mark.parametrize("rule", [rule for rule in cases.STATES if hasattr(torch.optim, rule)])
+@fuzzed(9)
 @given(data=st.data(), dtype=st.sampled_from(list(DIGITS)), setting=settings)
-def test_without_regularisation_it_is_torch(data: st.DataObject, dtype: torch.dtype, setting: engine.Setting) -> None:
-    plan = data.draw(plans((dtype,), regularised=False))
-    if all(not group.params for group in plan.groups):
-        return
+def test_without_regularisation_it_is_torch(
+    rule: str, data: st.DataObject, dtype: torch.dtype, setting: engine.Setting
+) -> None:
+    plan = data.draw(plans((dtype,), regularised=False, rule=rule))
     got, expected = fuzz.train(plan, setting), fuzz.train(plan, setting, library=torch.optim)
     for step, (one, other) in enumerate(zip(got, expected, strict=True)):
         steps_taken = engine.of_steps_taken(other)
