@@ -159,7 +159,7 @@ def options_of(optimizer: Any) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(drawn=saved(), done=st.lists(damages, min_size=1, max_size=3), setting=st.sampled_from(engine.kernels()))
 def test_a_damaged_state_dict(drawn: Any, done: list[Damage], setting: engine.Setting) -> None:
     with engine.active(setting):

@@ -31,7 +31,7 @@ WITHOUT_NORMS = {"max_grad_norm": None, "skip_nonfinite": False}
 """What needs all gradients at once cannot be had in the backward pass."""
 
 
-@fuzzed(40)
+@fuzzed(30)
 @given(plan=plans(), how=st.sampled_from(["closure", "flat", "offload"]), setting=settings)
 def test_however_it_is_called(plan: Plan, how: str, setting: engine.Setting) -> None:
     assert_same(fuzz.train(plan, setting, how), fuzz.train(plan, engine.REFERENCE), f"{setting}, {how}")

@@ -247,4 +247,4 @@ class Interrupted(RuleBasedStateMachine):
 
 
 def test_interrupted_training() -> None:
-    run_state_machine_as_test(Interrupted, settings=fuzzed(40, steps=12))
+    run_state_machine_as_test(Interrupted, settings=fuzzed(30, steps=12))
