@@ -22,7 +22,7 @@ PYTEST := OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pyte
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage touch lint types bench docs gpu kernels format clean distclean
+.PHONY: help demo test check coverage touch fuzz sanitize lint types bench docs gpu kernels format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,13 @@ coverage: $(PACKAGE) ## run the tests, without those in Triton's interpreter, an
 # Builds the extension of copies of the tree: minutes.
 touch: $(PACKAGE) ## add an optimizer and a penalty to a copy, in the files that CONTRIBUTING.md lists, and test them there
 	@REGKERNELS_TOUCH=1 $(BIN)/python -m pytest -n 0 tests/touch $(ARGS)
+
+fuzz: $(PACKAGE) ## try at random what nobody has listed, for ten minutes (ARGS="--seconds 3600 -k plans")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+# In build/sanitize: a build of the extension for this alone, beside a copy of the package.
+sanitize: $(PACKAGE) ## run what works on memory under the address and undefined-behaviour sanitizers (minutes)
+	@PYTHON='$(BIN)/python' sh tests/sanitize.sh $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting, and that imports point downwards
 	@$(BIN)/ruff check .

@@ -18,6 +18,7 @@ LONG = (
     "tests/optim/step/",
     "tests/optim/test_fixed_points.py",
     "tests/backends/",
+    "tests/fuzz/",
     "tests/ops/",
     "tests/benchmarks/",
     "tests/demo/",
@@ -31,6 +32,7 @@ LEFT_OUT = (
     "tests/integrations/",
     "tests/gpu/",
     "tests/demo/",
+    "tests/fuzz/",
     "tests/benchmarks/test_cases.py",
     "tests/benchmarks/test_command.py",
     "tests/ops/test_values.py",
@@ -72,4 +74,5 @@ def is_left_out(path: Path, config: pytest.Config) -> bool:
         return False
     if config.getoption("tenth"):
         return path.relative_to(ROOT).as_posix().startswith(LEFT_OUT)
-    return config.option.markexpr == "interpreted" and "interpreted" not in path.read_text(encoding="utf-8")
+    marker = config.option.markexpr
+    return marker in ("interpreted", "attacks") and marker not in path.read_text(encoding="utf-8")
