@@ -61,14 +61,6 @@ def is_usable(tensor: Tensor) -> bool:
     return is_dense(tensor) and not tensor.is_complex() and not tensor.is_neg()
 
 
-def is_allocated(tensor: Tensor) -> bool:
-    """Tells whether the storage of a strided tensor reaches to its last element: whoever holds it may have made it smaller."""
-    if tensor.numel() == 0 or tensor.is_meta or tensor.layout != torch.strided:
-        return True
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
 def empty_dense(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Returns memory without values and without gaps, in the layout of ``like`` where that is dense, else contiguous."""
     keep = torch.preserve_format if is_dense(like) else torch.contiguous_format

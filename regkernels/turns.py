@@ -7,8 +7,10 @@ hyper-parameter or a gradient that runs code may call for, would see half of it 
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 _made: WeakSet[Any] = WeakSet()
@@ -21,12 +23,19 @@ def lock() -> Any:
     return made
 
 
-def refuse() -> NoReturn:
-    """Raises what a step says for which this thread, within a step already, has called."""
-    raise RuntimeError(
-        "step() was called by something that this very step was looking at (a hyper-parameter, a gradient): call it from a "
-        "closure or from a hook of the optimizer, which run before and after"
-    )
+def refuse_within(step: Callable[..., Any], owner: object, lock: Any) -> None:
+    """Raises RuntimeError where this thread, which holds ``lock``, is within ``owner.step`` already. An interrupt between taking the lock and
+    the step has left it held for nothing: then it is given back."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if frame.f_code is step.__code__ and frame.f_locals.get("self") is owner:
+            raise RuntimeError(
+                "step() was called by something that this very step was looking at (a hyper-parameter, a gradient): call it from a "
+                "closure or from a hook of the optimizer, which run before and after"
+            )
+        frame = frame.f_back
+    while lock._is_owned():
+        lock.release()
 
 
 def _free_all() -> None:

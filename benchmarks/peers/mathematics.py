@@ -77,10 +77,13 @@ class Mathematics:
         return decayed - metric * mean, metric
 
     def shrunk(self, z: Tensor, metric: Tensor) -> Tensor:
-        """Applies the proximal operator of ``l1 * |w| + l2 * w**2`` for an element's own step."""
+        """Applies the proximal operator of ``l1 * |w| + l2 * w**2`` for an element's own step; of adaptive ones, within twice lr."""
         if self.penalty != "proximal":
             return z
-        return soft_threshold(z, metric * self.task.l1) / (1 + metric * 2 * self.task.l2)
+        p = soft_threshold(z, metric * self.task.l1) / (1 + metric * 2 * self.task.l2)
+        if self.task.rule in ("sgd", "momentum"):
+            return p
+        return z - (z - p).clamp(-2 * self.task.lr, 2 * self.task.lr)
 
 
 def soft_threshold(z: Tensor, threshold: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
-from regkernels import validation
+from regkernels import transforms, validation
 from regkernels.distributed.shards import held
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
@@ -97,7 +97,7 @@ class Adagrad(Optimizer):
                     value.share_memory_()
 
     def _create_states(self) -> None:
-        """Makes the states of all parameters that have a shape."""
+        """Makes the states of all parameters that have a shape; of fake ones the first step does."""
         initial = [float(group["initial_accumulator_value"]) for group in self.param_groups]
         params = [
             (param, group)
@@ -105,6 +105,8 @@ class Adagrad(Optimizer):
             for param in options["params"]
             if not isinstance(param, UninitializedParameter)
         ]
+        if transforms.is_faking() or any(transforms.is_fake(param) for param, _ in params):
+            return
         formats = [self._stepper.options.precision.of(param) for param, _ in params]
         sums = make([(param, own.dtype_of("sum")) for (param, _), own in zip(params, formats, strict=True)])
         steps, self._stepper.count_blocks = side_by_side(

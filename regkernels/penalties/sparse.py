@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import regkernels.ops  # noqa: F401  (registers torch.ops.regkernels)
 from regkernels import reference, validation
+from regkernels.distributed import flattened
 from regkernels.ops.values import check_numbers
 from regkernels.penalties.listed import (
     Params,
@@ -124,6 +125,7 @@ def group_l1_penalty(
         validation.nonnegative("strength", strength, wait=False)
         for name, tensor in zip(_names(params, len(listed)), listed, strict=True):
             grouping.group_layout(tensor, dim, size, name)
+            flattened.refuse_groups(tensor, "group_l1_penalty", name)
     factor = 1.0 if isinstance(strength, Tensor) else float(strength)
     value = _of_groups(listed, factor, None if dim == "tensor" else dim, size, weight)
     return times(strength, value) if isinstance(strength, Tensor) else value

@@ -22,7 +22,8 @@ WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def is_trained(param: Tensor) -> bool:
     """Tells whether a step may ever look at a parameter as it is. Frozen ones may be anything: quantised, sparse, expanded."""
-    return param.requires_grad or param.grad is not None
+    # Within a transform of torch.func nothing requires a gradient that is outside of it.
+    return param.requires_grad or transforms.is_wrapped(param) or param.grad is not None
 
 
 def parameter(param: Tensor, name: str) -> None:
@@ -185,18 +186,13 @@ def state(key: str, value: Tensor | None, param: Tensor, name: str) -> None:
             f"the state {key!r} of {name} is {shards.described(value)}, the parameter is {shards.described(param)}: they must be spread "
             "alike; load the state with torch.distributed.checkpoint, which shards it anew"
         )
-    if value is not None and not memory.is_allocated(shards.held(value)):
-        raise RuntimeError(
-            f"the state {key!r} of {name} has no memory: its storage was resized, or freed, and is smaller than the tensor; resize "
-            "it and fill in the values before the step, or set a tensor that has values"
-        )
+    if value is not None:
+        addressable(shards.held(value), f"the state {key!r} of {name}")
     if value is not None and value.shape != param.shape:
         raise RuntimeError(
             f"the state {key!r} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(param.shape)}; "
             "load a state dict of the same model"
         )
-    if value is not None:
-        addressable(shards.held(value), f"the state {key!r} of {name}")
 
 
 def step_count(value: Any, name: str) -> None:

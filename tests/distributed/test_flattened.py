@@ -48,6 +48,11 @@ def test_groups_are_refused(wrapped: FullyShardedDataParallel, penalty: dict[str
     optim.Adam(wrapped.parameters(), l1=0.1)  # element by element it is what it was
 
 
+def test_the_penalty_by_groups_is_refused_in_the_loss(wrapped: FullyShardedDataParallel) -> None:
+    with pytest.raises(ValueError, match=r"was flattened by Fully.*group_l1_penalty would take each element"):
+        regkernels.group_l1_penalty(wrapped, 0.1)
+
+
 def test_groups_made_before_the_model_is_wrapped() -> None:
     with mesh(2):
         model = network()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
@@ -76,13 +76,6 @@ def _for_inference(old: Tensor) -> Tensor:
         return old.clone()
 
 
-NOT_YET: dict[str, Collection[str]] = {
-    **dict.fromkeys(("maximize", "nesterov", "amsgrad", "centered", "capturable"), VALUES),
-    "step": ("None",),
-}
-"""What is taken when it is loaded and fails in the step: flags are not looked at, nor are missing counts where a rule needs none."""
-
-
 class Damage(NamedTuple):
     """``path``: numbers that choose, level by level, what is hit; what there is too much of begins again."""
 
@@ -109,8 +102,6 @@ def damage(packed: Any, done: Damage) -> None:
             break
         parent, key = at, keys[number % len(keys)]
     if key is None:
-        return
-    if done.kind != "deleted" and done.value in NOT_YET.get(key if isinstance(key, str) else "", ()):
         return
     if done.kind == "replaced":
         parent[key] = VALUES[done.value](parent[key])

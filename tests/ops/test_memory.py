@@ -12,6 +12,8 @@ from torch import Tensor
 import regkernels as rk
 from regkernels import prox
 
+pytestmark = pytest.mark.attacks
+
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda x, a: rk.elastic_net_penalty(x, 0.1, 0.2),
     "weighted": lambda x, a: rk.l1_penalty(x, 0.1, a),

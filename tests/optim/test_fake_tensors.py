@@ -74,7 +74,7 @@ def test_rounded_weights() -> None:
         optimizer.step()
         states = optimizer.state[weight]
         assert {key: value.dtype for key, value in states.items()} == {
-            "step": torch.float32,
+            "step": torch.float64,
             "exp_avg": torch.bfloat16,
             "exp_avg_sq": torch.bfloat16,
             "remainder": torch.int16,

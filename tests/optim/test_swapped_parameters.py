@@ -10,6 +10,8 @@ from torch import nn
 
 from regkernels import FlatParameters, optim
 
+pytestmark = pytest.mark.attacks
+
 
 @pytest.fixture(autouse=True)
 def _swapping() -> Iterator[None]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from regkernels import validation
 from regkernels.distributed import shards
-from regkernels.memory import is_allocated
 from regkernels.optim import penalty_keys
 from regkernels.optim.checkpoint.load import OWN_STATES, fill_missing_options
 from regkernels.optim.step.entry import parameter_name
@@ -223,10 +222,6 @@ def _check_tensor(key: str, value: Any, param: Tensor, name: str) -> None:
         raise TypeError(f"{what} has layout {value.layout}; only dense states are supported, call to_dense()")
     if value.is_meta and not param.is_meta:
         raise TypeError(f"{what} is on the meta device and has no values; load it without map_location='meta'")
-    if not is_allocated(shards.held(value)):
-        raise RuntimeError(
-            f"{what} has no memory: its storage was resized, or freed, and is smaller than the tensor; fill it before it is loaded"
-        )
     if isinstance(param, torch.nn.UninitializedParameter):
         return
     shards.check_state(value, param, what)

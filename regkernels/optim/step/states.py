@@ -12,6 +12,7 @@ from regkernels.distributed.shards import held, is_dtensor, spread_like
 from regkernels.memory import dense_strides, first_shared, own_storage
 from regkernels.optim.step.entry import Entry, real
 from regkernels.table.formats import KEPT_DTYPES
+from regkernels.transforms import address
 
 _ALIGNMENT = 64
 
@@ -60,7 +61,8 @@ def _shared(entries: Sequence[Entry]) -> set[tuple[Entry, str]]:
                 states[key], tensors[key] = (entry, name), held(entry.state[name])
     while (pair := first_shared((tensor, key) for key, tensor in tensors.items())) is not None:
         one = max(pair, key=lambda key: (key in states, list(tensors).index(key)))
-        found.add(states[one])
+        if one in states:  # else two weights, which somebody else has to see to
+            found.add(states[one])
         del tensors[one]
     return found
 
@@ -100,12 +102,12 @@ def allocate(wanted: Sequence[tuple[Tensor, torch.dtype]]) -> list[Tensor]:
             ends.append(0)
             if not alone:
                 filling[key] = number
-        if param.data_ptr() != ends[number]:
+        if address(param) != ends[number]:
             step = _ALIGNMENT // dtype.itemsize
             sizes[number] = (sizes[number] + step - 1) // step * step
         places.append((number, sizes[number]))
         sizes[number] += param.numel()
-        ends[number] = param.data_ptr() + param.nbytes
+        ends[number] = address(param) + param.nbytes
     buffers = [torch.zeros(size, dtype=key[1], device=key[0]) for key, size in zip(keys, sizes, strict=True)]
     return [
         _own(buffers[number].as_strided(param.shape, dense_strides(param), begin))

@@ -108,7 +108,7 @@ class Stepper:
         them stays one to its end, whoever takes it away from its parameter meanwhile.
         """
         if self._lock._is_owned():
-            turns.refuse()
+            turns.refuse_within(Stepper._step, self, self._lock)
         with self._lock:
             try:
                 self._step(rules, groups, state, scaling)

@@ -15,6 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from regkernels import optim
 from tests.support.children import in_child
 
+pytestmark = pytest.mark.attacks
+
 
 def _many(value: float = 1.0) -> tuple[list[nn.Parameter], optim.SGD]:
     """So many small tensors, which torch steps without a second thread, that the kernels take several."""
