@@ -169,7 +169,7 @@ class Plan:
         if answer == extension.MOVED or dirty:
             self.active.look()
         self._dirty = False
-        if self._staged:
+        if self._staged or self.active.splits:
             self._hold_gradients()
         return True
 
