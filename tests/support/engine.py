@@ -197,7 +197,7 @@ def assert_plays_alike(scenario: Scenario, rule: str, **options: Any) -> None:
     told = [play(scenario, builder(regkernels.optim), setting) for setting in settings]
     published = play(scenario, builder(torch.optim), REFERENCE)
     for step, (got, expected) in enumerate(zip(told[0], published, strict=True)):
-        assert_close(got, of_steps_taken(expected), f"step {step} against torch.optim")
+        assert_close(of_steps_taken(got), of_steps_taken(expected), f"step {step} against torch.optim")
     sparse = [play(scenario, builder(regkernels.optim, l1=cases.STRENGTHS["l1"]), setting) for setting in settings]
     for outcomes in (told, sparse):
         for setting, outcome in zip(settings[1:], outcomes[1:], strict=True):
