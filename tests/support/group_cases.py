@@ -156,7 +156,7 @@ def expected(rule: str, groups: Groups, weight: Tensor, gradients: list[Tensor],
         w = z.clone()
         for mask in masks:
             t = gain * steps[mask][0].item()
-            limit = o.get("shrink_limit", 2.0) if isinstance(s, Tensor) else None
+            limit = o.get("shrink_limit", 2.0) if isinstance(s, Tensor) and not o.get("centered") else None
             lr = o["lr"] / (1 + (step - 1) * o.get("lr_decay", 0.0))
             w[mask] = shrink(z[mask], t, o, math.inf if limit is None else limit * lr * gain)
     return w
