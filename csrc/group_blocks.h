@@ -65,11 +65,14 @@ __attribute__((noinline)) void threshold_block(C* z, C* taken, const C* threshol
     }
 }
 
-// Products of what was taken and what is left, in double.
+// Products of what was taken and what is left, in double; 0 where nothing was taken, also of an infinite weight.
 template <class C>
 __attribute__((noinline)) void multiply_block(const C* taken, const C* left, double* both, int64_t numel) {
 #pragma omp simd
-    for (int64_t i = 0; i < numel; ++i) both[i] = static_cast<double>(taken[i]) * static_cast<double>(left[i]);
+    for (int64_t i = 0; i < numel; ++i) {
+        const double e = static_cast<double>(taken[i]);
+        both[i] = e == 0 ? 0.0 : e * static_cast<double>(left[i]);
+    }
 }
 
 // With kUniform all of these are one number for all elements. Where something of what was taken is kept, there is a

@@ -97,13 +97,13 @@ class Adagrad(Optimizer):
                     value.share_memory_()
 
     def _create_states(self) -> None:
-        """Makes the states of all parameters that have a shape; of fake ones the first step does."""
+        """Makes the states of all parameters that are trained and have a shape; of fake ones the first step does."""
         initial = [float(group["initial_accumulator_value"]) for group in self.param_groups]
         params = [
             (param, group)
             for group, options in enumerate(self.param_groups)
             for param in options["params"]
-            if not isinstance(param, UninitializedParameter)
+            if validation.is_trained(param) and not isinstance(param, UninitializedParameter)
         ]
         if transforms.is_faking() or any(transforms.is_fake(param) for param, _ in params):
             return

@@ -13,6 +13,9 @@ KEYS = tuple(name for name in Common.__annotations__ if name not in ARGUMENTS)
 OURS = tuple(name for name in (*KEYS, "l1_mode", "weight_decay", "weight_decay_mode") if len(name) > 2)
 """Keys that are long enough, and rare enough elsewhere, for what is one letter apart to be a slip."""
 
+OF_PARAM_GROUPS = ("embeddings", "regularise")
+"""Arguments of `regkernels.param_groups`, which are keys of nothing."""
+
 
 def refuse_keys(keys: Iterable[object], own: Iterable[str] = (), of: str = "a param group") -> None:
     """Raises for a key that belongs elsewhere, that others call so, or that is a slip. Any further key is the user's own.
@@ -27,9 +30,10 @@ def refuse_keys(keys: Iterable[object], own: Iterable[str] = (), of: str = "a pa
             raise TypeError(
                 f"{key!r} is an argument of the optimizer, not a key of {of}: optim.AdamW(groups, {key}=...)"
             )
-        if key == "regularise":
-            raise TypeError(f"'regularise' is an argument of regkernels.param_groups, not a key of {of}")
-        intended = meant(key, OURS)
+        if key in OF_PARAM_GROUPS:
+            raise TypeError(f"{key!r} is an argument of regkernels.param_groups, not a key of {of}")
+        intended = meant(key, (*OURS, *OF_PARAM_GROUPS))
         if intended is not None:
             belongs = " (an argument of the optimizer)" if intended in ARGUMENTS else ""
+            belongs = " (an argument of regkernels.param_groups)" if intended in OF_PARAM_GROUPS else belongs
             raise TypeError(f"{key!r} is no key of {of}; did you mean {intended}{belongs}?")

@@ -18,6 +18,9 @@ from regkernels.param_groups.roles import Role, roles
 from regkernels.param_groups.table import NAMES, ParamGroups, Row
 from regkernels.table.formats import compute_dtype
 
+Choice = Callable[[str, Tensor], bool | None]
+"""Says of a parameter, by its name, whether it is penalised; None where its role is to decide."""
+
 
 def param_groups(
     model: nn.Module,
@@ -25,7 +28,7 @@ def param_groups(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     embeddings: bool = False,
-    regularise: Callable[[str, Tensor], bool] | None = None,
+    regularise: Choice | None = None,
     **options: Any,
 ) -> ParamGroups:
     """Makes two param groups for an optimizer: the weights to penalise, and the rest with ``l1 = weight_decay = 0``.
@@ -45,8 +48,8 @@ def param_groups(
         weight_decay: for the first group, >= 0; with the factor 1/2 (``weight_decay = 2 * l2``).
         l1: for the first group, >= 0, in units of the loss.
         embeddings: penalises embeddings, too.
-        regularise: which parameters go into the first group instead, by name and tensor, such as
-            ``lambda name, p: p.dim() >= 2 and "head" not in name``.
+        regularise: which parameters go into the first group, by name and tensor: True, False, or None for what is done without
+            it, such as ``lambda name, p: False if "head" in name else None``.
         options: further keys for both groups (``lr``, ``betas``, ...). Penalties and constraints (`regkernels.optim.Penalties`)
             go into the first group only; ``l1_weights`` may be a dict of tensors by parameter name, 1 where there is none.
             ``name`` is put before the names of the groups.
@@ -98,46 +101,48 @@ def _check_choice(embeddings: Any, regularise: Any) -> None:
     """Raises where the arguments that choose parameters are not allowed, alone or together."""
     if not isinstance(embeddings, bool):
         raise TypeError(f"embeddings must be True or False, got {embeddings!r}")
-    if regularise is None:
-        return
-    if not callable(regularise):
+    if regularise is not None and not callable(regularise):
         raise TypeError(f"regularise must be a function of a parameter's name and the parameter, got {regularise!r}")
-    if embeddings:
-        raise ValueError(
-            "embeddings=True has no effect with regularise, which chooses all that is penalised; leave it out"
+
+
+def _answer(regularise: Choice | None, name: str, param: Tensor) -> bool | None:
+    """Returns what the user says of a parameter; None where that is left to its role."""
+    answer = None if regularise is None else regularise(name, param)
+    if answer is not None and not isinstance(answer, int):
+        raise TypeError(
+            f"regularise must return True, False, or None for what is done without it, got {answer!r} for {name}"
         )
+    return answer if answer is None else bool(answer)
 
 
 def _chosen(
     model: nn.Module,
     named: Sequence[tuple[str, Tensor]],
     embeddings: bool,
-    regularise: Callable[[str, Tensor], bool] | None,
+    regularise: Choice | None,
     strengths: Mapping[str, Any],
 ) -> list[Role]:
     """Returns for each parameter in ``named`` whether it is penalised, and why."""
-    if regularise is None:
-        for name, param in named:
-            if flattened.is_flattened(param):
-                raise ValueError(
-                    f"{name} {flattened.BECAUSE}, so that nobody can tell weights from biases; {flattened.REMEDY}"
-                )
     by_id = roles(model, embeddings=embeddings)
     chosen = []
     for name, param in named:
-        role = by_id[id(param)]
-        wanted = role.penalised if regularise is None else bool(regularise(name, param))
+        role, asked = by_id[id(param)], _answer(regularise, name, param)
+        if asked is None and flattened.is_flattened(param):
+            raise ValueError(
+                f"{name} {flattened.BECAUSE}, so that nobody can tell weights from biases; {flattened.REMEDY}"
+            )
+        wanted = role.penalised if asked is None else asked
         if wanted and role.normalised:
             # Unasked, no direction decays: only a penalty has to be refused.
-            zeros = [key for key in makes_zeros(strengths) if regularise is not None or key != "weight_decay"]
+            zeros = [key for key in makes_zeros(strengths) if asked is not None or key != "weight_decay"]
             if zeros:
                 raise ValueError(_direction_refused(name, zeros[0], role.normalised))
-        if regularise is None and not role.reason:
+        if asked is None and not role.reason:
             raise ValueError(
                 f"{name} has no shape yet, which would decide whether it is penalised; run a batch through the model first, "
                 "or choose by name, regularise=lambda name, p: ..."
             )
-        if regularise is not None:
+        if asked is not None:
             role = Role(wanted, "chosen by regularise" if wanted else "left out by regularise")
         elif role.normalised:  # its length is nothing to the loss, and must not become 0
             role = role._replace(penalised=False)
@@ -155,7 +160,7 @@ def _direction_refused(name: str, key: str, parametrisation: str) -> str:
         f"{key} cannot act on {name}: {parametrisation} normalises it, so its length is nothing to the loss, and {key} would shrink it "
         f"to 0, where the weight is 0 / 0. Remove the parametrisation before training; or add a penalty of the computed weight to "
         f"the loss, such as regkernels.l1_penalty([module.weight], ...); or leave such parameters out, "
-        f"regularise=lambda name, p: p.dim() >= 2 and not name.endswith({left_out!r})"
+        f"regularise=lambda name, p: False if name.endswith({left_out!r}) else None"
     )
 
 

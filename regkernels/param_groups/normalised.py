@@ -43,7 +43,8 @@ def stored(model: nn.Module, prefix: str, module: nn.Module, name: str, param: T
     if isinstance(module, ParametrizationList) and ".parametrizations." in f".{prefix}":
         return _parametrised(model, prefix, module, name, full, param)
     if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
-        return Stored(full, param, module, f"{prefix.rpartition('.')[2]}.{name}")
+        owner, _, own = prefix.rpartition(".")  # of the list: a model of its own has none
+        return Stored(full, param, model.get_submodule(owner) if own else module, f"{own}.{name}")
     return _hooked(module, name, full, param)
 
 

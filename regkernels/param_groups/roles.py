@@ -45,7 +45,8 @@ EMBEDDING_CLASS = re.compile(r"Embed")
 
 # Words in the names of parameters that a module of another kind owns itself.
 BY_WORD = (
-    ("bias", {"bias", "biases"}),
+    ("bias", {"bias", "biases", "shift", "shifts", "offset", "offsets"}),
+    ("logarithm", {"log", "logs"}),  # of a scale, as in state space models
     ("position", {"pos", "position", "positions", "positional", "posemb", "posembed", "wpe"}),
     ("token", {"token", "tokens", "cls"}),
     ("scale", {"scale", "scales", "gamma", "gammas", "beta", "betas", "gain", "gains", "layerscale", "magnitude"}),

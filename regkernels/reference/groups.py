@@ -104,9 +104,9 @@ def thresholded(z: Tensor, s: Tensor | float, h: Hyper) -> tuple[Tensor, Tensor]
 
 
 def products(e: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the terms of `Squares`."""
+    """Returns the terms of `Squares`. Where nothing is taken, nothing of an infinite x is, either."""
     e, x = e.double(), x.double()
-    return x * x, e * e, e * x
+    return x * x, e * e, torch.where(e == 0, torch.zeros_like(x), e * x)
 
 
 def shrinkage(squares: Squares, s: Tensor | float, h: Hyper, of_norm: OfNorm, dtype: torch.dtype) -> Shrinkage:

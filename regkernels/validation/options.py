@@ -36,7 +36,10 @@ def finite(name: str, value: Any, where: str = "", *, wait: bool = True) -> floa
         return _hidden(name, value, where)
     if not wait and _out_of_sight(value):
         return 0.0
-    number = as_float(value)  # type: ignore[arg-type]
+    try:
+        number = as_float(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond float64
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}{where}")
     return number

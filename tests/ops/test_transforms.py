@@ -262,3 +262,13 @@ def test_compiled_transforms(name: str) -> None:
     torch.testing.assert_close(compiled(sample(3, 4)), function(sample(3, 4)))
     compiled = torch.compile(vmap(function), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(sample(2, 3, 4)), vmap(function)(sample(2, 3, 4)))
+
+
+@pytest.mark.parametrize("name", ["l0", "l_half", "log_sum"])
+def test_linearized_roots(name: str) -> None:
+    """Whose tracing hides which values a function of numpy reads."""
+    x, operator = torch.tensor([2.0, 0.1], dtype=torch.float64), getattr(prox, name)
+    value, linear = torch.func.linearize(lambda v: operator(v, 0.3), x)
+    expected, change = jvp(lambda v: operator(v, 0.3), (x,), (torch.ones_like(x),))
+    assert torch.equal(value, expected)
+    torch.testing.assert_close(linear(torch.ones_like(x)), change, rtol=1e-14, atol=0)

@@ -192,6 +192,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (-2.0, ValueError, "shrink_limit must be greater than 1, got -2"),
     (math.nan, ValueError, "shrink_limit must be finite, got nan.*None is no limit"),
     (math.inf, ValueError, "shrink_limit must be finite, got inf.*None is no limit"),
+    (10**400, ValueError, "shrink_limit must be finite, got inf"),
     ("2", TypeError, "shrink_limit must be a number, got '2'"),
     (True, TypeError, "shrink_limit must be a number greater than 1, or None, got True"),
     (torch.tensor(2.0), TypeError, "shrink_limit must be a number greater than 1, or None, got tensor"),

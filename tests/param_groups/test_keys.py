@@ -25,6 +25,7 @@ MISPLACED: dict[str, Any] = {
 MEANT = {
     "learning_rate": "lr",
     "grad_clip": r"max_grad_norm \(an argument of the optimizer\)",
+    "embedding": r"embeddings \(an argument of regkernels\.param_groups\)",
     "regularize": "regularise of regkernels.param_groups",
     "l_1": "l1",
     "l2": r"weight_decay = 2 \* l2",

@@ -233,5 +233,31 @@ def test_one_that_only_a_shape_could_tell() -> None:
 def test_what_is_asked_for_must_make_sense() -> None:
     with pytest.raises(TypeError, match="embeddings must be True or False, got 'wte'"):
         regkernels.param_groups(Tied(), embeddings="wte")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="embeddings=True has no effect with regularise"):
-        regkernels.param_groups(Tied(), embeddings=True, regularise=lambda name, p: True)
+    for answer in ("yes", torch.ones(2), 0.5):
+        with pytest.raises(TypeError, match=r"regularise must return True, False, or None .* got .* for "):
+            regkernels.param_groups(Tied(), regularise=lambda name, p, answer=answer: answer)
+
+
+def test_what_regularise_says_nothing_of_keeps_its_role() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert penalised(model, regularise=lambda name, p: None) == ["1.weight", "3.weight"]
+    assert penalised(model, regularise=lambda name, p: False if name == "3.weight" else None) == ["1.weight"]
+    assert penalised(model, embeddings=True, regularise=lambda name, p: True if name == "1.bias" else None) == [
+        *("0.weight", "1.weight", "1.bias", "3.weight")
+    ]
+
+
+def test_a_list_of_parameters_is_what_its_owner_makes_of_it() -> None:
+    class AxialPositionEmbeddings(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(torch.ones(3, 3))])
+
+    class Mixing(AxialPositionEmbeddings):
+        pass
+
+    class RowNorm(AxialPositionEmbeddings):
+        pass
+
+    assert penalised(nn.Sequential(AxialPositionEmbeddings(), Mixing(), RowNorm())) == ["1.weights.0"]
+    assert penalised(nn.ParameterList([nn.Parameter(torch.ones(3, 3))])) == ["0"]

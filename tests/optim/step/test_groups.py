@@ -171,6 +171,13 @@ def test_infinite_norms() -> None:
         bounded = one_step(weight, torch.zeros(3, 3), setting, max_norm=1.0)
         assert bounded[0, 0].isnan() and torch.equal(bounded[0, 1:].abs(), torch.zeros(2))
         assert torch.equal(bounded[1], torch.zeros(3))
+        param = nn.Parameter(weight[:1].clone())
+        with engine.active(setting):
+            decaying = {"group_l1": 0.1, "weight_decay": 0.5, "weight_decay_mode": "prox"}
+            optimizer = rk.optim.Adam([param], lr=0.1, **decaying)
+            param.grad = torch.zeros_like(param)
+            optimizer.step()
+        assert torch.equal(param, weight[:1]), "what is taken has no share of an infinite norm"
 
 
 def test_large_and_small_norms_neither_overflow_nor_vanish() -> None:

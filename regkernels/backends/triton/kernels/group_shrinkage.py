@@ -32,7 +32,7 @@ class Squares(NamedTuple):
 def add_squares(squares, e, x, mask):
     e = tl.where(mask, e, 0.0).to(tl.float64)
     x = tl.where(mask, x, 0.0).to(tl.float64)
-    return Squares(squares.left + x * x, squares.taken + e * e, squares.both + e * x)
+    return Squares(squares.left + x * x, squares.taken + e * e, squares.both + tl.where(e == 0, 0.0, e * x))
 
 
 @triton.jit

@@ -203,7 +203,7 @@ def update_groups(
     no_states = ()
     for _k in tl.static_range(STATES):
         no_states = no_states + (tl.zeros_like(shared),)
-    kept, factor, divisor = shrinkage(squares, shared, no_states, strength, largest_shrink, h, RULE, PER_ELEMENT)
+    of_taken, factor, divisor = shrinkage(squares, shared, no_states, strength, largest_shrink, h, RULE, PER_ELEMENT)
 
     absolute = tl.zeros([TILE, STRIP], tl.float64)
     square = absolute
@@ -214,7 +214,7 @@ def update_groups(
             offsets, mask = offsets_of(place, o, i, TILE, STRIP)
             stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
             e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
-            z = shrink(e, x, kept, factor, divisor)
+            z = shrink(e, x, of_taken, factor, divisor)
             if ROUNDING == "stochastic":
                 random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, 0)
                 new = rounding.round_stochastically(z, random, STORAGE)
