@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from regkernels import validation
 from regkernels.distributed import flattened
+from regkernels.optim import penalty_keys
 from regkernels.optim.effects import makes_zeros
 from regkernels.optim.group_keys import refuse_keys
 from regkernels.optim.penalty_keys import OFF, Penalties
@@ -124,6 +125,7 @@ def _chosen(
 ) -> list[Role]:
     """Returns for each parameter in ``named`` whether it is penalised, and why."""
     by_id = roles(model, embeddings=embeddings)
+    takes_real_numbers = bool(penalty_keys.asked(strengths)) or penalty_keys.is_active(strengths, "l1")
     chosen = []
     for name, param in named:
         role, asked = by_id[id(param)], _answer(regularise, name, param)
@@ -131,6 +133,8 @@ def _chosen(
             raise ValueError(
                 f"{name} {flattened.BECAUSE}, so that nobody can tell weights from biases; {flattened.REMEDY}"
             )
+        if asked is None and role.penalised and param.is_complex() and takes_real_numbers:
+            role = Role(False, "complex, for which the penalty is not defined")
         wanted = role.penalised if asked is None else asked
         if wanted and role.normalised:
             # Unasked, no direction decays: only a penalty has to be refused.

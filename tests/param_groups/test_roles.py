@@ -261,3 +261,11 @@ def test_a_list_of_parameters_is_what_its_owner_makes_of_it() -> None:
 
     assert penalised(nn.Sequential(AxialPositionEmbeddings(), Mixing(), RowNorm())) == ["1.weights.0"]
     assert penalised(nn.ParameterList([nn.Parameter(torch.ones(3, 3))])) == ["0"]
+
+
+def test_complex_weights_decay_and_are_not_penalised() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64), nn.Linear(3, 2))
+    assert penalised(model, weight_decay=0.1) == ["0.weight", "1.weight"]
+    for penalty in ({"l1": 0.1}, {"mcp": 0.1}, {"group_l1": 0.1}):
+        assert penalised(model, weight_decay=0.1, **penalty) == ["1.weight"]
+        optim.AdamW(regkernels.param_groups(model, weight_decay=0.1, **penalty))
