@@ -43,7 +43,7 @@ inline C limited(C z, C p, C largest) {
     const C taken = z - p;
     const C low = taken < -largest ? -largest : taken;
     const C clamped = low > largest ? largest : low;
-    return magnitude(taken) > largest ? z - clamped : p;
+    return __builtin_islessgreater(clamped, taken) ? z - clamped : p;  // |taken| > largest, in one comparison
 }
 
 // Steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for,
