@@ -58,10 +58,8 @@ __attribute__((noinline)) void threshold_block(C* z, C* taken, const C* threshol
     for (int64_t i = 0; i < numel; ++i) {
         const C t = kUniform ? of_all : threshold[i];
         const C v = clamp(z[i], lower, upper);
-        const C low = v < -t ? -t : v;
-        const C clamped = low > t ? t : low;
-        z[i] = t > 0 ? v - clamped : v;
-        taken[i] = t > 0 ? clamped : C(0);
+        z[i] = soft_threshold(v, t);
+        taken[i] = t > 0 ? within(v, t) : C(0);
     }
 }
 

@@ -22,12 +22,17 @@ inline bool opposed(C move, C w) {
     return (move > 0 && w < 0) || (move < 0 && w > 0);
 }
 
-// Proximal operator of t * |x|. A comparison with NaN is false, so NaN falls through and stays; x - x is +0.
+// x between -bound and bound. A comparison with NaN is false, so NaN falls through and stays.
+template <class C>
+inline C within(C x, C bound) {
+    const C low = x < -bound ? -bound : x;
+    return low > bound ? bound : low;
+}
+
+// Proximal operator of t * |x|. NaN stays; x - x is +0.
 template <class C>
 inline C soft_threshold(C z, C t) {
-    const C low = z < -t ? -t : z;
-    const C clamped = low > t ? t : low;
-    return t > 0 ? z - clamped : z;
+    return t > 0 ? z - within(z, t) : z;
 }
 
 // Not larger than `upper`, not smaller than `lower`, and no -0 at a bound of 0.
@@ -41,8 +46,7 @@ inline C clamp(C z, C lower, C upper) {
 template <class C>
 inline C limited(C z, C p, C largest) {
     const C taken = z - p;
-    const C low = taken < -largest ? -largest : taken;
-    const C clamped = low > largest ? largest : low;
+    const C clamped = within(taken, largest);
     return __builtin_islessgreater(clamped, taken) ? z - clamped : p;  // |taken| > largest, in one comparison
 }
 

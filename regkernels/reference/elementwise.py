@@ -26,6 +26,13 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x > 0, zero + 1, torch.where(x < 0, zero - 1, torch.where(x == 0, zero, x)))
 
 
+def within(x: Tensor, bound: Tensor | float) -> Tensor:
+    """Brings ``x`` between -bound and bound; NaN stays."""
+    bound = torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+    low = torch.where(x < -bound, -bound, x)
+    return torch.where(low > bound, bound, low)
+
+
 def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     """Applies the proximal operator of ``t * |x|``: ``z - clamp(z, -t, t)``. Never -0.0; NaN stays; ``t == 0`` gives ``z``.
 
@@ -33,18 +40,14 @@ def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
     t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
-    low = torch.where(z < -t, -t, z)
-    clamped = torch.where(low > t, t, low)
-    return torch.where(t > 0, z - clamped, z)
+    return torch.where(t > 0, z - within(z, t), z)
 
 
 def limited(z: Tensor, p: Tensor, largest: float) -> Tensor:
     """Returns what a proximal step that leads from ``z`` to ``p`` makes where it may take no more than ``largest``: ``p`` bit for
     bit where it takes no more."""
     taken = z - p
-    low = torch.where(taken < -largest, torch.full_like(z, -largest), taken)
-    clamped = torch.where(low > largest, torch.full_like(z, largest), low)
-    return torch.where(magnitude(taken) > largest, z - clamped, p)
+    return torch.where(magnitude(taken) > largest, z - within(taken, largest), p)
 
 
 def divide(numerator: Tensor | float, denominator: Tensor | float, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels.reference.elementwise import clamp, divide, soft_threshold, square_root
+from regkernels.reference.elementwise import clamp, divide, soft_threshold, square_root, within
 from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def thresholded(z: Tensor, s: Tensor | float, h: Hyper) -> tuple[Tensor, Tensor]
     """Does what is done to elements, bounds and soft-threshold: e and x of `Squares`."""
     t = torch.as_tensor(h.threshold_per_step * s if h.threshold_per_step else h.threshold, dtype=z.dtype)
     z = clamp(z, float(h.lower), float(h.upper))
-    x = soft_threshold(z, t)
-    return torch.where(t > 0, torch.where(z < -t, -t, torch.where(z > t, t, z)), torch.zeros_like(z)), x
+    return torch.where(t > 0, within(z, t), torch.zeros_like(z)), soft_threshold(z, t)
 
 
 def products(e: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

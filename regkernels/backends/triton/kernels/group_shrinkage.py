@@ -9,15 +9,14 @@ import triton
 import triton.language as tl
 
 from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
-from regkernels.backends.triton.kernels.shrink import divide, soft_threshold
+from regkernels.backends.triton.kernels.shrink import divide, soft_threshold, within
 
 
 @triton.jit
 def thresholded(z, t, h):
     """Does what is done to elements, bounds and soft-threshold: what that takes, and what it leaves."""
     z = clamp(z, h.lower, h.upper)
-    x = soft_threshold(z, t)
-    return tl.where(t > 0, tl.where(z < -t, -t, tl.where(z > t, t, z)), 0.0), x
+    return tl.where(t > 0, within(z, t), 0.0), soft_threshold(z, t)
 
 
 class Squares(NamedTuple):

@@ -18,10 +18,15 @@ def opposed(move, w):
 
 
 @triton.jit
+def within(x, bound):
+    """Brings ``x`` between -bound and bound; NaN stays."""
+    low = tl.where(x < -bound, -bound, x)
+    return tl.where(low > bound, bound, low)
+
+
+@triton.jit
 def soft_threshold(z, t):
-    low = tl.where(z < -t, -t, z)
-    clamped = tl.where(low > t, t, low)
-    return tl.where(t > 0, z - clamped, z)
+    return tl.where(t > 0, z - within(z, t), z)
 
 
 # Triton's `/` and `tl.sqrt` are approximations in float32; in float64 they are correctly rounded.
@@ -52,9 +57,7 @@ def inverse(x):
 def limited(z, p, largest):
     """Returns what a proximal step from ``z`` to ``p`` makes where it may take no more than ``largest``."""
     taken = z - p
-    low = tl.where(taken < -largest, -largest, taken)
-    clamped = tl.where(low > largest, largest, low)
-    return tl.where(tl.abs(taken) > largest, z - clamped, p)
+    return tl.where(tl.abs(taken) > largest, z - within(taken, largest), p)
 
 
 @triton.jit
