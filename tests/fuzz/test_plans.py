@@ -45,6 +45,8 @@ def test_in_the_backward_pass(plan: Plan, setting: engine.Setting) -> None:
         wanted = expected.pop(0)
         if len(step.missing) >= count:  # there is no backward pass, whose sums there could be
             got, wanted = without_stats(got), without_stats(wanted)
+        if plan.rule in ("SGD", "Lion"):  # whose steps have no numbers
+            got, wanted = without_idle_counts(got), without_idle_counts(wanted)
         engine.assert_same(got, wanted, f"{setting}, {step}")
 
 
@@ -55,6 +57,15 @@ def assert_same(got: list[engine.Outcome], expected: list[engine.Outcome], note:
 
 def without_stats(outcome: engine.Outcome) -> engine.Outcome:
     return {name: tensor for name, tensor in outcome.items() if not name.startswith("stats")}
+
+
+def without_idle_counts(outcome: engine.Outcome) -> engine.Outcome:
+    """Leaves out the counts that no random number depends on, which a parameter has if another one in its step needs one."""
+    return {
+        name: tensor
+        for name, tensor in outcome.items()
+        if not (name.endswith(": step") and tensor.dtype == torch.float32)
+    }
 
 
 # --- against torch ---
