@@ -16,8 +16,9 @@ struct Soft {
         C t = h.threshold_per_step != 0 ? h.threshold_per_step * s : h.threshold;
         if (kWeighted) t = t * l1_weight;
         const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
-        const C p = soft_threshold(z, t) / divisor;
-        return clamp(limited(z, p, h.largest_shrink), h.lower, h.upper);
+        C p = soft_threshold(z, at_most(t, h.largest_shrink));
+        p = h.shrink_per_step != 0 || h.shrink_divisor != 1 ? limited(z, p / divisor, h.largest_shrink) : p;
+        return clamp(p, h.lower, h.upper);
     }
 };
 using SoftThreshold = Soft<false>;

@@ -29,6 +29,11 @@ inline C within(C x, C bound) {
     return low > bound ? bound : low;
 }
 
+template <class C>
+inline C at_most(C x, C bound) {
+    return x > bound ? bound : x;
+}
+
 // Proximal operator of t * |x|. NaN stays; x - x is +0.
 template <class C>
 inline C soft_threshold(C z, C t) {
@@ -51,21 +56,22 @@ inline C limited(C z, C p, C largest) {
 }
 
 // Steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for,
-// within the limit.
+// within the limit. A soft-threshold takes no more than its threshold: that it is limited suffices, in one operation.
 template <bool kStepPerElement, bool kThreshold, bool kShrink, class C>
 inline C proximal_step(C z, C s, const Row<C>& h) {
     C p = z;
     if (kThreshold) {
         C t = h.threshold;
-        if (kStepPerElement) t = h.threshold_per_step != 0 ? h.threshold_per_step * s : t;
+        if (kStepPerElement) t = at_most(h.threshold_per_step != 0 ? h.threshold_per_step * s : t, h.largest_shrink);
         p = soft_threshold(z, t);
     }
     if (kShrink) {
         C divisor = h.shrink_divisor;
         if (kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
         p = p / divisor;
+        if (kStepPerElement) p = limited(z, p, h.largest_shrink);
     }
-    return kStepPerElement && (kThreshold || kShrink) ? limited(z, p, h.largest_shrink) : p;
+    return p;
 }
 
 }  // namespace

@@ -33,6 +33,12 @@ def within(x: Tensor, bound: Tensor | float) -> Tensor:
     return torch.where(low > bound, bound, low)
 
 
+def at_most(x: Tensor | float, bound: float, like: Tensor) -> Tensor:
+    """Returns the smaller one, in the type of ``like``; NaN stays."""
+    x, top = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (x, bound))
+    return torch.where(x > top, top, x)
+
+
 def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     """Applies the proximal operator of ``t * |x|``: ``z - clamp(z, -t, t)``. Never -0.0; NaN stays; ``t == 0`` gives ``z``.
 

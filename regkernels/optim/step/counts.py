@@ -80,7 +80,8 @@ class HostCounts:
         for number, block in zip(used, self._blocks, strict=False):
             starts[number] = begin
             begin += len(block)
-        self._order = torch.tensor([starts[n] + index for n, index in places.of], dtype=torch.int64, device="cpu")
+        self._places = [starts[n] + index for n, index in places.of]
+        self._order = torch.tensor(self._places, dtype=torch.int64, device="cpu")
         self._are_all = begin == len(entries)
         self._expected = self._now().clone()
         self._masks: tuple[Tensor | None, list[Tensor]] = (None, [])
@@ -95,7 +96,7 @@ class HostCounts:
 
     def next(self, index: int) -> int | Tensor:
         """Returns the number of the step to come, from 1; on a device a float64 tensor."""
-        return int(self._now()[self._order[index]]) + 1
+        return int(self._now()[self._places[index]]) + 1
 
     def were_set(self) -> bool:
         """Tells whether somebody else has changed a count."""

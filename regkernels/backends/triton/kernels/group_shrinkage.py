@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from regkernels.backends.triton.kernels.penalised import clamp, divisor_of
-from regkernels.backends.triton.kernels.shrink import divide, soft_threshold, within
+from regkernels.backends.triton.kernels.penalised import clamp
+from regkernels.backends.triton.kernels.shrink import divide, divisor_of, soft_threshold, within
 
 
 @triton.jit

@@ -25,6 +25,11 @@ def within(x, bound):
 
 
 @triton.jit
+def at_most(x, bound):
+    return tl.where(x > bound, bound, x)
+
+
+@triton.jit
 def soft_threshold(z, t):
     return tl.where(t > 0, z - within(z, t), z)
 
@@ -61,17 +66,27 @@ def limited(z, p, largest):
 
 
 @triton.jit
-def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr):
-    """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit."""
-    t = h.threshold
-    if PER_ELEMENT:
-        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    p = soft_threshold(z, t)
+def divisor_of(s, h, PER_ELEMENT: tl.constexpr):
     divisor = h.shrink_divisor
     if PER_ELEMENT:
         divisor = tl.where(h.shrink_per_step != 0, h.shrink_per_step * s + 1.0, divisor)
-    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
-        p = divide(p, divisor)
+    return divisor
+
+
+@triton.jit
+def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr, l1_weight=None, WEIGHTED: tl.constexpr = False):
+    """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit. A
+    soft-threshold takes no more than its threshold: that it is limited suffices, in one operation."""
+    t = h.threshold
     if PER_ELEMENT:
-        p = limited(z, p, h.largest_shrink)
+        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
+    if WEIGHTED:
+        t = t * l1_weight
+    if PER_ELEMENT:
+        t = at_most(t, h.largest_shrink)
+    p = soft_threshold(z, t)
+    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
+        p = divide(p, divisor_of(s, h, PER_ELEMENT))
+        if PER_ELEMENT:
+            p = limited(z, p, h.largest_shrink)
     return p
