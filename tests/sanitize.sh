@@ -17,11 +17,15 @@ rm -f $build/tree/regkernels/_C*.so && cp $build/cmake/lib/_C* $build/tree/regke
 cd $build/tree || exit 1
 
 # The interpreter and torch are not instrumented, so that what they allocate for good would be taken for leaks, and the library has to
-# be there before them. Objects of Python come from malloc here, which sees each of them end.
-preloaded=$(${CXX:-c++} -print-file-name=libasan.so)
+# be there before them, with the one whose exceptions it looks for as it begins. Objects of Python come from malloc here, which sees each
+# of them end. Reports go to files: what a process prints before it dies is lost with pytest's capture.
+preloaded="$(${CXX:-c++} -print-file-name=libasan.so) $(${CXX:-c++} -print-file-name=libstdc++.so.6)"
+report=../report
+rm -f $report.*
 checked() {
-    LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-        PYTHONMALLOC=malloc OMP_WAIT_POLICY=passive "$PYTHON" -m pytest -q -n logical --dist loadfile --no-loadscope-reorder "$@"
+    LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0:log_path=$PWD/$report \
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$PWD/$report PYTHONMALLOC=malloc OMP_WAIT_POLICY=passive \
+        "$PYTHON" -m pytest -q -n logical --dist loadfile --no-loadscope-reorder "$@"
     case $? in 0 | 5) ;; *) return 1 ;; esac # 5: "$@" selects nothing
 }
 
@@ -30,4 +34,5 @@ checked -m "not attacks" tests/fuzz tests/table tests/backends/test_layouts.py t
     tests/backends/test_penalised_bits.py tests/backends/test_group_bits.py tests/backends/test_sums.py \
     tests/optim/step tests/optim/test_exchanged_parameters.py tests/optim/checkpoint/test_refusals.py "$@" || status=1
 checked -m attacks tests "$@" || status=1
+cat $report.* 2> /dev/null && status=1
 exit $status
