@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from regkernels import prox, reference
 from tests.support import cases, engine
 from tests.support.penalised_cases import PENALISED, PENALTIES, STRENGTHS, penalised
 
@@ -65,6 +66,19 @@ def test_any_bit_pattern_and_every_size_of_step(penalty: str, dtype: torch.dtype
     for rule, lr in (("sgd", 1e-30), ("sgd", 1.7), ("adam", 5.0), ("adagrad", 1e30)):
         case, options = penalised(rule, penalty)
         engine.assert_kernels_agree(case, model, engine.kernels(threads=(1,)), lr=lr, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("penalty", sorted(reference.family.FAMILY))
+def test_steps_about_as_long_as_a_penalty_is_convex(penalty: str, dtype: torch.dtype) -> None:
+    """There an operator chooses between minima, for arguments between narrow bounds."""
+    x = torch.linspace(-6.0, 6.0, 4801, dtype=dtype)
+    for step in (0.9, 1.0, 1.1, 2.6, 2.8, 3.1):
+        with engine.active(engine.REFERENCE):
+            expected = getattr(prox, penalty)(x, 1.0, step=step)
+        for setting in engine.kernels(threads=(1,)):
+            with engine.active(setting):
+                engine.assert_same_bits(getattr(prox, penalty)(x, 1.0, step=step), expected, f"{setting}, step {step}")
 
 
 @each_penalty
