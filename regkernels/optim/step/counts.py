@@ -32,11 +32,13 @@ class Places:
         values: of entries whose counts are in none of the blocks of a plan before, by the entry's index.
     """
 
-    def __init__(self, entries: Sequence[Entry], device: torch.device, before: Sequence[Tensor], *, move: bool) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], device: torch.device, before: Sequence[Tensor], *, move: bool, own: bool
+    ) -> None:
         """Puts new counts into `Entry.made`.
 
         ``before``: blocks of a plan before. ``move``: counts elsewhere are copied, so that they lie side by side, unless other
-        processes see them.
+        processes see them. ``own``: each new count is a storage of its own, not a view, whose block has its version.
         """
         self.blocks = list(before)
         known = _addresses(before)
@@ -56,7 +58,7 @@ class Places:
                 found[index] = None
         self.of = [known.get(address, (0, 0)) for address in found]  # of those that are None see below
         counts = [(self.values[index], count_dtype(entries[index].format)) for index in fresh]
-        steps, blocks = side_by_side(counts, device)
+        steps, blocks = side_by_side(counts, device, own=own)
         made = _addresses(blocks)
         for index, step in zip(fresh, steps, strict=True):
             number, place = made[step.data_ptr(), step.dtype]
@@ -73,7 +75,7 @@ class HostCounts:
     def __init__(self, entries: Sequence[Entry], before: HostCounts | Sequence[Tensor], *, move: bool) -> None:
         """Takes over the counts of entries. ``before``: of the plan that is replaced, or blocks of counts; ``move``: see `Places`."""
         blocks = before._blocks if isinstance(before, HostCounts) else before
-        places = Places(entries, torch.device("cpu"), blocks, move=move)
+        places = Places(entries, torch.device("cpu"), blocks, move=move, own=True)
         used = sorted({number for number, _ in places.of})
         self._blocks = [places.blocks[number] for number in used] or [torch.zeros(0, device="cpu")]
         starts, begin = {}, 0
@@ -132,7 +134,7 @@ class DeviceCounts:
     def __init__(
         self, entries: Sequence[Entry], device: torch.device, before: DeviceCounts | None, *, move: bool
     ) -> None:
-        found = Places(entries, device, [] if before is None else before._blocks, move=move)
+        found = Places(entries, device, [] if before is None else before._blocks, move=move, own=False)
         self._blocks, self._places = found.blocks, found.of
         if before is None or before.were_set():
             known: list[object] = list(_values(entries))
@@ -186,15 +188,18 @@ Counts = HostCounts | DeviceCounts
 
 
 def side_by_side(
-    counts: Sequence[tuple[float, torch.dtype]], device: torch.device
+    counts: Sequence[tuple[float, torch.dtype]], device: torch.device, *, own: bool = True
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns a tensor for each count, 0-dim and a storage of its own, and the blocks that they lie in, one per dtype."""
+    """Returns a tensor for each count, 0-dim, and the blocks that they lie in, one per dtype.
+
+    ``own``: each is a storage of its own, else a view.
+    """
     steps: dict[int, Tensor] = {}
     blocks = []
     for dtype in dict.fromkeys(dtype for _, dtype in counts):
-        own = [index for index, count in enumerate(counts) if count[1] == dtype]
-        block = upload(torch.tensor([counts[index][0] for index in own], dtype=dtype, device="cpu").numpy(), device)
-        steps.update((index, own_storage(block[i])) for i, index in enumerate(own))
+        members = [index for index, count in enumerate(counts) if count[1] == dtype]
+        block = upload(torch.tensor([counts[index][0] for index in members], dtype=dtype, device="cpu").numpy(), device)
+        steps.update((index, own_storage(block[i]) if own else block[i]) for i, index in enumerate(members))
         blocks.append(block)
     return [steps[index] for index in range(len(counts))], blocks
 
