@@ -176,11 +176,14 @@ def test_a_shrinkage_takes_no_operation_per_parameter(name: str, simulation: Sim
     assert operations[0] == operations[1]
 
 
-def test_penalties(simulation: Simulation) -> None:
+def test_penalties_and_operators(simulation: Simulation) -> None:
+    """With their gradients, which autograd would ask for."""
     params = [param.detach() for param in parameters()]
     strength = on_device(0.1)
-    with simulation.no_waiting():
+    with torch.cuda.device(DEVICE), simulation.no_waiting():
         regkernels.l1_penalty(params, 0.1)
+        torch.ops.regkernels.penalty_gradient(strength, params, 0.1, 0.2)
+        torch.ops.regkernels.penalty_slope(strength, params, "mcp", 0.1, 3.0)
         regkernels.elastic_net_penalty(params, strength, strength)
         regkernels.mcp_penalty(params, 0.1)
         regkernels.group_l1_penalty([param.view(5, -1) for param in params], 0.1, dim=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ from triton.runtime import JITFunction
 from triton.runtime.interpreter import InterpretedFunction
 
 from regkernels import backends, memory, transforms
-from regkernels.backends.triton import architectures
+from regkernels.backends.triton import architectures, tables
 from regkernels.optim.step import counts, states
+from regkernels.table import upload
 from tests.support.simulated.dispatch import Mode
 from tests.support.simulated.simulation import Graph, Simulation
 from tests.support.simulated.streams import Marker, Stream, Wait
@@ -158,6 +160,8 @@ def devices(count: int = 1, *, late: bool = False, others_first: bool = False) -
             stack.enter_context(patch.object(module, "own_storage", own_storage))
             # A tensor of a device is to be taken for one of torch's own class.
             stack.enter_context(patch.object(module, "type", _class_of, create=True))
+        for module, name, empty in _kept():
+            stack.enter_context(patch.object(module, name, empty))
         stack.enter_context(patch.object(backends, "_interpreted", lambda: False))
         stack.enter_context(patch.object(transforms, "_modes", lambda: 0))
         stack.enter_context(_guards())
@@ -167,6 +171,17 @@ def devices(count: int = 1, *, late: bool = False, others_first: bool = False) -
             yield simulation
         finally:
             architectures.of_device.cache_clear()
+
+
+def _kept() -> list[tuple[Any, str, Any]]:
+    """What the package keeps for all devices of a process, empty: those of another simulation were others."""
+    nothing = torch.empty(0, dtype=torch.uint8)
+    return [
+        (upload, "_stock", nothing),
+        (upload, "_largest", 0),
+        (upload, "_kept", {}),
+        (tables, "_recent", OrderedDict()),
+    ]
 
 
 def _class_of(tensor: Any) -> type:

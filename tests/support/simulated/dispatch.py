@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -43,8 +44,11 @@ def dispatch(simulation: Simulation, func: Any, args: Any, kwargs: dict[str, Any
     name = func._schema.name.partition("::")[2]
     if name == "is_pinned":
         return not isinstance(args[0], OnDevice) and simulation.is_pinned(args[0])
-    if name == "_pin_memory":
+    if name in ("_pin_memory", "pin_memory"):
         return simulation.pin(args[0].clone())
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        with Mode(simulation):  # within an operator of the package nobody has taken it apart
+            return func.decompose(*args, **kwargs)
     if kwargs.get("pin_memory"):
         if torch.device(kwargs.get("device") or "cpu").type != "cpu":
             raise RuntimeError("only memory of the CPU can be page-locked")
@@ -54,6 +58,9 @@ def dispatch(simulation: Simulation, func: Any, args: Any, kwargs: dict[str, Any
     on = _device(simulation, func, args, kwargs)
     if on is None:
         return func(*args, **kwargs)
+    if func.namespace == "regkernels":  # whose implementation launches kernels, and is what is looked at
+        with Mode(simulation):
+            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **kwargs)
     if isinstance(kwargs.get("device"), torch.device):
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if name in WAITS or (name.startswith("index") and _is_selected_on_host(args)):
@@ -170,11 +177,11 @@ def _copied(simulation: Simulation, func: Any, args: Any, kwargs: dict[str, Any]
 
 def _start(simulation: Simulation, own: Tensor, other: Tensor, source: int | None, target: int | None) -> None:
     if source is None and simulation.recording is not None:
-        holders = simulation.holders(other)
+        held, memory = weakref.ref(other), other.detach()
 
         def copy() -> None:
-            assert simulation.holders(other) >= holders, "a replay copies from page-locked memory that was freed"
-            own.copy_(other)
+            assert held() is not None, "a replay copies from page-locked memory that was freed"
+            own.copy_(memory)
 
         simulation.submit(copy, target or 0)
         return

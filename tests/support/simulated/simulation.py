@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tests.support.simulated.streams import Operation, Stream, run_until
@@ -64,9 +63,9 @@ class Simulation:
         run_until(lambda: not stream.queue, stream, self.streams, others_first=self._others_first)
 
     def synchronize(self) -> None:
-        """Does all that is left to do."""
+        """Does all that is left to do: of the latest stream first, or last."""
         for stream in self.streams[::-1] if self._others_first else self.streams:
-            self.drain(stream)
+            run_until(lambda own=stream: not own.queue, stream, self.streams, others_first=False)  # type: ignore[misc]
 
     def until(self, done: Callable[[], bool], stream: Stream) -> None:
         run_until(done, stream, self.streams, others_first=self._others_first)
@@ -105,8 +104,3 @@ class Simulation:
 
     def is_pinned(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
-
-    def holders(self, tensor: Tensor) -> int:
-        """How many tensors have page-locked memory, the simulation left out."""
-        storage = self._pinned[tensor.untyped_storage().data_ptr()]
-        return torch._C._storage_Use_Count(storage._cdata) - 1
