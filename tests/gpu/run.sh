@@ -10,7 +10,7 @@
 # The exit status is non-zero if any of them fails.
 #
 # OUT: a folder where records and logs are copied to, of which nothing may be left otherwise. JOBS: how many files of tests at a time.
-# TRITON_CACHE_DIR: kernels that were compiled before (python -m tests.triton.versions). REGKERNELS_TEST_DEVICE=cpu rehearses without a GPU:
+# TRITON_CACHE_DIR: kernels that were compiled before (python -m tests.triton.compiled --cache FOLDER). REGKERNELS_TEST_DEVICE=cpu rehearses without a GPU:
 # nothing is installed, tests are collected only, and the benchmark is that of one suite.
 PYTHON=${PYTHON:-python3}
 JOBS=${JOBS:-8}
