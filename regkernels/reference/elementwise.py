@@ -42,7 +42,7 @@ def within(x: Tensor, bound: Tensor | float) -> Tensor:
 
 def at_most(x: Tensor | float, bound: float, like: Tensor) -> Tensor:
     """Returns the smaller one, in the type of ``like``; NaN stays."""
-    x, top = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (x, bound))
+    x, top = (in_type_of(like, value) for value in (x, bound))
     return torch.where(x > top, top, x)
 
 

@@ -17,7 +17,7 @@ from tests import ROOT
 TORCH = {"3.6": "2.11", "3.7": "2.13", "3.8": "2.14"}
 """By the version of Triton that it brings."""
 
-BESIDE = ("numpy", "rich", "pytest", "hypothesis")
+BESIDE = ("numpy", "rich", "pytest")
 """What the modules import that compile. Not in the versions of requirements-dev.txt, which are those for one torch."""
 
 
