@@ -70,7 +70,7 @@ docs: $(TOOLS) ## build the documentation (ARGS=serve: show it at http://127.0.0
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 	@$(if $(ARGS),,echo "open $(SITE)/index.html; with its search: make docs ARGS=serve")
 
-gpu: ## on a machine with a GPU: install for python3 itself (no .venv), test and measure there
+gpu: ## on a machine with a GPU: install for python3 itself (no .venv), measure and test there (ARGS="bench", "tests -k name")
 	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)
 
 kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942")

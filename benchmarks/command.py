@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 import regkernels
 from benchmarks import compare, names, record, running, shapes, suites, tables
 from benchmarks.case import Case, Scope
+from benchmarks.printing import Console
 from benchmarks.progress import Bar, Budget
 from benchmarks.record import LeftOut, Row
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from benchmarks.case import Case
 from benchmarks.measure import Plan
+from benchmarks.printing import BarColumn, Console, Progress, TextColumn, TimeRemainingColumn
 
 FULL = Plan(seconds=6.0)
 QUICK = 95.0

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import building, sharding
 from benchmarks.bench_low_precision import HALF, Format
 from benchmarks.peers import Task
+from benchmarks.printing import Console, Table
 from benchmarks.record import RESULTS, Record
 from benchmarks.sharding import MODELS, Layout, Model, Traffic
 from benchmarks.tables import figures, machine_and_threads

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from benchmarks.compare import Change
 from benchmarks.headlines import is_wrong
 from benchmarks.names import is_ours
+from benchmarks.printing import Table, Text
 from benchmarks.record import LeftOut, Record, Row
 
 

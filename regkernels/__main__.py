@@ -253,9 +253,13 @@ def _bench(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    for package in ("rich",) if options.no_pictures else ("rich", "matplotlib"):
+    if sys.path[0] != str(checkout):
+        sys.path.insert(0, str(checkout))
+    # pip has a copy of rich, which does where nothing can be installed.
+    needed = {"rich": "benchmarks.printing", **({} if options.no_pictures else {"matplotlib": "matplotlib"})}
+    for package, module in needed.items():
         try:
-            importlib.import_module(package)
+            importlib.import_module(module)
         except ImportError as error:
             print(
                 f"The benchmarks need {package}, which could not be imported: {error}\n"
@@ -263,8 +267,6 @@ def _bench(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 1
-    if sys.path[0] != str(checkout):
-        sys.path.insert(0, str(checkout))
     command = importlib.import_module("benchmarks.command")
     return _exit_code(lambda: command.run(options))
 

@@ -72,6 +72,10 @@ def own_storage(run: Tensor) -> Tensor:
 
     Serialisers take tensors of one storage for tied or write the whole of it for each: Accelerate's ``save_model`` keeps one
     parameter of such a model, safetensors' refuses it, and ``torch.save`` of one layer is as large as the model.
+
+    torch has no other way to make one: a storage owns its memory, or is told by DLPack who does, and keeps that alive. On a device the
+    caching allocator knows the memory of ``run`` only, by its beginning: ``record_stream`` of the storage that is returned does nothing,
+    and processes cannot share it by CUDA's handles. Both work on the memory that ``run`` was cut from.
     """
     if transforms.is_fake(run):
         return run

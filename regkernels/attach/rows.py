@@ -23,6 +23,7 @@ class Rows:
     def __init__(self, skip: Number) -> None:
         """Begins with none. ``skip``: not 0 on the device where the step was left out."""
         self.rows: list[Hyper] = []
+        self._count = 0  # of rows that these stand for
         self._skip = skip
 
     def computed(
@@ -57,24 +58,23 @@ class Rows:
     def _on_device(
         self, group: Mapping[str, Any], metric: str, source: Source, columns: Sequence[Sequence[Any]]
     ) -> list[int | None]:
-        """Adds a row for each parameter, computed in one go: the host does not know which counts are equal."""
-        vectors = [torch.stack([torch.as_tensor(value).reshape(()) for value in column]).double() for column in columns]
-        fields = self._fields(group, metric, source.step(group, *vectors))
-        count, first = len(columns[0]), len(self.rows)
-        spread = {
-            name: value.unbind() if isinstance(value, Tensor) and value.dim() else [value] * count
-            for name, value in fields.items()
-        }
-        self.rows += [Hyper(**{name: values[i] for name, values in spread.items()}) for i in range(count)]
-        return list(range(first, first + count))
+        """Adds a row for each parameter, all of them in one `Hyper` of vectors: the host does not know which counts are equal."""
+        vectors = [torch.stack([_scalar(value) for value in column]).double() for column in columns]
+        first = self._append(Hyper(**self._fields(group, metric, source.step(group, *vectors))))
+        return list(range(first, self._count))
 
     def _add(self, group: Mapping[str, Any], metric: str, step: Step) -> int:
         """Returns the number of a row, which is added unless it is the last one."""
         row = Hyper(**self._fields(group, metric, step))
         if self.rows and not isinstance(self._skip, Tensor) and _equal(row, self.rows[-1]):
-            return len(self.rows) - 1
+            return self._count - 1
+        return self._append(row)
+
+    def _append(self, row: Hyper) -> int:
+        """Returns the number of the first row that ``row`` stands for."""
         self.rows.append(row)
-        return len(self.rows) - 1
+        self._count += row.multiplicity
+        return self._count - row.multiplicity
 
     def _fields(self, group: Mapping[str, Any], metric: str, step: Step) -> dict[str, Any]:
         """Returns the fields of `Hyper` for a shrinkage by ``step``."""
@@ -105,3 +105,10 @@ def _equal(row: Hyper, other: Hyper) -> bool:
     return all(
         not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b for a, b in zip(row, other, strict=True)
     )
+
+
+def _scalar(count: Any) -> Tensor:
+    """Returns a count as a 0-dim tensor; where it is one already, nothing is called for it."""
+    if isinstance(count, Tensor) and not count.dim():
+        return count
+    return torch.as_tensor(count).reshape(())

@@ -18,6 +18,7 @@ from regkernels.table import segments
 from regkernels.table.batch import Batch, in_one_go
 from regkernels.table.formats import DTYPES
 from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import one_by_one
 
 _FORMULAS = {name: index for index, name in enumerate(reference.VALUES)}
 
@@ -33,7 +34,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
 def proximal(batch: Batch) -> None:
     table = batch.segments
     _adopt_thread_count()
-    extension.C.proximal(table.data_ptr(), len(table), batch.rows)
+    extension.C.proximal(table.data_ptr(), len(table), one_by_one(batch.rows))
 
 
 def gradient_square_sum(batch: Batch) -> float:

@@ -14,6 +14,7 @@ from regkernels.reference import Penalty
 from regkernels.table import segments
 from regkernels.table.batch import Batch
 from regkernels.table.grouping import GroupLayout
+from regkernels.table.hyper import one_by_one
 
 
 def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
@@ -42,8 +43,9 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
 
 
 def proximal(batch: Batch) -> None:
+    rows = one_by_one(batch.rows)
     for own in batch.operands():
-        reference.proximal_(own.rule_or_metric, own.weight, own.states, batch.rows[own.row])
+        reference.proximal_(own.rule_or_metric, own.weight, own.states, rows[own.row])
 
 
 def gradient_square_sum(batch: Batch) -> float:

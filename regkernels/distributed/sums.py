@@ -109,16 +109,19 @@ class Sums:
         if whole is not None:
             for index, names in enumerate(classes):
                 if not self._counts_here(names, whole):
-                    sent[index] = 0.0
+                    sent[index].zero_()
             return self._sent(sent.sum(0), torch.distributed.group.WORLD, table.device, wait=wait)
         *earlier, last = self._process_groups
         for name in earlier:
             members = [index for index, names in enumerate(classes) if name in names]
-            part = sent[members].contiguous()
-            sent[members] = self._sent(part, self._process_groups[name], part.device, wait=True).get()
+            # By views: to a list of indices, or to an assignment of a number, an accelerator makes the host wait.
+            part = torch.stack([sent[index] for index in members])
+            added = self._sent(part, self._process_groups[name], part.device, wait=True).get()
+            for index, numbers in zip(members, added, strict=True):
+                sent[index].copy_(numbers)
         for index, names in enumerate(classes):
             if last not in names and self._process_groups[last].rank() != 0:
-                sent[index] = 0.0  # the same on all ranks of that process group: one of them adds it
+                sent[index].zero_()  # the same on all ranks of that process group: one of them adds it
         return self._sent(sent.sum(0), self._process_groups[last], table.device, wait=wait)
 
     def _laid_out(self, table: Tensor, common: Sequence[Number]) -> Tensor:
@@ -127,7 +130,8 @@ class Sums:
         sent = torch.zeros(self.classes + 1, table.shape[1] + len(common), dtype=torch.float64, device=device)
         sent[:-1, : table.shape[1]] = table
         for column, value in enumerate(common, start=table.shape[1]):
-            sent[-1, column] = value
+            place = sent[-1, column]
+            place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
         return sent
 
     # --- which ranks ---

@@ -11,6 +11,7 @@ from torch import Tensor
 from regkernels.distributed.sums import Pending
 from regkernels.table.hyper import Number
 from regkernels.table.segments import SUMS
+from regkernels.table.upload import placed
 
 
 class Stats(NamedTuple):
@@ -44,7 +45,7 @@ class Stats(NamedTuple):
         total = torch.zeros(groups, len(SUMS), dtype=torch.float64, device=device)
         for of_device in totals:
             table = of_device.get()[: total.numel()] if isinstance(of_device, Pending) else of_device
-            total = total + torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
+            total = total + placed(table, device).reshape(total.shape)
         absolute, square, nonzeros, gradient, zero_groups = total.unbind(1)
         norm = gradient.sum().sqrt() * inverse_scale
         return cls(absolute, square, nonzeros.to(torch.int64), norm, zero_groups.to(torch.int64))

@@ -26,16 +26,23 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x > 0, zero + 1, torch.where(x < 0, zero - 1, torch.where(x == 0, zero, x)))
 
 
+def in_type_of(x: Tensor, value: Tensor | float) -> Tensor:
+    """Returns a number, or a tensor, in the type and on the device of ``x``; a number as 0-dim, which no host waits for."""
+    if isinstance(value, Tensor):
+        return value.to(x.device, x.dtype)
+    return torch.full((), value, dtype=x.dtype, device=x.device)
+
+
 def within(x: Tensor, bound: Tensor | float) -> Tensor:
     """Brings ``x`` between -bound and bound; NaN stays."""
-    bound = torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+    bound = in_type_of(x, bound)
     low = torch.where(x < -bound, -bound, x)
     return torch.where(low > bound, bound, low)
 
 
 def at_most(x: Tensor | float, bound: float, like: Tensor) -> Tensor:
     """Returns the smaller one, in the type of ``like``; NaN stays."""
-    x, top = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (x, bound))
+    x, top = (in_type_of(like, value) for value in (x, bound))
     return torch.where(x > top, top, x)
 
 
@@ -45,7 +52,7 @@ def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     ``z``: float32 or float64, any shape; ``t >= 0``: a number, or a tensor that broadcasts.
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
-    t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    t = in_type_of(z, t)
     return torch.where(t > 0, z - within(z, t), z)
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels.reference.elementwise import clamp, divide, soft_threshold, square_root, within
+from regkernels.reference.elementwise import clamp, divide, in_type_of, soft_threshold, square_root, within
 from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def group_step(z: Tensor, s: Tensor | float, h: Hyper, of_norm: OfNorm, layout: 
 
 def thresholded(z: Tensor, s: Tensor | float, h: Hyper) -> tuple[Tensor, Tensor]:
     """Does what is done to elements, bounds and soft-threshold: e and x of `Squares`."""
-    t = torch.as_tensor(h.threshold_per_step * s if h.threshold_per_step else h.threshold, dtype=z.dtype)
+    t = in_type_of(z, h.threshold_per_step * s if h.threshold_per_step else h.threshold)
     z = clamp(z, float(h.lower), float(h.upper))
     return torch.where(t > 0, within(z, t), torch.zeros_like(z)), soft_threshold(z, t)
 

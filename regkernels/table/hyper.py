@@ -7,7 +7,8 @@ Every mode of regularisation is a number here, so a kernel knows no mode names a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ SHRINK_LIMIT = 2.0
 class Hyper(NamedTuple):
     """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/lists.h.
 
-    On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it.
+    On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it. It may be a vector of such
+    numbers, too: then the row stands for as many.
     """
 
     scale: Number = 1.0  # of the gradient: clipping, and -1 to maximize
@@ -62,6 +64,30 @@ class Hyper(NamedTuple):
     def rounded(self, dtype: torch.dtype) -> Hyper:
         """Returns the row with every value rounded to the compute type ``dtype``."""
         return Hyper(*torch.tensor(self, dtype=dtype, device="cpu").tolist())
+
+    @property
+    def multiplicity(self) -> int:
+        """Returns how many rows it stands for."""
+        return max(len(value) if isinstance(value, Tensor) and value.dim() else 1 for value in self)
+
+
+def one_by_one(rows: Iterable[Hyper]) -> list[Hyper]:
+    """Returns the rows that ``rows`` stand for, each by itself."""
+    listed = []
+    for row in rows:
+        count = row.multiplicity
+        columns = [value.expand(count).unbind() if isinstance(value, Tensor) else [value] * count for value in row]
+        listed += [row] if count == 1 else [Hyper(*values) for values in zip(*columns, strict=True)]
+    return listed
+
+
+def on_host(rows: Sequence[Hyper]) -> list[Hyper]:
+    """Returns rows in numbers. What devices know comes in one copy, which the host waits for."""
+    tensors = [value for value in chain(*rows) if isinstance(value, Tensor)]
+    if not tensors:
+        return list(rows)
+    read = iter(torch.stack([value.to(tensors[0].device, torch.float64).reshape(()) for value in tensors]).tolist())
+    return [Hyper(*(next(read) if isinstance(value, Tensor) else value for value in row)) for row in rows]
 
 
 def number(value: Number, group: Mapping[str, Any]) -> Number:

@@ -36,8 +36,16 @@ def test_sums_are_those_of_the_weights_and_stay_what_they_were(rule: str, device
         stats = training.optimizer.stats
         weights = torch.cat([param.detach().double().flatten() for param in training.params])
         gradients = torch.cat([param.grad.double().flatten() for param in training.params])
-        expected = (weights.abs().sum(), weights.square().sum(), weights.count_nonzero(), gradients.norm())
-        for value, wanted in zip(stats, expected, strict=True):
+        expected = {
+            "l1_norm": weights.abs().sum(),
+            "squared_norm": weights.square().sum(),
+            "nonzeros": weights.count_nonzero(),
+            "grad_norm": gradients.norm(),
+            "zero_groups": weights.new_zeros(()),
+        }
+        assert expected.keys() == set(stats._fields)
+        for name, wanted in expected.items():
+            value = getattr(stats, name)
             assert value.device == training.params[0].device
             torch.testing.assert_close(value.squeeze(), wanted, rtol=1e-12, atol=0, check_dtype=False)
         kept.append((stats, [value.clone() for value in stats]))

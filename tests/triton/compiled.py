@@ -1,15 +1,16 @@
 """Every kernel, compiled for every architecture, and what can be read in the result.
 
-``python -m tests.triton.compiled [architecture ...]`` prints a table of it.
+``python -m tests.triton.compiled [architecture ...]`` prints a table of it; ``--cache FOLDER`` keeps what was compiled.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -232,13 +233,14 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
 
 
 @cache
-def compiled_for(architecture: str, whole: bool = False) -> list[Kernel]:
-    with present(architecture) as device:
+def compiled_for(architecture: str, whole: bool = False, kept: str | None = None) -> list[Kernel]:
+    """``kept``: the folder of a cache of Triton's, which is filled."""
+    with present(architecture, kept) as device:
         _use_everything(list if whole else partial(taken, architecture))
     return [Kernel(architecture, kernel) for kernel in device.compiled()]
 
 
-def table(architectures: list[str]) -> Table:
+def table(architectures: list[str], kept: str | None = None) -> Table:
     result = Table(
         "kernel",
         title="Registers per thread, bytes of shared memory, 16-byte loads + stores",
@@ -247,7 +249,7 @@ def table(architectures: list[str]) -> Table:
     rows: dict[str, list[str]] = {}
     for architecture in architectures:
         result.add_column(architecture, justify="right")
-        for kernel in compiled_for(architecture, whole=True):
+        for kernel in compiled_for(architecture, whole=True, kept=kept):
             registers, shared, spilled = kernel.usage
             cell = f"{registers:3} {shared:6,} {kernel.wide_loads:2}+{kernel.wide_stores}"
             rows.setdefault(kernel.name, []).append(f"{cell} ({spilled})" if spilled else cell)
@@ -256,9 +258,13 @@ def table(architectures: list[str]) -> Table:
     return result
 
 
-def main(arguments: Any = None) -> None:
-    architectures = list(arguments or ARCHITECTURES)
-    Console(width=None if sys.stdout.isatty() else 160).print(table(architectures))
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.triton.compiled")
+    parser.add_argument("architecture", nargs="*", help=f"of {', '.join(ARCHITECTURES)}; default: all")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep what is compiled, for TRITON_CACHE_DIR on a device")
+    options = parser.parse_args(arguments)
+    found = table(options.architecture or list(ARCHITECTURES), options.cache)
+    Console(width=None if sys.stdout.isatty() else 160).print(found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -73,18 +73,22 @@ class AbsentDevice:
 
 
 @contextmanager
-def present(architecture: str) -> Iterator[AbsentDevice]:
-    """Within the block CPU tensors are taken for tensors of such a device. Nothing is computed; outputs are arbitrary."""
+def present(architecture: str, cache: str | None = None) -> Iterator[AbsentDevice]:
+    """Within the block CPU tensors are taken for tensors of such a device. Nothing is computed; outputs are arbitrary.
+
+    ``cache``: a folder that keeps what is compiled; None: nothing is kept.
+    """
     device = AbsentDevice(architecture)
     before = driver._active
     with (
-        tempfile.TemporaryDirectory() as cache,  # a compilation of the past would hide one that fails today
+        # A compilation of the past would hide one that fails today.
+        tempfile.TemporaryDirectory() if cache is None else nullcontext(cache) as folder,
         knobs.cache.scope(),
         patch.object(architectures, "of_device", lambda _: ARCHITECTURES[architecture]),
         patch.object(backend, "INTERPRETED", True),  # only then are CPU tensors let through
         backends.use("triton"),
     ):
-        knobs.cache.dir = cache
+        knobs.cache.dir = folder
         driver.set_active(device)
         try:
             yield device

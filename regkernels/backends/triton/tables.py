@@ -195,17 +195,33 @@ class BatchMemory:
     def rows(self, rows: list[Hyper]) -> Tensor:
         """Returns the table of hyper-parameters, float64 (rows, fields), in device memory."""
         on = self._current_stream()
-        computed = [(index, value) for index, value in enumerate(chain(*rows)) if isinstance(value, Tensor)]
-        if self._rows is not None and on is not None and not computed and rows == self._known:
+        if any(isinstance(value, Tensor) for value in chain(*rows)):
+            return self._computed(rows)
+        if self._rows is not None and on is not None and rows == self._known:
             return self._rows
-        known = [[0.0 if isinstance(value, Tensor) else value for value in row] for row in rows]
-        table = upload(numpy.array(known, dtype=numpy.float64), self._device)
-        if computed:  # by operations on the device, from a learning rate that lives there
-            places = upload(numpy.array([index for index, _ in computed]), self._device)
-            values = [value.to(self._device, torch.float64).reshape(()) for _, value in computed]
-            table.view(-1).index_copy_(0, places, torch.stack(values))
-        elif on is not None:
+        table = upload(numpy.array(rows, dtype=numpy.float64), self._device)
+        if on is not None:
             self._known, self._rows = rows, table
+        return table
+
+    def _computed(self, rows: list[Hyper]) -> Tensor:
+        """Returns the table of rows of which a part is computed on the device, as from a learning rate that lives there."""
+        known = numpy.zeros((sum(row.multiplicity for row in rows), len(Hyper._fields)))
+        numbers = numpy.arange(known.size).reshape(known.shape)
+        places, values = list[Integers](), list[Tensor]()
+        first = 0
+        for row in rows:
+            count = row.multiplicity
+            own = slice(first, first + count)
+            for field, value in enumerate(row):
+                if isinstance(value, Tensor):
+                    places.append(numbers[own, field])
+                    values.append(value.to(self._device, torch.float64).reshape(-1).expand(count))
+                else:
+                    known[own, field] = value
+            first += count
+        table = upload(known, self._device)
+        table.view(-1).index_copy_(0, upload(numpy.concatenate(places), self._device), torch.cat(values))
         return table
 
     def _current_stream(self) -> int | None:

@@ -12,7 +12,7 @@ from regkernels.optim.step.counts import Counts
 from regkernels.optim.step.entry import Entry
 from regkernels.optim.step.protocol import Row
 from regkernels.table import segments
-from regkernels.table.hyper import Hyper
+from regkernels.table.hyper import Hyper, on_host
 from regkernels.table.segments import Pieces
 
 
@@ -103,9 +103,11 @@ class Active:
             yield self._entries[index], int(self._table[index, segments.ROW])
 
     def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
-        """Yields the entries that `regkernels.optim.step.split_groups` updates, with their rows."""
+        """Yields the entries that `regkernels.optim.step.split_groups` updates, with their rows in numbers; waits for a device that
+        knows one of them."""
         if self.splits:
-            yield from ((entry, rows[row]) for entry, row in self.entries() if entry.split)
+            known = on_host(rows)
+            yield from ((entry, known[row]) for entry, row in self.entries() if entry.split)
 
     def rows_of_kernels(self, rows: list[Hyper]) -> list[Hyper]:
         """Returns the rows that kernels get, which only form the sums of these entries."""

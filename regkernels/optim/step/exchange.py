@@ -22,7 +22,7 @@ from regkernels.optim.step.plan import Plan
 from regkernels.optim.step.scaling import Scaling
 from regkernels.table.hyper import Number
 from regkernels.table.segments import SUMS
-from regkernels.table.upload import capturing
+from regkernels.table.upload import capturing, placed
 
 MARKS = 3
 """How many numbers stand behind the sums of a message, from which ranks see whether their hyper-parameters are the same."""
@@ -87,7 +87,7 @@ class Exchange:
         device = tensors[0].device if tensors else torch.device("cpu")
         total = torch.zeros(self.sums.classes, groups * len(SUMS), dtype=torch.float64, device=device)
         for table in tables:
-            total += torch.as_tensor(table, dtype=torch.float64, device=device).reshape(total.shape)
+            total += placed(table, device).reshape(total.shape)
         sent = self.sums.add(total, _marks(described), wait=False)
         if not options.asks_for_norm:  # which says the same, and earlier
             self._keep(sent)
@@ -173,8 +173,8 @@ def _marks(described: Described) -> list[float]:
 
 def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any]:
     """Starts to copy numbers to the host; returns the copy, and an event after which it may be read."""
-    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    # On the host, whatever the user has chosen for tensors in general.
+    pinned = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
     pinned.copy_(numbers, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return pinned, event
+    # Which copies on the stream of the numbers' device, and that need not be the current one.
+    return pinned, torch.cuda.current_stream(numbers.device).record_event()

@@ -40,9 +40,13 @@ class Scaling(NamedTuple):
         inverse_scale = 1.0 if scale is None else _inverse(scale)
         return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
 
-    def on_host(self) -> Scaling:
-        """Returns it in numbers, for parameters on the CPU, whose step waits for a device that knows a part of it."""
-        return Scaling(as_float(self.factor), as_float(self.inverse_scale), as_float(self.skip), self.has_norm)
+    def on(self, device: torch.device) -> Scaling:
+        """Returns it for parameters on ``device``; on the CPU in numbers: a step there waits for a device that knows a part of it."""
+        if not backends.is_asynchronous(device):
+            return Scaling(as_float(self.factor), as_float(self.inverse_scale), as_float(self.skip), self.has_norm)
+        values = (self.factor, self.inverse_scale, self.skip)
+        factor, inverse_scale, skip = (value.to(device) if isinstance(value, Tensor) else value for value in values)
+        return Scaling(factor, inverse_scale, skip, self.has_norm)
 
     def with_norm(self, options: Options, plans: Sequence[Plan]) -> Scaling:
         """Returns it with what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of the gradients of ``plans``."""
@@ -81,8 +85,15 @@ def _total(sums: Iterable[Number]) -> Number:
     found = list(sums)
     devices = [square_sum.device for square_sum in found if isinstance(square_sum, Tensor)]
     if len(found) > 1 and devices:
-        found = [torch.as_tensor(square_sum, dtype=torch.float64, device=devices[0]) for square_sum in found]
+        found = [_moved(square_sum, devices[0]) for square_sum in found]
     return sum(found[1:], start=found[0])
+
+
+def _moved(value: Number, device: torch.device) -> Tensor:
+    """Returns a number on a device. What the host knows travels as an argument: a copy of it would make the host wait."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def _is_not_finite(value: Number) -> Number:
@@ -93,9 +104,7 @@ def _is_not_finite(value: Number) -> Number:
 
 def _either(a: Number, b: Number) -> Number:
     """Returns a number that is not 0 where one of the two is not."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        device = a.device if isinstance(a, Tensor) else b.device  # type: ignore[union-attr]
-        return torch.as_tensor(a, dtype=torch.float64, device=device).maximum(
-            torch.as_tensor(b, dtype=torch.float64, device=device)
-        )
-    return max(a, b)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.maximum(b.to(a.device))
+    known, other = (b, a) if isinstance(a, Tensor) else (a, b)
+    return known or other  # never a tensor that is looked at

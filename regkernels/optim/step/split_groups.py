@@ -29,16 +29,16 @@ from regkernels.reference import groups as grouped
 from regkernels.reference import step as stepping
 from regkernels.table.hyper import Hyper
 from regkernels.table.segments import SUMS
-from regkernels.table.upload import capturing
+from regkernels.table.upload import capturing, placed
 
 Work = tuple[Entry, Hyper]
 """A parameter with a gradient on this rank, and its hyper-parameters."""
 
 
 class Part(NamedTuple):
-    """Says where the numbers of a parameter stand in a message: one for each group, or as many as a group has sums, and behind
-    them on how many ranks it has a gradient, and on how many that hold something of it, it has none."""
+    """Says where the numbers of a parameter stand in a message: one for each group, or as many as a group has sums."""
 
+    number: int  # among all such parameters
     param: Any
     name: str
     group: int  # index of its param group
@@ -149,19 +149,21 @@ class SplitGroups:
         ]
         self._sums = Sums.of(param for _, _, param in split)
         self._parts: list[Part] = []
+        # Of a message. Behind them stand for each part on how many ranks it has a gradient, and on how many that hold something
+        # of it, it has none: side by side, as the host reads them.
         self._columns = 0
-        for index, position, param in split:  # in an order that all ranks have in common
+        for number, (index, position, param) in enumerate(split):  # in an order that all ranks have in common
             lines = Lines.of(param, methods[index].dim, methods[index].size)
             name = parameter_name(groups[index], index, position)
-            self._parts.append(Part(param, name, index, lines, self._sums.class_of(param), self._columns))
-            self._columns = self._parts[-1].end + 2
+            self._parts.append(Part(number, param, name, index, lines, self._sums.class_of(param), self._columns))
+            self._columns = self._parts[-1].end
         self._has_metric = any(reference.RULES[methods[part.group].rule].step_per_element for part in self._parts)
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def step(self, work: Iterable[Work]) -> None:
-        """Updates what ``work`` has of these parameters. On an accelerator the host waits for it.
+        """Updates what ``work`` has of these parameters. On an accelerator the host waits for it: once, to know who has gradients.
 
         Takes two messages, one where no rule has second moments; every rank sends them, whether or not it has gradients.
 
@@ -204,7 +206,7 @@ class SplitGroups:
         for part in self._parts:
             if part.lines.elements and _is_first(part.param):
                 of_groups = nonzeros[part.begin : part.begin + part.lines.groups]
-                zeros = (of_groups == 0).sum() * (nonzeros[part.end] > 0)
+                zeros = (of_groups == 0).sum() * (nonzeros[self._columns + 2 * part.number] > 0)
                 table[sums.total_of(part.param, part.group, groups), SUMS.index("zero_groups")] += zeros
         return table
 
@@ -212,21 +214,21 @@ class SplitGroups:
         """Adds up, over all ranks, what each part that has something to say says about its groups. One message."""
         device = held(self._parts[0].param).device
         table = torch.zeros(self._sums.classes, self._columns, dtype=torch.float64, device=device)
+        has_gradient = [[0.0] * (2 * len(self._parts)) for _ in range(self._sums.classes)]
         for part in self._parts:
-            own_class = table[part.of_class]
             if part.begin in own:
                 numbers = own[part.begin]()
-                own_class[part.begin : part.begin + len(numbers)] = numbers
+                table[part.of_class, part.begin : part.begin + len(numbers)] = numbers
             if part.param.grad is not None:
-                own_class[part.end] = 1.0
+                has_gradient[part.of_class][2 * part.number] = 1.0
             elif held(part.param).numel():
-                own_class[part.end + 1] = 1.0
-        return self._sums.add(table).get()
+                has_gradient[part.of_class][2 * part.number + 1] = 1.0
+        return self._sums.add(torch.cat([table, placed(has_gradient, device)], 1)).get()
 
     def _check_gradients(self, sums: Tensor) -> None:
         """Raises where only some of the ranks that hold a parameter have its gradient; all of them see that."""
-        ends = torch.tensor([part.end for part in self._parts], device=sums.device)
-        for part, some, others in zip(self._parts, sums[ends].tolist(), sums[ends + 1].tolist(), strict=True):
+        counts = sums[self._columns :].tolist()
+        for part, some, others in zip(self._parts, counts[::2], counts[1::2], strict=True):
             if some and others:
                 raise ValueError(
                     f"{part.name} has a gradient on {some:g} of the ranks that hold it and none on {others:g}, and its groups lie "

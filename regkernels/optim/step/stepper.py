@@ -139,7 +139,7 @@ class Stepper:
             return
         work = []
         for plan, plan_rows, plan_fields in zip(plans, rows, fields, strict=True):
-            own = scaling if backends.is_asynchronous(plan.device) else scaling.on_host()
+            own = scaling.on(plan.device)
             scaled = [
                 Hyper(
                     **own_fields,
