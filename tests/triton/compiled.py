@@ -122,6 +122,15 @@ class Kernel:
         return torch.float32 if "*fp32" in self._signature.values() else torch.float64
 
     @property
+    def block(self) -> int:
+        """Elements that a program takes at a time."""
+        return self._constants["BLOCK"]
+
+    @property
+    def warps(self) -> int:
+        return self.compiled.metadata.num_warps
+
+    @property
     def name(self) -> str:
         constants = self._constants
         words = [self.function]

@@ -13,7 +13,6 @@ import triton
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels.penalties import FORMULAS
-from regkernels.table.formats import KEPT_DTYPES
 from tests.support import cases
 from tests.triton.compiled import (
     METRICS,
@@ -22,6 +21,7 @@ from tests.triton.compiled import (
     Kernel,
     compiled_for,
 )
+from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states
 from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, SHIFTED, WITH_SUMS, taken
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -44,44 +44,7 @@ def having(architecture: str, *functions: str) -> list[Kernel]:
     return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen and not kernel.shifted]
 
 
-VALUES = ("reduce_value", "reduce_weighted", "slope", "slope_weighted")
-"""The penalties beyond L1 and L2, element by element."""
-
 GROUPS = ("group_squares", "group_norms", "group_gradient")
-
-
-def elements(kernel: Kernel) -> int:
-    """That a thread has of a block."""
-    shape = "elementwise" if kernel.function in ("proximal", *VALUES) else kernel.function
-    return getattr(ARCHITECTURES[kernel.architecture], shape).vectors * 16 // kernel.dtype.itemsize
-
-
-def stored_states(kernel: Kernel) -> list[int]:
-    """Bytes of an element of each state, and of what the rounding keeps."""
-    if kernel.function != "update":
-        return []
-    rule = [kernel.state_dtype.itemsize] * len(reference.RULES[kernel.rule].state_names)
-    return rule + ([KEPT_DTYPES[kernel.rounding].itemsize] if kernel.rounding in KEPT_DTYPES else [])
-
-
-def bytes_moved(kernel: Kernel) -> tuple[list[int], list[int]]:
-    """Read and written per element, buffer by buffer."""
-    weight = [kernel.dtype.itemsize]
-    match kernel.function:
-        case "reduce" | "reduce_value":
-            return weight, []
-        case "reduce_weighted":
-            return [*weight, reference.compute_dtype(kernel.dtype).itemsize], []
-        case "elementwise" | "slope":
-            return weight, weight
-        case "slope_weighted":
-            return [*weight, reference.compute_dtype(kernel.dtype).itemsize], weight
-        case "proximal":  # torch's states are in the weights' type
-            return weight * (1 + reference.METRICS[kernel.metric].operands), weight
-        case _ if kernel.rule == "still":
-            return weight + ([4] if kernel.penalty == "weighted_l1" else []), weight
-        case _:
-            return 2 * weight + stored_states(kernel), weight + stored_states(kernel)
 
 
 def counted(architecture: str) -> list[Kernel]:
