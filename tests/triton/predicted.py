@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 import regkernels as rk
+from regkernels.backends.triton.cuts import SPANS
 from regkernels.backends.triton.kernels import group_values
 from regkernels.backends.triton.kernels.columns import CHUNK
 from tests import ROOT
@@ -74,6 +75,18 @@ def norm(dtype: torch.dtype) -> None:
     rk.optim.SGD([param], lr=0.1, max_grad_norm=1.0).step()
 
 
+def by_groups(name: str, shape: tuple[int, int], dim: int, elements: int) -> Case:
+    """AdamW's step with the group lasso, without sums; ``elements``: of a program."""
+
+    def use() -> None:
+        param = nn.Parameter(torch.ones(shape))
+        param.grad = torch.ones_like(param)
+        rk.optim.AdamW([param], group_l1=0.1, group_dim=dim).step()
+
+    resident = dim == 0 and shape[1] <= SPANS[-1]
+    return Case(f"group step, {name}", "update_resident" if resident else "update_groups", use, elements)
+
+
 CASES = [
     *step("AdamW float32", "adamw_maximize", torch.float32),
     *step("AdamW bfloat16", "adamw_maximize", torch.bfloat16),
@@ -100,6 +113,9 @@ CASES = [
         "group gradient", "group_gradient", lambda w: rk.group_l1_penalty(w, 1.0, 0), torch.float32,
         group_values.CHUNK.value,
     ),
+    *(by_groups(f"rows of {size}", (2, size), 0, CHUNK.value) for size in (64, 256, 1024, 4096)),
+    by_groups("rows of 16384", (2, 16384), 0, 16384),
+    by_groups("columns of 1024", (1024, 64), 1, 32 * 1024),
 ]  # fmt: skip
 
 

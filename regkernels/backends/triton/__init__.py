@@ -13,9 +13,8 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from regkernels import reference
-from regkernels.backends.triton import architectures
+from regkernels.backends.triton import architectures, by_groups
 from regkernels.backends.triton.kernels import columns, step, sums
-from regkernels.backends.triton.kernels.groups import update_groups
 from regkernels.backends.triton.kernels.metrics import METRICS
 from regkernels.backends.triton.kernels.penalties import OPERATORS
 from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
@@ -86,7 +85,9 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
             [table, partials],
             [work.layout.chunks],
             constants,
-            by_groups=update_groups,
+            by_groups=lambda kind, each: by_groups.steps(
+                kind, each, table, partials, work.layout.chunks, with_sums=with_sums
+            ),
         )
         if not with_sums:
             return None

@@ -68,8 +68,8 @@ class Instruction(NamedTuple):
 
     @property
     def target(self) -> int | None:
-        """Returns where a branch leads."""
-        found = re.findall(r"0x([0-9a-f]+)", self.operands) if self.name == "BRA" else []
+        """Returns where a branch leads, but for one that is taken only where the threads of a warp have parted."""
+        found = re.findall(r"0x([0-9a-f]+)", self.operands) if self.name == "BRA" and ".DIV" not in self.opcode else []
         return int(found[-1], 16) if found else None
 
     @property

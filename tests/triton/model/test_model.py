@@ -89,6 +89,11 @@ def test_the_path_is_the_ordinary_one() -> None:
     ]
 
 
+def test_threads_of_a_warp_stay_together() -> None:
+    once, _ = paths.split(sass.parse(code("BRA.DIV UR5, 0x30", "FADD R1, R2, R3", "EXIT", "MOV R1, R2", "EXIT")))
+    assert [each.name for each in once] == ["BRA", "FADD", "EXIT"]
+
+
 def test_a_warp_waits_for_what_it_has_asked_for() -> None:
     _, (loop,) = paths.split(sass.parse(LOOP))
     cycles = MEMORY_NS + 5 + 24 + 2 + 1 + 1 + EXTRA["BRA"]
