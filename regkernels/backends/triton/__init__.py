@@ -128,10 +128,10 @@ def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
         work = _memory(batch).work_of_elements(batch.segments.numpy(), batch.generation)
         partials = reduced(work, columns.GRADIENT, batch.device)
         totals = empty(batch.device, batch.totals, len(SUMS))
-        # Of what is reduced there are two sums; the other columns stay as they are.
+        # What is reduced has one sum, which takes the first column; the others stay as they are.
         grid = (batch.totals, len(partials))
         second_stage(sums.add_totals, grid, work, partials, totals, work.ranges, len(work.layout.launches))
-        square = totals[:, SUMS.index("square")]
+        square = totals[:, 0]
         return list(square.reshape(classes, batch.totals // classes).sum(1).unbind())
 
 
