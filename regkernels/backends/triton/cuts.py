@@ -41,7 +41,7 @@ class Cut(NamedTuple):
 CUTS = (
     Cut(0),
     *(Cut(strip, 0, shared, wide) for strip in (1, 32) for shared in (False, True) for wide in (False, True)),
-    *(Cut(max(RESIDENT // span, 1), span, False, wide) for span in SPANS for wide in (False, True)),
+    *(Cut(max(RESIDENT // span, 1), span, wide=True) for span in SPANS),
 )
 
 _STRIPS = numpy.array([cut.strip for cut in CUTS])
@@ -79,11 +79,13 @@ def cuts_of(table: Integers) -> Integers:
     aligned = (of[:, segments.WEIGHT : segments.NUMEL] % ALIGNMENT == 0).all(axis=1)
     span = numpy.searchsorted(SPANS, inner)
     kinds, kind = numpy.unique(of[:, segments.KIND], return_inverse=True)
-    resident = (outer == 1) & (inner <= numpy.array([longest(Kind.of(int(number))) for number in kinds])[kind])
+    held = numpy.array([longest(Kind.of(int(number))) for number in kinds])[kind]
+    # Element by element they would take more registers than there are.
+    resident = aligned & (outer == 1) & (inner <= held) & (inner % 8 == 0)
     columns = inner < LONG_RUN
-    wide = aligned & numpy.where(columns & ~resident, (inner == 1) & (groups % 8 == 0), inner % 8 == 0)
+    wide = aligned & numpy.where(columns, (inner == 1) & (groups % 8 == 0), inner % 8 == 0)
     shared = _pieces(outer, inner, numpy.where(columns, 32, 1)) > 1
-    found[grouped] = numpy.where(resident, 9 + 2 * span, 1 + 4 * columns + 2 * shared) + wide
+    found[grouped] = numpy.where(resident, len(CUTS) - len(SPANS) + span, 1 + 4 * columns + 2 * shared + wide)
     return found
 
 
