@@ -34,9 +34,40 @@ def test_every_precision(precision: cases.Precision) -> None:
         assert_device_agrees("rmsprop_both", "all", groups, dtypes, TRITON, **precision.options)
 
 
+ALIGNED = (Groups((5, 1032)), Groups((300, 40)), Groups((40, 16), 1), Groups((2, 5000)), Groups((2, 2, 72), 1))
+"""Of which 16 bytes are moved at a time: several rows to a program and several programs to the rows, columns, and longer rows."""
+
+SEVERAL = (Groups((2100, 3), 1), Groups((2100, 8), 1), Groups((2, 66_000)))
+"""Groups that several programs share: columns, those of which 16 bytes are moved at a time, rows."""
+
+
+@pytest.mark.parametrize("groups", [*ALIGNED, *SEVERAL], ids=str)
+def test_groups_of_any_length(groups: Groups) -> None:
+    assert_device_agrees("adam", "all", groups, (torch.float32,), TRITON)
+
+
+@pytest.mark.parametrize("groups", [*ALIGNED, SEVERAL[1]], ids=str)
+def test_groups_of_any_length_without_second_moments(groups: Groups) -> None:
+    assert_device_agrees("dampening", "unit_norm", groups, (torch.float32,), TRITON)
+
+
+def test_groups_may_move_to_other_addresses() -> None:
+    """Where 16 bytes can no longer be moved at a time, and back: the layout is made anew."""
+    memory = torch.randn(4 * 64 + 1)
+    model = [nn.Parameter(torch.randn(4, 64)) for _ in range(2)]
+    model[1].data.copy_(model[0].data)
+    optimizers = [rk.optim.SGD([param], lr=0.1, group_l1=0.3) for param in model]
+    for place in (0, 1, 0):
+        for param, setting, optimizer in zip(model, (TRITON, engine.REFERENCE), optimizers, strict=True):
+            param.grad = memory[place : place + 256].view(4, 64)
+            with engine.active(setting):
+                optimizer.step()
+        engine.assert_same_bits(*(param.detach() for param in model))
+
+
 def test_a_step_that_is_left_out_on_the_device() -> None:
     """Its sums are those of what is there."""
-    for groups in (LAYOUTS[0], LAYOUTS[1]):
+    for groups in (LAYOUTS[0], LAYOUTS[1], ALIGNED[1], SEVERAL[0]):
         weight = groups.tensor(torch.float32)
         weight[:, 1] = weight[1] = 0
         gradient = torch.full_like(weight, float("nan"))

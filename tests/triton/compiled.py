@@ -46,6 +46,8 @@ PENALTIES = {
 }
 """By what `regkernels.reference.VALUES` calls their formulas, and the dtype for which they are compiled."""
 
+BY_GROUPS_FUNCTIONS = ("update_resident", "update_groups")
+
 METRICS = {"constant": torch.optim.SGD, "root": torch.optim.Adam}
 
 
@@ -108,9 +110,22 @@ class Kernel:
         return self._constants.get("SHIFTED", False)
 
     @property
+    def is_step(self) -> bool:
+        return self.function in ("update", *BY_GROUPS_FUNCTIONS)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the host has promised that 16 bytes of groups can be moved at a time."""
+        return self._constants.get("WIDE", False)
+
+    @property
+    def stage(self) -> str:
+        return self._constants.get("STAGE", "whole")
+
+    @property
     def draws(self) -> int:
         """How many random numbers a step takes for each element."""
-        if self.function not in ("update", "update_groups"):
+        if not self.is_step:
             return 0
         narrow = self.state_dtype == torch.bfloat16
         return (self.rounding == "stochastic") + narrow * len(reference.RULES[self.rule].state_names)
@@ -123,12 +138,23 @@ class Kernel:
         return torch.float32 if "*fp32" in self._signature.values() else torch.float64
 
     @property
+    def block(self) -> int:
+        """Elements that a program takes at a time."""
+        return self._constants["BLOCK"]
+
+    @property
+    def warps(self) -> int:
+        return self.compiled.metadata.num_warps
+
+    @property
     def name(self) -> str:
         constants = self._constants
         words = [self.function]
         words += [constants[key].__name__ for key in ("RULE", "FUNCTION", "METRIC") if key in constants]
         words += [f"of {constants[key]}" for key in ("STRIP",) if key in constants]
-        if self.function in ("update", "update_groups"):
+        words += [self.stage] if self.stage != "whole" else []
+        words += ["wide"] if self.is_wide else []
+        if self.is_step:
             words += [self.penalty] if self.penalty != "plain" else []
             words += [self.rounding] if self.rounding != "nearest" else []
             words += ["narrow"] if self.state_dtype == torch.bfloat16 else []
@@ -161,8 +187,10 @@ class Kernel:
 
     @property
     def wide_loads(self) -> int:
-        """Loads of 16 bytes per thread. On AMD the compiler also reads tables that way, once per program."""
-        return self.count(r"(?:global|buffer)_load_dwordx4" if self.is_amd else r"ld\.global\S*\.v(?:4\.b32|2\.b64)")
+        """Loads of 16 bytes per thread, into registers or shared memory. On AMD the compiler also reads tables that way, once per program."""
+        return self.count(
+            r"(?:global|buffer)_load_dwordx4" if self.is_amd else r"ld\.global\S*\.v(?:4\.b32|2\.b64)|cp\.async\.cg\."
+        )
 
     @property
     def wide_stores(self) -> int:
@@ -185,7 +213,10 @@ class Kernel:
             registers = "REG"
             spilled = ("STACK", "LOCAL")
         shared = self.compiled.metadata.shared
-        return Usage(int(numbers[registers]), shared, sum(int(numbers[name]) for name in spilled))
+        spills = sum(int(numbers[name]) for name in spilled)
+        if not self.is_amd and spills and not re.search(r"\b(?:STL|LDL)\b", self.machine_code):
+            spills = 0  # ptxas keeps a frame that nothing is stored in
+        return Usage(int(numbers[registers]), shared, spills)
 
     def _cuobjdump(self, option: str) -> str:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -212,7 +243,9 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
         for update in SHIFTED:
             take_step(update, stats=True)
     for update, dim in product(take(BY_GROUPS), (0, 1)):
-        take_step(update, (2, 100), stats=True, max_norm=1.0, group_dim=dim)
+        take_step(update, (2, 104), stats=True, max_norm=1.0, group_dim=dim)
+    for shape, dim in ((2, 100), 0), ((2, 100), 1), ((2, 5000), 0), ((2, 66_000), 0):
+        take_step(Update("adam", torch.float32), shape, stats=True, max_norm=1.0, group_dim=dim)
     params = list({update.dtype: take_step(update, max_grad_norm=1.0) for update in always}.values())
     for kind in METRICS.values():
         optimizer = kind(params)

@@ -12,19 +12,21 @@ import triton
 
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
+from regkernels.backends.triton.kernels.groups import STAGES
 from regkernels.backends.triton.kernels.penalties import FORMULAS
-from regkernels.table.formats import KEPT_DTYPES
 from tests.support import cases
 from tests.triton.compiled import (
+    BY_GROUPS_FUNCTIONS,
     METRICS,
     OPERATORS,
     PENALTIES,
     Kernel,
     compiled_for,
 )
-from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, SHIFTED, WITH_SUMS, taken
+from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states
+from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, FURTHER, SHIFTED, WITH_SUMS, taken
 
-pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
+pytestmark = pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in FURTHER])
 
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 NVIDIA = [architecture for architecture in ARCHITECTURES if not architecture.startswith("gfx")]
@@ -44,44 +46,7 @@ def having(architecture: str, *functions: str) -> list[Kernel]:
     return [kernel for kernel in compiled_for(architecture) if kernel.function in chosen and not kernel.shifted]
 
 
-VALUES = ("reduce_value", "reduce_weighted", "slope", "slope_weighted")
-"""The penalties beyond L1 and L2, element by element."""
-
 GROUPS = ("group_squares", "group_norms", "group_gradient")
-
-
-def elements(kernel: Kernel) -> int:
-    """That a thread has of a block."""
-    shape = "elementwise" if kernel.function in ("proximal", *VALUES) else kernel.function
-    return getattr(ARCHITECTURES[kernel.architecture], shape).vectors * 16 // kernel.dtype.itemsize
-
-
-def stored_states(kernel: Kernel) -> list[int]:
-    """Bytes of an element of each state, and of what the rounding keeps."""
-    if kernel.function != "update":
-        return []
-    rule = [kernel.state_dtype.itemsize] * len(reference.RULES[kernel.rule].state_names)
-    return rule + ([KEPT_DTYPES[kernel.rounding].itemsize] if kernel.rounding in KEPT_DTYPES else [])
-
-
-def bytes_moved(kernel: Kernel) -> tuple[list[int], list[int]]:
-    """Read and written per element, buffer by buffer."""
-    weight = [kernel.dtype.itemsize]
-    match kernel.function:
-        case "reduce" | "reduce_value":
-            return weight, []
-        case "reduce_weighted":
-            return [*weight, reference.compute_dtype(kernel.dtype).itemsize], []
-        case "elementwise" | "slope":
-            return weight, weight
-        case "slope_weighted":
-            return [*weight, reference.compute_dtype(kernel.dtype).itemsize], weight
-        case "proximal":  # torch's states are in the weights' type
-            return weight * (1 + reference.METRICS[kernel.metric].operands), weight
-        case _ if kernel.rule == "still":
-            return weight + ([4] if kernel.penalty == "weighted_l1" else []), weight
-        case _:
-            return 2 * weight + stored_states(kernel), weight + stored_states(kernel)
 
 
 def counted(architecture: str) -> list[Kernel]:
@@ -89,7 +54,7 @@ def counted(architecture: str) -> list[Kernel]:
     return [
         kernel
         for kernel in compiled_for(architecture)
-        if kernel.penalty == "plain" and kernel.function != "update_groups" and not kernel.shifted
+        if kernel.penalty == "plain" and kernel.function not in BY_GROUPS_FUNCTIONS and not kernel.shifted
     ]
 
 
@@ -137,8 +102,14 @@ def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architectu
 
 
 def test_every_format_is_compiled_by_groups(architecture: str) -> None:
-    found = having(architecture, "update_groups")
-    assert len(found) == 2 * len(taken(architecture, BY_GROUPS))
+    found = having(architecture, *BY_GROUPS_FUNCTIONS)
+    others = [
+        kernel
+        for kernel in found
+        if not kernel.is_wide or kernel.stage != "whole" or kernel.name.startswith("update_groups adam of 1 ")
+    ]
+    assert len(found) - len(others) == 2 * len(taken(architecture, BY_GROUPS))
+    assert {kernel.stage for kernel in others} == {"whole", *STAGES}
     assert {kernel.dtype for kernel in found} == set(cases.DTYPES)
     roundings = {kernel.rounding for kernel in found}
     assert roundings >= {"nearest", "stochastic"} and (len(roundings) == 4 or architecture not in FULL)
@@ -151,15 +122,34 @@ def test_halves_make_a_whole(architecture: str) -> None:
         assert {update.dtype for update in taken(architecture, updates)} == {update.dtype for update in updates}
 
 
-def test_groups_are_read_by_neighbouring_threads(architecture: str) -> None:
-    """Columns side by side, and elements of a row side by side: what is loaded has threads along the one or the other."""
-    for kernel in having(architecture, "update_groups"):
-        tiles = re.findall(r"tt\.load .*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>, (#\w+)>", kernel.text("ttgir"))
-        assert tiles and {int(columns) for _, columns, _ in tiles} == {1, 32} & {int(tiles[0][1])}
-        layouts = dict(re.findall(r"(#\w+) = #ttg\.blocked<\{.*threadsPerWarp = \[([^]]*)\]", kernel.text("ttgir")))
-        along = {tuple(map(int, layouts[name].split(", "))) for _, _, name in tiles}
-        columns = int(tiles[0][1])
-        assert all(threads[1] >= min(columns, 8) for threads in along), (str(kernel), along)
+def test_rows_are_moved_16_bytes_at_a_time(architecture: str) -> None:
+    """Once each: a program holds them until it stores them."""
+
+    def number(kernel: Kernel) -> tuple[int, int]:
+        of_thread = kernel.block // (kernel.warps * ARCHITECTURES[architecture].warp_size)
+        read, written = ([of_thread * size // 16 for size in sizes] for sizes in bytes_moved(kernel))
+        return sum(read), sum(written)
+
+    # Where tiles are on their way ahead of time, the loads of the first ones are there, too.
+    assert_all(
+        [kernel for kernel in having(architecture, "update_resident") if kernel.is_wide],
+        lambda kernel: (min(kernel.wide_loads, number(kernel)[0]), kernel.wide_stores),
+        number,
+    )
+
+
+def test_columns_and_long_rows_are_moved_16_bytes_at_a_time(architecture: str) -> None:
+    """As a thread has 16 bytes of float32, one store for each buffer."""
+    kernels = [
+        kernel
+        for kernel in having(architecture, "update_groups")
+        if kernel.is_wide and kernel.dtype == torch.float32 and kernel.stage in ("whole", "write")
+    ]
+    assert_all(
+        kernels,
+        lambda kernel: (kernel.wide_loads > 0, kernel.wide_stores),
+        lambda kernel: (True, len(bytes_moved(kernel)[1])),
+    )
 
 
 def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> None:
@@ -209,7 +199,7 @@ def test_nothing_is_spilled(architecture: str) -> None:
     def spilled(kernel: Kernel) -> int:
         # Three passes with the hyper-parameters of all steps have more scalars than AMD has registers for them; so has a
         # step with a random counter for each element.
-        allowed = kernel.spilled_scalars if kernel.function == "update_groups" or kernel.shifted else 0
+        allowed = kernel.spilled_scalars if kernel.function in BY_GROUPS_FUNCTIONS or kernel.shifted else 0
         return kernel.usage.spilled - allowed
 
     assert_all(compiled_for(architecture), spilled, lambda kernel: 0)

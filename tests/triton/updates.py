@@ -58,6 +58,9 @@ HALVES = {"sm_80": 0, "sm_100": 1, "gfx950": 0}
 """For the others of the same compilers the tests compile a half of each list, into which rules, dtypes and roundings are dealt:
 what takes minutes otherwise, and `make kernels` does."""
 
+FURTHER = ("sm_86", "sm_89", "sm_120")
+"""Relatives of these, of which the tests compile what takes the most registers alone."""
+
 
 def taken(architecture: str, updates: list[Update]) -> list[Update]:
     if architecture in FULL:

@@ -13,9 +13,8 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from regkernels import reference
-from regkernels.backends.triton import architectures
+from regkernels.backends.triton import architectures, by_groups
 from regkernels.backends.triton.kernels import columns, step, sums
-from regkernels.backends.triton.kernels.groups import update_groups
 from regkernels.backends.triton.kernels.metrics import METRICS
 from regkernels.backends.triton.kernels.penalties import OPERATORS
 from regkernels.backends.triton.kernels.proximal import proximal as proximal_kernel
@@ -86,7 +85,9 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
             [table, partials],
             [work.layout.chunks],
             constants,
-            by_groups=update_groups,
+            by_groups=lambda kind, each: by_groups.steps(
+                kind, each, table, partials, work.layout.chunks, with_sums=with_sums
+            ),
         )
         if not with_sums:
             return None
@@ -127,10 +128,10 @@ def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
         work = _memory(batch).work_of_elements(batch.segments.numpy(), batch.generation)
         partials = reduced(work, columns.GRADIENT, batch.device)
         totals = empty(batch.device, batch.totals, len(SUMS))
-        # Of what is reduced there are two sums; the other columns stay as they are.
+        # What is reduced has one sum, which takes the first column; the others stay as they are.
         grid = (batch.totals, len(partials))
         second_stage(sums.add_totals, grid, work, partials, totals, work.ranges, len(work.layout.launches))
-        square = totals[:, SUMS.index("square")]
+        square = totals[:, 0]
         return list(square.reshape(classes, batch.totals // classes).sum(1).unbind())
 
 

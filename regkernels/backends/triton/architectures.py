@@ -28,10 +28,18 @@ class Architecture(NamedTuple):
     elementwise: Shape
     second_stage: Shape
     options_of_groups: Mapping[str, int]  # Triton's options, for the step by groups
+    registers_of_rows: (
+        int  # at most, where a program holds few numbers for each element of a row; 0: as many as it takes
+    )
+    stages: int  # blocks that are on their way at a time, through shared memory; 1: none, and registers are loaded
 
     def block(self, shape: Shape, dtype: torch.dtype) -> int:
         """Returns the elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
         return shape.warps * self.warp_size * shape.vectors * (16 // dtype.itemsize)
+
+    def holding(self, elements: int, dtype: torch.dtype) -> Shape:
+        """Returns the shape of a program that holds so many elements, a power of two, in 2 vectors of each thread."""
+        return Shape(elements * dtype.itemsize // (2 * 16 * self.warp_size), 2)
 
 
 # A read-only kernel needs more loads in flight per thread than an update, which has up to five buffers to read.
@@ -42,6 +50,8 @@ _NVIDIA = Architecture(
     elementwise=Shape(4, 2),
     second_stage=Shape(16, 4),
     options_of_groups={"maxnreg": 255},  # else ptxas spills to have one program more at a time
+    registers_of_rows=168,  # for three programs of 4 warps
+    stages=3,
 )
 _AMD = Architecture(
     warp_size=64,
@@ -50,12 +60,17 @@ _AMD = Architecture(
     elementwise=Shape(4, 2),
     second_stage=Shape(8, 4),
     options_of_groups={},
+    registers_of_rows=0,
+    stages=1,
 )
 
 ARCHITECTURES = {
     "sm_80": _NVIDIA,
+    "sm_86": _NVIDIA,
+    "sm_89": _NVIDIA,
     "sm_90": _NVIDIA,
     "sm_100": _NVIDIA,
+    "sm_120": _NVIDIA,
     "gfx942": _AMD,
     "gfx950": _AMD,
 }

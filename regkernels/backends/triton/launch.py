@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -13,10 +13,21 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.backends.triton import architectures
 from regkernels.backends.triton.architectures import Shape
-from regkernels.backends.triton.kernels import sums
+from regkernels.backends.triton.kernels import columns, sums
 from regkernels.backends.triton.tables import Launch, Work
 
 TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+class Step(NamedTuple):
+    """Describes a kernel's launch over the chunks of a `Launch`."""
+
+    kernel: Any
+    shape: Shape
+    dtype: torch.dtype  # by whose size the block is chosen
+    pointers: Sequence[Tensor]
+    numbers: Sequence[float]
+    constants: dict[str, Any]
 
 
 def over_chunks(
@@ -27,48 +38,38 @@ def over_chunks(
     numbers: Sequence[float],
     constants: Callable[[Any], dict[str, Any]],
     kind_of: Callable[[int], Any] = reference.kinds.Kind.of,
-    by_groups: Any = None,
+    by_groups: Callable[[Any, Launch], Sequence[Step]] | None = None,
 ) -> None:
-    """Launches a kernel once for each launch of the layout: once per kind of segment, strip and shift.
+    """Launches a kernel once for each launch of the layout: once per kind of segment, cut and shift.
 
     ``constants``: those of the kernel, by kind; those of the dtype are added. ``kind_of``: what the number of a kind stands for.
-    ``by_groups``: of a step, the kernel for segments that fall into groups.
+    ``by_groups``: of a step, what is launched instead where segments fall into groups.
     """
     for each in work.layout.launches:
         kind = kind_of(each.kind)
-        more: dict[str, Any] = {}
-        if each.strip:
-            more = {"STRIP": each.strip, **architectures.of_device(work.segments.device).options_of_groups}
-        elif by_groups is not None:
-            more = {"SHIFTED": each.shifted}
-        launch(
-            by_groups if each.strip else kernel,
-            (each.chunks,),
-            shape,
-            block_dtype(kind, each, work.segments.device),
-            work.segments,
-            work.owners,
-            *pointers,
-            each.first_chunk,
-            *numbers,
-            **constants(kind),
-            **more,
-            STORAGE=TYPES[kind.dtype],
-            COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
-        )
-
-
-def block_dtype(kind: Any, each: Launch, device: torch.device) -> torch.dtype:
-    """Returns the type by whose size a block is chosen: one of fewer elements where groups' sums for each element take registers,
-    or a random counter for each. Both take more than AMD has."""
-    if not each.strip:
-        return reference.compute_dtype(kind.dtype) if each.shifted else kind.dtype
-    draws = kind.narrow or kind.rounding == "stochastic"
-    return (
-        torch.float64
-        if draws and architectures.of_device(device).warp_size == 64
-        else reference.compute_dtype(kind.dtype)
-    )
+        if by_groups is not None and each.cut.strip:
+            steps = by_groups(kind, each)
+        else:
+            # A random counter for each element takes registers, which blocks of fewer elements leave.
+            dtype = reference.compute_dtype(kind.dtype) if each.shifted else kind.dtype
+            shifted = {} if by_groups is None else {"SHIFTED": each.shifted}
+            steps = [Step(kernel, shape, dtype, pointers, numbers, shifted)]
+        for step in steps:
+            launch(
+                step.kernel,
+                (each.chunks,),
+                step.shape,
+                step.dtype,
+                work.segments,
+                work.owners,
+                *step.pointers,
+                each.first_chunk,
+                *step.numbers,
+                **constants(kind),
+                **step.constants,
+                STORAGE=TYPES[kind.dtype],
+                COMPUTE=TYPES[reference.compute_dtype(kind.dtype)],
+            )
 
 
 def second_stage(kernel: Any, grid: Sequence[int], work: Work, partials: Tensor, out: Tensor, *more: Any) -> None:
@@ -92,8 +93,9 @@ def empty(device: torch.device, *shape: int) -> Tensor:
 
 
 def reduced(work: Work, column: Any, device: torch.device) -> Tensor:
-    """Returns partial sums of |x| and x^2 of a column of the table, one for each chunk: float64, (2, chunks)."""
-    partials = empty(device, 2, work.layout.chunks)
+    """Returns partial sums of a column of the table, one for each chunk: float64, (sums, chunks); of weights |x| and x^2, of gradients
+    x^2 alone."""
+    partials = empty(device, 1 if column is columns.GRADIENT else 2, work.layout.chunks)
     shape = architectures.of_device(device).reduce
     over_chunks(sums.reduce, shape, work, [partials], [work.layout.chunks], lambda _: {"COLUMN": column})
     return partials

@@ -13,31 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from regkernels.backends.gpu import check_dtype
+from regkernels.backends.triton.cuts import ALIGNMENT, CUTS, Cut, Integers, cuts_of, programs
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
 from regkernels.table import segments
 from regkernels.table.formats import FORMATS, format_number
 from regkernels.table.hyper import Hyper
 from regkernels.table.upload import stream, upload
-
-_ALIGNMENT = 16
-
-Integers = NDArray[numpy.integer[Any]]
-
-
-STRIPS = (0, 1, 32)
-"""How many groups a program may have, by how they lie: 0 stands for elements that are in no group."""
-
-_LONG_RUN = 64
-"""Elements side by side that are enough for the threads of a program; of groups with fewer it takes several."""
-
-
-def _strips(table: Integers) -> Integers:
-    """Returns the index in `STRIPS` of each segment."""
-    return numpy.where(table[:, segments.GROUPS] > 0, numpy.where(table[:, segments.INNER] >= _LONG_RUN, 1, 2), 0)
 
 
 def _shifted(table: Integers) -> Integers:
@@ -46,19 +30,21 @@ def _shifted(table: Integers) -> Integers:
 
 
 class Launch(NamedTuple):
-    """Describes a launch. Segments of one kind, strip and shift are neighbours in the table, and so are their chunks."""
+    """Describes a launch. Segments of one kind, cut and shift are neighbours in the table, and so are their chunks."""
 
     kind: int  # the number of a `regkernels.reference.kinds.Kind`
     first_chunk: int
     chunks: int
-    strip: int  # groups that make a chunk; 0 where chunks are of so many elements
+    cut: Cut  # without groups, chunks are of so many elements
     shifted: bool
 
 
 class Layout(NamedTuple):
-    """Says how a table of segments is cut into chunks. Depends on sizes, kinds and groups, not on addresses."""
+    """Says how a table of segments is cut into chunks. Depends on sizes, kinds and groups; on addresses only in that groups may lie
+    so that 16 bytes are moved at a time."""
 
     order: Integers  # of the segments: those of a launch side by side, empty ones left out
+    cuts: Integers  # the index in `cuts.CUTS` of each segment in that order
     first: Integers  # chunk of each segment in that order
     owners: Integers  # int32 (chunks,): the segment of each chunk
     ranges: Integers  # int32 (totals, launches, 2): first chunk and the one after the last of a total in a launch
@@ -69,22 +55,21 @@ class Layout(NamedTuple):
     def of(cls, table: Integers, totals: int) -> Layout:
         """Cuts ``table``: int64 (segments, len(segments.FIELDS)), ordered by total; ``totals``: how many of these there are."""
         filled = numpy.flatnonzero(table[:, segments.NUMEL] > 0)
-        keys = (table[filled, segments.KIND] * len(STRIPS) + _strips(table[filled])) * 2 + _shifted(table[filled])
+        keys = (table[filled, segments.KIND] * len(CUTS) + cuts_of(table[filled])) * 2 + _shifted(table[filled])
         order = filled[keys.argsort(kind="stable")]
         ordered = table[order]
-        strips = numpy.array(STRIPS)[_strips(ordered)]
-        by_groups = -(-ordered[:, segments.GROUPS] // numpy.maximum(strips, 1))
-        count = numpy.where(strips > 0, by_groups, -(-ordered[:, segments.NUMEL] // CHUNK.value))
+        cuts = cuts_of(ordered)
+        count = numpy.where(cuts > 0, programs(ordered, cuts), -(-ordered[:, segments.NUMEL] // CHUNK.value))
         end = count.cumsum()
         first = end - count
         owners = numpy.repeat(numpy.arange(len(order), dtype=numpy.int32), count)
         own_keys, start, launch_of = numpy.unique(numpy.sort(keys), return_index=True, return_inverse=True)
         launches = [
             Launch(
-                int(key) // (2 * len(STRIPS)),
+                int(key) // (2 * len(CUTS)),
                 int(first[begin]),
                 int(count[launch_of == index].sum()),
-                STRIPS[int(key) // 2 % len(STRIPS)],
+                CUTS[int(key) // 2 % len(CUTS)],
                 bool(key % 2),
             )
             for index, (key, begin) in enumerate(zip(own_keys, start, strict=True))
@@ -95,13 +80,17 @@ class Layout(NamedTuple):
         ranges = numpy.zeros((totals, len(own_keys), 2), dtype=numpy.int32)
         ranges[of_run % totals, of_run // totals, 0] = first[begin]
         ranges[of_run % totals, of_run // totals, 1] = end[begin + length - 1]
-        return cls(order, first, owners, ranges, launches, int(count.sum()))
+        return cls(order, cuts, first, owners, ranges, launches, int(count.sum()))
+
+    def fits(self, table: Integers) -> bool:
+        """Tells whether a table of the same sizes is cut in the same way, wherever its segments lie."""
+        return numpy.array_equal(self.cuts, cuts_of(table[self.order]))
 
     def addressed(self, table: Integers) -> Integers:
         """Returns the table that kernels read, int64 (segments, len(FIELDS))."""
         ordered = table[self.order]
         addresses = ordered[:, segments.WEIGHT : segments.NUMEL]
-        aligned = (addresses % _ALIGNMENT == 0).all(axis=1)
+        aligned = (addresses % ALIGNMENT == 0).all(axis=1)
         listed = numpy.column_stack([ordered, self.first, aligned])
         assert listed.shape[1] == len(FIELDS)
         return listed
@@ -128,7 +117,7 @@ class Work(NamedTuple):
 
 def in_groups(table: Integers) -> bool:
     """Tells whether any segment is updated by groups."""
-    return bool(_strips(table).any())
+    return bool((table[:, segments.GROUPS] > 0).any())
 
 
 def by_elements(table: Integers) -> Integers:
@@ -180,7 +169,7 @@ class BatchMemory:
         if self._work is not None and generation == self._generation:
             return self._work
         sizes = table[:, segments.NUMEL :]
-        if self._work is not None and numpy.array_equal(sizes, self._sizes):
+        if self._work is not None and numpy.array_equal(sizes, self._sizes) and self._work.layout.fits(table):
             # Only addresses have changed, as gradients' do that are freed and allocated anew.
             layout = self._work.layout
             self._work = self._work._replace(segments=upload(layout.addressed(table), self._device))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from regkernels.backends.triton.kernels.dtypes import BY_HAND
 from regkernels.backends.triton.kernels.penalised import clamp
 from regkernels.backends.triton.kernels.shrink import divide, divisor_of, soft_threshold, within
 
@@ -28,10 +29,31 @@ class Squares(NamedTuple):
 
 
 @triton.jit
-def add_squares(squares, e, x, mask):
+def products(e, x, mask):
+    """Computes the terms of `Squares`. Where nothing is taken, nothing of an infinite x is, either."""
     e = tl.where(mask, e, 0.0).to(tl.float64)
     x = tl.where(mask, x, 0.0).to(tl.float64)
-    return Squares(squares.left + x * x, squares.taken + e * e, squares.both + tl.where(e == 0, 0.0, e * x))
+    return Squares(x * x, e * e, tl.where(e == 0, 0.0, e * x))
+
+
+@triton.jit
+def add_squares(a, b):
+    return Squares(a.left + b.left, a.taken + b.taken, a.both + b.both)
+
+
+@triton.jit
+def _add_three(a, b, c, x, y, z):
+    return a + x, b + y, c + z
+
+
+@triton.jit
+def sum_squares(squares):
+    """Adds up the rows of a tile, (groups,) each; all three at a time, as between warps each addition is waited for."""
+    if BY_HAND:  # the interpreter would add element by element
+        return Squares(tl.sum(squares.left, axis=0), tl.sum(squares.taken, axis=0), tl.sum(squares.both, axis=0))
+    else:
+        left, taken, both = tl.reduce((squares.left, squares.taken, squares.both), 0, _add_three)
+        return Squares(left, taken, both)
 
 
 @triton.jit
@@ -65,5 +87,6 @@ def shrinkage(squares, shared, states, strength, largest_shrink, h, RULE: tl.con
 
 @triton.jit
 def shrink(e, x, kept, factor, divisor):
-    shrunk = tl.where(factor == 0, 0.0, divide(x * factor, divisor))
-    return tl.where(kept == 0, shrunk, divide(kept * e + factor * x, divisor))
+    """As two formulas would, of which one quotient is taken."""
+    shrunk = tl.where(kept == 0, x * factor, kept * e + factor * x)
+    return tl.where((kept == 0) & (factor == 0), 0.0, divide(shrunk, divisor))

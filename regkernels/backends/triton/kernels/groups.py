@@ -1,129 +1,74 @@
 """Makes the step of groups of elements, which have one second moment and one norm each; see regkernels/reference/groups.py.
 
-A program has a strip of groups, all of each. It goes over them three times: for the second moments, for the norms of where
-the step leads to, and once more for the step, whose outcome is shrunk and stored. Nothing is written before, so no format
-needs a copy; where its groups fit into a cache, memory is read once. A group of millions of elements takes one program as
-long as that takes to read them; other groups and segments meanwhile have the rest of the device.
-
-Sums are in float64 and in a fixed order, which is not that of the kernels on CPU.
+A program has a strip of groups. Short ones it reads once, and holds all of them: `update_resident`. Over longer ones it goes three
+times: for the second moments, for the norms of where the step leads to, and once more for the step, whose outcome is shrunk and
+stored. Nothing is written before, so no format needs a copy. The longest are cut into pieces; each pass over these is a launch, and
+between passes partial sums are added up in order: `update_groups` with STAGE, of the names in `STAGES`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import triton
 import triton.language as tl
 
-from regkernels.backends.triton.kernels import chunks, rounding
 from regkernels.backends.triton.kernels.columns import (
-    ABSOLUTE,
+    CHUNK,
     FIRST,
-    GAP,
-    GRADIENT,
-    GRADIENT_SQUARE,
-    GROUP_BY_SIZE,
-    GROUP_STRENGTH,
-    GROUPS,
-    INNER,
-    KEPT,
-    LARGEST_SHRINK,
-    NONZEROS,
-    NUMEL,
     PARAMETERS,
-    PLACE,
     ROW,
     SEED,
     SKIP,
-    SQUARE,
-    STATE0,
     STEP,
-    STREAM,
-    WEIGHT,
     WIDTH,
     ZERO_GROUPS,
 )
-from regkernels.backends.triton.kernels.dtypes import narrow, widen
-from regkernels.backends.triton.kernels.group_shrinkage import Squares, add_squares, shrink, shrinkage, thresholded
-from regkernels.backends.triton.kernels.shrink import opposed
-from regkernels.backends.triton.kernels.step import gradient_of, kept_type, load_row, load_weights
+from regkernels.backends.triton.kernels.dtypes import widen
+from regkernels.backends.triton.kernels.group_passes import count, no_lanes, observe, proposal, propose, write
+from regkernels.backends.triton.kernels.group_shrinkage import products, shrink, sum_squares
+from regkernels.backends.triton.kernels.group_stages import (
+    DIVISOR,
+    FACTOR,
+    SHARED,
+    TAKEN,
+    load_numbers,
+    mean_of,
+    of_norm,
+    share,
+    shrink_groups,
+    shrinkage_of,
+    slot,
+    store_sums,
+    store_zero_groups,
+    sum_of_pieces,
+)
+from regkernels.backends.triton.kernels.group_tiles import (
+    add_gradients,
+    add_weights,
+    buffers_of,
+    load_tile,
+    offsets_of_rows,
+    rows_of,
+    store_tile,
+    strip_of,
+)
+from regkernels.backends.triton.kernels.step import gradient_of, load_row
+
+STAGES = ("observe", "share", "propose", "shrink", "write", "count")
+"""The launches over groups that are cut into pieces; "whole" is the one over those that are not."""
 
 
 @triton.jit
-def offsets_of(place, o, i, ROWS_AT_ONCE: tl.constexpr, STRIP: tl.constexpr):
-    """Finds where the elements of a tile are, int64 (ROWS_AT_ONCE, STRIP), and which of them there are.
-
-    ``place`` is `place_of`; the tile begins at element ``i`` of the run ``o`` of each group.
-    """
-    outer, groups, inner, first, run, element = place
-    group = first + tl.arange(0, STRIP)
-    runs, elements = o + run, i + element
-    offsets = (runs * groups * inner + elements)[:, None] + (group * inner)[None, :]
-    whole = tl.maximum(ROWS_AT_ONCE // inner, 1)
-    return offsets, ((run < whole) & (runs < outer) & (elements < inner))[:, None] & (group < groups)[None, :]
-
-
-@triton.jit
-def place_of(segment, first, ROWS_AT_ONCE: tl.constexpr):
-    """Finds the layout, the first group of a program, and of which run and element in it a row of a tile is: a piece of one run, or
-    several short ones."""
-    groups = tl.load(segment + GROUPS)
-    inner = tl.load(segment + INNER)
-    outer = tl.load(segment + NUMEL) // (groups * inner)
-    row = tl.arange(0, ROWS_AT_ONCE).to(tl.int64)
-    return outer, groups, inner, first, row // inner, row % inner
-
-
-@triton.jit
-def apart_of(segment, place, o):
-    """Returns what is to be added to `offsets_of` for places in the whole parameter, int64 (ROWS_AT_ONCE, 1): the elements of other
-    parts that lie before."""
-    run = place[4]
-    return (tl.load(segment + PLACE) + (o + run) * tl.load(segment + GAP))[:, None]
-
-
-class Pointers(NamedTuple):
-    """Holds the addresses of the first element of a segment."""
-
-    weight: Any
-    gradient: Any
-    kept: Any
-    states: Any
-
-
-@triton.jit
-def load_tile(
-    pointers,
-    offsets,
-    mask,
-    STATES: tl.constexpr,
-    STORAGE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    ROUNDING: tl.constexpr,
-):
-    """Loads the weights, as they are stored and as they are, their gradients and states."""
-    stored, w = load_weights(pointers.weight, pointers.kept, offsets, mask, STORAGE, COMPUTE, ROUNDING, False)
-    g = widen(tl.load(pointers.gradient + offsets, mask=mask, other=0.0), COMPUTE)
-    return stored, w, g, chunks.load_each(pointers.states, offsets, mask, STATES, COMPUTE, False)
-
-
-@triton.jit
-def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """Makes steps 2 to 8 of the specification, without the groups' part of the last: what a soft-threshold takes and leaves."""
-    g = gradient_of(w, g, h)
-    _, states = OBSERVE(g, states, h)
-    move, s, states = RULE(g, shared, states, h)
-    decayed = w * h.decay
-    decayed = tl.where(h.cautious != 0, tl.where(opposed(move, w), w, decayed), decayed)
-    t = h.threshold
-    if PER_ELEMENT:
-        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    e, x = thresholded(decayed - move, t, h)
-    return e, x, states
+def row_of(segment, rows, COMPUTE: tl.constexpr):
+    """Loads the hyper-parameters of a segment, with what only stochastic rounding needs, and whether the step is left out."""
+    row = tl.load(segment + ROW)
+    seed = tl.load(rows + row * PARAMETERS + SEED).to(tl.int64).to(tl.uint32)
+    step = tl.load(rows + row * PARAMETERS + STEP).to(tl.int64).to(tl.uint32)
+    skip = tl.load(rows + row * PARAMETERS + SKIP) != 0
+    return row, load_row(rows, row, COMPUTE), seed, step, skip
 
 
 @triton.jit(do_not_specialize=["first_chunk", "stride"])
-def update_groups(
+def update_resident(
     segments,
     owners,
     rows,
@@ -139,122 +84,148 @@ def update_groups(
     STATS: tl.constexpr,
     MAY_SKIP: tl.constexpr,
     STRIP: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIPELINE: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Updates STRIP groups of a segment, in tiles of BLOCK elements; with STATS their sums, into ``partials`` (sums, stride)."""
-    KEEPS: tl.constexpr = ROUNDING == "remainder" or ROUNDING == "master"
+    """Updates CHUNK elements of a segment, STRIP rows at a time, which make one tile; with STATS their sums, into ``partials``."""
     TILE: tl.constexpr = BLOCK // STRIP
+    VECTOR: tl.constexpr = 4 if TILE >= 32 else 1
     chunk = first_chunk + tl.program_id(0)
     segment = segments + tl.load(owners + chunk).to(tl.int64) * WIDTH
-    row = tl.load(segment + ROW)
-    h = load_row(rows, row, COMPUTE)
-    seed = tl.load(rows + row * PARAMETERS + SEED).to(tl.int64).to(tl.uint32)
-    step = tl.load(rows + row * PARAMETERS + STEP).to(tl.int64).to(tl.uint32)
-    stream = tl.load(segment + STREAM).to(tl.uint32)
-    weight = tl.load(segment + WEIGHT).to(tl.pointer_type(STORAGE))
-    gradient = tl.load(segment + GRADIENT).to(tl.pointer_type(STORAGE))
-    kept = tl.load(segment + KEPT).to(tl.pointer_type(kept_type(ROUNDING)))
-    state_pointers = ()
-    for k in tl.static_range(STATES):
-        state_pointers = state_pointers + (tl.load(segment + STATE0 + k).to(tl.pointer_type(STATE)),)
-    pointers = Pointers(weight, gradient, kept, state_pointers)
-
-    place = place_of(segment, (chunk - tl.load(segment + FIRST)) * STRIP, TILE)
-    outer, groups, inner, first_group, _of_run, _of_element = place
-    at_once = tl.maximum(TILE // inner, 1)
-    size = (outer * inner).to(tl.float64)
-    updated = outer
+    row, h, seed, step, skip = row_of(segment, rows, COMPUTE)
+    begin = (chunk - tl.load(segment + FIRST)) * (CHUNK // BLOCK * STRIP)
+    strip = rows_of(segment, TILE, WIDE)
+    buffers = buffers_of(segment, seed, step, STATES, STORAGE, STATE, ROUNDING, WIDE)
+    strength, largest_shrink = of_norm(strip, rows, row, PER_ELEMENT, COMPUTE)
+    moves = h.lr != 0
     if MAY_SKIP:
-        updated = tl.where(tl.load(rows + row * PARAMETERS + SKIP) != 0, 0, outer)
+        moves = moves & (not skip)
+    lanes = no_lanes(TILE // VECTOR, STRIP)
+    zero_groups = tl.zeros([STRIP], tl.int32)
+    end = tl.minimum(begin + CHUNK // BLOCK * STRIP, strip.groups)
+    for first in tl.range(begin, end, STRIP, num_stages=PIPELINE):
+        offsets, mask = offsets_of_rows(strip, first, STRIP)
+        stored, w, g, states = load_tile(buffers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
+        if STATS:
+            lanes = add_gradients(lanes, g, VECTOR)
+        shared = tl.zeros([1, STRIP], COMPUTE)
+        if PER_ELEMENT:
+            v, _ = OBSERVE(gradient_of(w, g, h), states, h)
+            shared = mean_of(tl.sum(tl.where(mask, v.to(tl.float64), 0.0), axis=0), strip, COMPUTE)
+        e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+        squares = sum_squares(products(e, x, mask))
+        kept, factor, divisor = shrinkage_of(squares, shared, strength, largest_shrink, h, RULE, STATES, PER_ELEMENT)
+        z = shrink(e, x, kept, factor, divisor)
+        updated = mask
+        if MAY_SKIP:
+            updated = mask & (strip.run < tl.where(skip, 0, 1))[:, None]
+        new = store_tile(
+            buffers, strip, 0, offsets, updated, z, states, moves, STATES, STORAGE, COMPUTE, STATE, ROUNDING
+        )
+        if STATS:
+            x = tl.where(moves, widen(new, COMPUTE), widen(stored, COMPUTE))
+            lanes = add_weights(lanes, x, mask, VECTOR)
+            group = first + tl.arange(0, STRIP)
+            nonzeros = tl.sum(tl.where(mask, (x != 0).to(tl.int32), 0), axis=0)
+            zero_groups += ((nonzeros == 0) & (group < strip.groups)).to(tl.int32)
+    if STATS:
+        store_sums(lanes, partials, chunk, stride)
+        tl.store(partials + ZERO_GROUPS * stride + chunk, tl.sum(zero_groups).to(tl.float64))
+
+
+@triton.jit(do_not_specialize=["first_chunk", "stride", "programs"])
+def update_groups(
+    segments,
+    owners,
+    rows,
+    partials,
+    scratch,
+    first_chunk: tl.int64,
+    stride: tl.int64,
+    programs: tl.int64,
+    STAGE: tl.constexpr,
+    OBSERVE: tl.constexpr,
+    RULE: tl.constexpr,
+    STATES: tl.constexpr,
+    PER_ELEMENT: tl.constexpr,
+    STATE: tl.constexpr,
+    ROUNDING: tl.constexpr,
+    STATS: tl.constexpr,
+    MAY_SKIP: tl.constexpr,
+    STRIP: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIPELINE: tl.constexpr,
+    STORAGE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Updates STRIP groups of a segment, or a piece of each, in tiles of BLOCK elements; with STATS their sums, into ``partials``.
+
+    ``scratch`` (SLOTS, programs, STRIP) holds what a stage leaves for later ones."""
+    WHOLE: tl.constexpr = STAGE == "whole"
+    TILE: tl.constexpr = BLOCK // STRIP
+    at = tl.program_id(0)
+    chunk = first_chunk + at
+    segment = segments + tl.load(owners + chunk).to(tl.int64) * WIDTH
+    row, h, seed, step, skip = row_of(segment, rows, COMPUTE)
+    strip = strip_of(segment, chunk - tl.load(segment + FIRST), TILE, STRIP, STRIP > 1, WIDE)
+    buffers = buffers_of(segment, seed, step, STATES, STORAGE, STATE, ROUNDING, WIDE)
+    first = at - strip.piece  # of the programs that have these groups
+    end_run = strip.end_run
+    if MAY_SKIP:  # then there are no runs to update
+        end_run = tl.where(skip, strip.begin_run, end_run)
 
     shared = tl.zeros([1, STRIP], COMPUTE)
-    if PER_ELEMENT:
-        total = tl.zeros([TILE, STRIP], tl.float64)
-        for o in range(0, updated, at_once):
-            for i in range(0, inner, TILE):
-                offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-                stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-                v, states = OBSERVE(gradient_of(w, g, h), states, h)
-                total += tl.where(mask, v.to(tl.float64), 0.0)
-        shared = (tl.sum(total, axis=0) / size).to(COMPUTE)[None, :]
-
-    none = tl.zeros([TILE, STRIP], tl.float64)
-    squares = Squares(none, none, none)
-    for o in range(0, updated, at_once):
-        for i in range(0, inner, TILE):
-            offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-            stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-            e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
-            squares = add_squares(squares, e, x, mask)
-    squares = Squares(
-        tl.sum(squares.left, axis=0)[None, :],
-        tl.sum(squares.taken, axis=0)[None, :],
-        tl.sum(squares.both, axis=0)[None, :],
-    )
-    strength = tl.load(rows + row * PARAMETERS + GROUP_STRENGTH)
-    by_size = tl.load(rows + row * PARAMETERS + GROUP_BY_SIZE) != 0
-    strength = (strength * tl.where(by_size, tl.sqrt(size), 1.0)).to(COMPUTE)
-    largest_shrink = tl.load(rows + row * PARAMETERS + LARGEST_SHRINK)
-    largest_shrink = (largest_shrink * tl.sqrt(size)).to(COMPUTE)
-    if not PER_ELEMENT:
-        largest_shrink = tl.full([], float("inf"), COMPUTE)
-    no_states = ()
-    for _k in tl.static_range(STATES):
-        no_states = no_states + (tl.zeros_like(shared),)
-    of_taken, factor, divisor = shrinkage(squares, shared, no_states, strength, largest_shrink, h, RULE, PER_ELEMENT)
-
-    absolute = tl.zeros([TILE, STRIP], tl.float64)
-    square = absolute
-    gradient_square = absolute
-    nonzeros = tl.zeros([TILE, STRIP], tl.int32)
-    for o in range(0, updated, at_once):
-        for i in range(0, inner, TILE):
-            offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-            stored, w, g, states = load_tile(pointers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-            e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
-            z = shrink(e, x, of_taken, factor, divisor)
-            if ROUNDING == "stochastic":
-                random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, 0)
-                new = rounding.round_stochastically(z, random, STORAGE)
-            elif ROUNDING == "remainder":
-                new, rest = rounding.split(z)
+    if STAGE == "observe" or (WHOLE and PER_ELEMENT):
+        total = observe(buffers, strip, end_run, h, OBSERVE, STATES, STORAGE, COMPUTE, ROUNDING, TILE, STRIP, PIPELINE)
+        if WHOLE:
+            shared = mean_of(total, strip, COMPUTE)
+        else:
+            tl.store(slot(scratch, at, programs, 0, STRIP), total)
+    elif PER_ELEMENT and (STAGE == "propose" or STAGE == "shrink" or STAGE == "write"):
+        shared = load_numbers(scratch, first, programs, SHARED, STRIP, COMPUTE)
+    if STAGE == "propose" or WHOLE:
+        squares = propose(
+            buffers, strip, end_run, shared, h, OBSERVE, RULE, PER_ELEMENT, STATES, STORAGE, COMPUTE, ROUNDING, TILE, STRIP,
+            PIPELINE,
+        )  # fmt: skip
+        if WHOLE:
+            strength, largest_shrink = of_norm(strip, rows, row, PER_ELEMENT, COMPUTE)
+            found = shrinkage_of(squares, shared, strength, largest_shrink, h, RULE, STATES, PER_ELEMENT)
+        else:
+            for k in tl.static_range(3):
+                tl.store(slot(scratch, at, programs, k, STRIP), squares[k])
+    if STAGE == "write":
+        found = (
+            load_numbers(scratch, first, programs, TAKEN, STRIP, COMPUTE),
+            load_numbers(scratch, first, programs, FACTOR, STRIP, COMPUTE),
+            load_numbers(scratch, first, programs, DIVISOR, STRIP, COMPUTE),
+        )
+    if STAGE == "write" or WHOLE:
+        lanes = write(
+            buffers, strip, end_run, shared, found, h, OBSERVE, RULE, PER_ELEMENT, STATES, STORAGE, COMPUTE, STATE, ROUNDING,
+            STATS, TILE, STRIP, PIPELINE,
+        )  # fmt: skip
+        if STATS:
+            if MAY_SKIP:
+                lanes = count(lanes, buffers, strip, end_run, STORAGE, COMPUTE, TILE, STRIP)
+            store_sums(lanes, partials, chunk, stride)
+            of_groups = tl.sum(lanes.nonzeros, axis=0)
+            if WHOLE:
+                store_zero_groups(of_groups, strip, partials, chunk, stride, STRIP)
             else:
-                new = narrow(z, STORAGE)
-                rest = z
-            if h.lr != 0:
-                tl.store(weight + offsets, new, mask=mask)
-                if KEEPS:
-                    tl.store(kept + offsets, rest, mask=mask)
-            for k in tl.static_range(STATES):
-                state = states[k]
-                if STATE != COMPUTE:
-                    random = rounding.random_at(offsets + apart_of(segment, place, o), seed, stream, step, k + 1)
-                    state = rounding.round_stochastically(state, random, STATE)
-                tl.store(state_pointers[k] + offsets, state, mask=mask)
-            if STATS:
-                new = tl.where(h.lr != 0, widen(new, COMPUTE), widen(stored, COMPUTE))
-                x = tl.where(mask, new, 0.0).to(tl.float64)
-                absolute += tl.abs(x)
-                square += x * x
-                nonzeros += (x != 0).to(tl.int32)
-                gradient_square += g.to(tl.float64) * g.to(tl.float64)
-    if STATS:
-        if MAY_SKIP:
-            for o in range(updated, outer, at_once):
-                for i in range(0, inner, TILE):
-                    offsets, mask = offsets_of(place, o, i, TILE, STRIP)
-                    x = widen(tl.load(weight + offsets, mask=mask, other=0.0), COMPUTE).to(tl.float64)
-                    g = widen(tl.load(gradient + offsets, mask=mask, other=0.0), COMPUTE).to(tl.float64)
-                    absolute += tl.abs(x)
-                    square += x * x
-                    nonzeros += (x != 0).to(tl.int32)
-                    gradient_square += g * g
-        of_groups = tl.sum(nonzeros.to(tl.int64), axis=0)
-        zero = (of_groups == 0) & (first_group + tl.arange(0, STRIP) < groups)
-        tl.store(partials + ABSOLUTE * stride + chunk, tl.sum(absolute))
-        tl.store(partials + SQUARE * stride + chunk, tl.sum(square))
-        tl.store(partials + NONZEROS * stride + chunk, tl.sum(of_groups).to(tl.float64))
-        tl.store(partials + GRADIENT_SQUARE * stride + chunk, tl.sum(gradient_square))
-        tl.store(partials + ZERO_GROUPS * stride + chunk, tl.sum(zero.to(tl.int32)).to(tl.float64))
+                tl.store(slot(scratch, at, programs, 0, STRIP), of_groups.to(tl.float64))
+    if STAGE == "share":
+        share(scratch, at, programs, strip, STRIP, TILE, COMPUTE)
+    if STAGE == "shrink":
+        shrink_groups(
+            shared, scratch, at, programs, strip, rows, row, h, RULE, STATES, PER_ELEMENT, STRIP, TILE, COMPUTE
+        )  # fmt: skip
+    if STAGE == "count":
+        of_groups = tl.full([STRIP], 1.0, tl.float64)
+        if strip.piece == 0:
+            of_groups = sum_of_pieces(scratch, at, programs, strip.pieces, 0, STRIP, TILE)
+        store_zero_groups(of_groups, strip, partials, chunk, stride, STRIP)

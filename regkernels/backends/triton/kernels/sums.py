@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from regkernels.backends.triton.kernels import chunks
-from regkernels.backends.triton.kernels.columns import ABSOLUTE, SQUARE, SUMS
+from regkernels.backends.triton.kernels.columns import ABSOLUTE, GRADIENT, SQUARE, SUMS
 from regkernels.backends.triton.kernels.dtypes import widen
 
 
@@ -39,9 +39,9 @@ def add_vectors(x, VECTOR: tl.constexpr):
 
 @triton.jit
 def add_weights(lanes, w, VECTOR: tl.constexpr):
-    x = w.to(tl.float64)
+    x = tl.abs(w).to(tl.float64)  # in this order w is converted once
     return Lanes(
-        lanes.absolute + add_vectors(tl.abs(x), VECTOR),
+        lanes.absolute + add_vectors(x, VECTOR),
         lanes.square + add_vectors(x * x, VECTOR),
         lanes.nonzeros + add_vectors((x != 0).to(tl.int32), VECTOR),
         lanes.gradient,
@@ -71,7 +71,10 @@ def add_blocks(
     for block in range(begin, end):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
         w = widen(chunks.load(values, offsets, mask, WIDE), COMPUTE)
-        lanes = add_weights(lanes, w, chunks.vector(STORAGE))
+        if COLUMN == GRADIENT:
+            lanes = add_gradients(lanes, w, chunks.vector(STORAGE))
+        else:
+            lanes = add_weights(lanes, w, chunks.vector(STORAGE))
     return lanes
 
 
@@ -87,14 +90,17 @@ def reduce(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sums, per chunk of what COLUMN points to, |x| and x^2 into ``partials`` (sums, stride)."""
+    """Sums, per chunk of what COLUMN points to, into ``partials`` (sums, stride): |x| and x^2 of weights, x^2 of gradients."""
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
     lanes = no_lanes(BLOCK, chunks.vector(STORAGE))
     lanes = add_blocks(lanes, chunk, 0, full, COLUMN, STORAGE, COMPUTE, BLOCK, True)
     lanes = add_blocks(lanes, chunk, full, blocks, COLUMN, STORAGE, COMPUTE, BLOCK, False)
-    tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
-    tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
+    if COLUMN == GRADIENT:
+        tl.store(partials + chunk.index, tl.sum(lanes.gradient))
+    else:
+        tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
+        tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
 
 
 @triton.jit
@@ -134,6 +140,6 @@ def penalty(partials, out, stride: tl.int64, l1: tl.float64, l2: tl.float64, BLO
 
 @triton.jit(do_not_specialize=["stride"])
 def square_sum(partials, out, stride: tl.int64, BLOCK: tl.constexpr):
-    """Adds up all squares."""
-    lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials + SQUARE * stride, 0, stride, BLOCK)
+    """Adds up the squares of all gradients."""
+    lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials, 0, stride, BLOCK)
     tl.store(out, tl.sum(lanes))
