@@ -37,7 +37,8 @@ inline C at_most(C x, C bound) {
 // Proximal operator of t * |x|. NaN stays; x - x is +0.
 template <class C>
 inline C soft_threshold(C z, C t) {
-    return t > 0 ? z - within(z, t) : z;
+    const C p = z - within(z, t);  // outside of the selection, or compilers mask each of its operations
+    return t > 0 ? p : z;
 }
 
 // Not larger than `upper`, not smaller than `lower`, and no -0 at a bound of 0.
@@ -51,8 +52,8 @@ inline C clamp(C z, C lower, C upper) {
 template <class C>
 inline C limited(C z, C p, C largest) {
     const C taken = z - p;
-    const C clamped = within(taken, largest);
-    return __builtin_islessgreater(clamped, taken) ? z - clamped : p;  // |taken| > largest, in one comparison
+    const C q = z - within(taken, largest);
+    return __builtin_fabs(taken) > largest ? q : p;
 }
 
 // Steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for,
