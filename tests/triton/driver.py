@@ -73,24 +73,33 @@ class AbsentDevice:
 
 
 @contextmanager
+def installed(device: AbsentDevice) -> Iterator[None]:
+    """Within the block CPU tensors are taken for tensors of ``device``."""
+    before = driver._active
+    with (
+        patch.object(architectures, "of_device", lambda _: ARCHITECTURES[device.architecture]),
+        patch.object(backend, "INTERPRETED", True),  # only then are CPU tensors let through
+        backends.use("triton"),
+    ):
+        driver.set_active(device)
+        try:
+            yield
+        finally:
+            driver.set_active(before)
+
+
+@contextmanager
 def present(architecture: str, cache: str | None = None) -> Iterator[AbsentDevice]:
     """Within the block CPU tensors are taken for tensors of such a device. Nothing is computed; outputs are arbitrary.
 
     ``cache``: a folder that keeps what is compiled; None: nothing is kept.
     """
     device = AbsentDevice(architecture)
-    before = driver._active
     with (
         # A compilation of the past would hide one that fails today.
         tempfile.TemporaryDirectory() if cache is None else nullcontext(cache) as folder,
         knobs.cache.scope(),
-        patch.object(architectures, "of_device", lambda _: ARCHITECTURES[architecture]),
-        patch.object(backend, "INTERPRETED", True),  # only then are CPU tensors let through
-        backends.use("triton"),
+        installed(device),
     ):
         knobs.cache.dir = folder
-        driver.set_active(device)
-        try:
-            yield device
-        finally:
-            driver.set_active(before)
+        yield device
