@@ -14,6 +14,7 @@ import torch
 from regkernels import backends
 from regkernels.backends import extension
 from tests.support import selecting
+from tests.triton.ptx import check
 
 _PACKAGE = "regkernels"
 
@@ -32,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Penalties of weights that are rounded to nearest are tested en masse; `tests.optim.test_effects` tests what is said of them.
     config.addinivalue_line("filterwarnings", "ignore:.* rounded to nearest:UserWarning")
     config.addinivalue_line("filterwarnings", "ignore:centered=True lets:UserWarning")
+    if check.asked_for():
+        config.pluginmanager.register(check.Plugin())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

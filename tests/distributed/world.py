@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed
 
+from tests.triton.ptx import check
+
 GRACE = 3.0
 """Seconds that the other ranks have to end, or to report what they met, once one has failed."""
 
@@ -169,6 +171,8 @@ def _live(
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
         try:
+            if check.asked_for():
+                check.enter()
             function, args = _unpack(packed)
             torch.set_num_threads(1)
             torch.manual_seed(0)

@@ -92,7 +92,9 @@ class _Run:
         if not able.any():
             if self._done.all():
                 return None, None
-            raise Fault(f"{self._code.program.name}: threads wait at a barrier for others that have ended or wait elsewhere")
+            raise Fault(
+                f"{self._code.program.name}: threads wait at a barrier for others that have ended or wait elsewhere"
+            )
         block = int(self._at[able].min())
         mask = able & (self._at == block)
         return block, None if mask.all() else mask

@@ -83,7 +83,9 @@ def _body(text: str, begin: int) -> str:
     raise Unsupported("an .entry without an end")
 
 
-_STATEMENT = re.compile(r"(?P<label>\$?\w+):(?!:)|(?P<directive>\.(?:loc|file|pragma|reg)\b[^\n]*)|(?P<instruction>[^;]+);")
+_STATEMENT = re.compile(
+    r"(?P<label>\$?\w+):(?!:)|(?P<directive>\.(?:loc|file|pragma|reg)\b[^\n]*)|(?P<instruction>[^;]+);"
+)
 _INSTRUCTION = re.compile(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)")
 
 

@@ -62,7 +62,8 @@ class GlobalMemory:
 
     def __init__(self, regions: Sequence[Region], granule: int) -> None:
         """``granule``: bytes that are always touched together, a power of two."""
-        self._regions = sorted((region for region in regions if region.size), key=lambda region: region.address)
+        filled = sorted((region for region in regions if region.size), key=lambda region: region.address)
+        self._regions = [Region("nothing", 0, 0), *filled]
         for one, other in zip(self._regions, self._regions[1:], strict=False):
             if one.end > other.address:
                 raise ValueError(f"{one.name} and {other.name} overlap")
@@ -71,7 +72,7 @@ class GlobalMemory:
         self._granule = granule
         self._starts = [region.address for region in self._regions]
         counts = [region.size // granule for region in self._regions]
-        self._first = numpy.cumsum([0, *counts[:-1]], dtype=i8)
+        self._first = numpy.cumsum(counts, dtype=i8) - counts
         self._shadow = Shadow(sum(counts))
         for region, first, count in zip(self._regions, self._first, counts, strict=True):
             if region.initialised is not None:
@@ -136,6 +137,5 @@ class GlobalMemory:
         return region
 
     def _described(self, who: str, place: int, size: int) -> str:
-        near = self._regions[max(bisect_right(self._starts, place) - 1, 0)] if self._regions else None
-        about = f", at byte {place - near.address} of the {near.size} of {near.name}" if near else ""
-        return f"{who}, {size} bytes at {place:#x}{about}"
+        near = min(self._regions, key=lambda region: max(region.address - place, place - region.end))
+        return f"{who}, {size} bytes at {place:#x}, at byte {place - near.address} of the {near.size} of {near.name}"

@@ -88,9 +88,7 @@ def _rows(threads: Threads, site: int, address: Any, count: int, active: Any, of
     return [given[:, 8 * matrix + of].reshape(-1) for matrix in range(count)]
 
 
-def load_matrices(
-    threads: Threads, site: int, address: Any, active: Any, count: int, transposed: bool
-) -> list[Array]:
+def load_matrices(threads: Threads, site: int, address: Any, active: Any, count: int, transposed: bool) -> list[Array]:
     """Gives thread t elements 2 * (t % 4) and the next of row t // 4; or these of a column, where ``transposed``."""
     if not transposed:
         rows = _rows(threads, site, address, count, active, _LANES // 4)
@@ -104,9 +102,7 @@ def load_matrices(
     return [low.astype(u4) | high.astype(u4) << u4(16) for low, high in zip(*halves, strict=True)]
 
 
-def store_matrices(
-    threads: Threads, site: int, address: Any, active: Any, values: list[Any], transposed: bool
-) -> None:
+def store_matrices(threads: Threads, site: int, address: Any, active: Any, values: list[Any], transposed: bool) -> None:
     if not transposed:
         place = threads.lane % u4(4) * u4(4)
         for row, value in zip(_rows(threads, site, address, len(values), active, _LANES // 4), values, strict=True):

@@ -1,0 +1,206 @@
+"""What is run on the machine: each kernel, dtype and option that `tests.triton.compiled` compiles, on numbers and shapes that bring it
+into all of its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import regkernels as rk
+from regkernels import reference
+from tests.support import cases, engine
+from tests.support.random_numbers import placed
+from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update
+
+SIZES = (3, 2061, 1027, 8195)
+"""Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk."""
+
+MISALIGNED = 1027
+
+SHAPES = {0: [(5, 700), (2, 64), (40, 3), (3, 1)], 1: [(37, 33), (5, 2), (3, 2, 70), (3, 4, 9)]}
+"""By the dimension whose indices are groups: groups longer and shorter than a tile, more and fewer than a strip, in several runs."""
+
+Outcome = dict[str, Tensor]
+
+
+class Use(NamedTuple):
+    name: str
+    facts: tuple[Hashable, ...]
+    run: Callable[[], Outcome]
+    depends_on_sums: bool = False  # whether weights do, which the reference forms in another order
+
+    def check(self, got: Outcome, expected: Outcome) -> None:
+        """Raises where an outcome is not the reference's: in every bit, but for sums and, in float64, what depends on them."""
+        assert got.keys() == expected.keys()
+        for name, tensor in expected.items():
+            if name.startswith(("stats", "value")) or (self.depends_on_sums and tensor.dtype == torch.float64):
+                rtol = 1e-12 if tensor.dtype == torch.float64 else 1e-6
+                torch.testing.assert_close(got[name], tensor, rtol=rtol, atol=rtol * 1e-3, equal_nan=True, msg=name)
+            else:
+                engine.assert_same_bits(got[name], tensor, name)
+
+
+def _numbers(shape: Sequence[int] | int, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
+    """Returns random numbers, among them zeros, and none of them where a 16-byte load may begin if ``misaligned``."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    numel = torch.Size(shape).numel()
+    values = torch.randn(numel + 1)
+    values[1::5] = 0.0
+    return values.to(dtype)[1 if misaligned else 0 :][:numel].view(shape)
+
+
+# --- steps ---
+
+_STRENGTHS: list[dict[str, Any]] = [
+    {"lr": 0.1, "l1": 0.05, "weight_decay": 0.1},
+    {"lr": 0.03, "l1": 0.02, "weight_decay": 0.2, "weight_decay_mode": "prox"},
+    {"lr": 0.03, "l1": 0.02, "weight_decay": 0.1, "l1_mode": "subgradient", "weight_decay_mode": "coupled"},
+    {"lr": 0.0, "l1": 0.05},
+]
+"""One for each param group: each step of the specification is taken by one of them and left out by another."""
+
+
+def _step(update: Update, shapes: Sequence[Any], options: dict[str, Any]) -> Outcome:
+    torch.manual_seed(3)
+    params = [nn.Parameter(_numbers(shape, update.dtype, shape == MISALIGNED)) for shape in shapes]
+    groups = [{"params": [param], **strengths} for param, strengths in zip(params, _STRENGTHS, strict=True)]
+    if update.rule in cases.WITHOUT_METRIC:
+        groups = [{"l1_mode": "decoupled", **group, "weight_decay_mode": "decoupled"} for group in groups]
+    optimizer = engine.make(
+        update.rule,
+        groups,
+        lr=0.1,
+        param_rounding=update.rounding,
+        state_dtype=None if update.wide else torch.bfloat16,
+        seed=11,
+        **options,
+    )
+    for _ in range(2):
+        for param, shape in zip(params, shapes, strict=True):
+            param.grad = _numbers(shape, update.dtype, shape == MISALIGNED)
+        optimizer.step()
+    return engine.snapshot(optimizer)
+
+
+def _shifted_step(update: Update) -> Outcome:
+    with placed({size: [(3, size)] for size in SIZES}):
+        return _step(update, SIZES, {"stats": True})
+
+
+def _steps() -> Iterator[Use]:
+    with_sums, clipped = {"stats": True}, {"max_grad_norm": 1.0}
+    for update in [*ALWAYS, *WITH_SUMS]:
+        yield Use(f"step {_words(update)} with sums", ("step", *update), partial(_step, update, SIZES, with_sums))
+    for update in ALWAYS:
+        yield Use(f"step {_words(update)} clipped", ("clipped", *update), partial(_step, update, SIZES, clipped), True)
+    for update in SHIFTED:
+        yield Use(f"step {_words(update)} of a part", ("shifted", *update), partial(_shifted_step, update))
+    for update, dim in product(BY_GROUPS, (0, 1)):
+        options = {"stats": True, "group_l1": 0.3, "max_norm": 1.0, "group_dim": dim}
+        run = partial(_step, update, SHAPES[dim], options)
+        yield Use(f"step {_words(update)} by groups of {dim}", ("by groups", *update, dim), run, True)
+
+
+def _words(update: Update) -> str:
+    words = [update.rule, str(update.dtype)[6:], update.rounding, "" if update.wide else "narrow"]
+    return " ".join(word for word in words if word not in ("", "nearest"))
+
+
+# --- proximal operators ---
+
+
+def _operator(operator: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Outcome:
+    torch.manual_seed(5)
+    return {f"x of {size}": operator(_numbers(size, dtype, size == MISALIGNED)) for size in SIZES}
+
+
+def _attached(kind: type[torch.optim.Optimizer], dtype: torch.dtype) -> Outcome:
+    torch.manual_seed(7)
+    params = [nn.Parameter(_numbers(size, dtype, size == MISALIGNED)) for size in SIZES]
+    groups = [{"params": [param], "lr": lr} for param, lr in zip(params, (0.1, 0.2, 0.3, 0.0), strict=True)]
+    optimizer = kind(groups)
+    rk.attach_prox(optimizer, 0.1, 0.1)
+    for param in params:
+        param.grad = _numbers(param.shape, dtype)
+    optimizer.step()
+    return engine.snapshot(optimizer)
+
+
+def _operators() -> Iterator[Use]:
+    operators: dict[str, Callable[[Tensor], Tensor]] = {
+        "positive": lambda x: rk.prox.positive(x, 0.3),
+        "weighted_l1": lambda x: rk.prox.weighted_l1(x, 0.3, torch.linspace(0, 2, x.numel()).to(x.dtype)),
+    }
+    operators |= {key: partial(getattr(rk.prox, key), strength=0.3) for key in reference.family.FAMILY}
+    for key, operator in operators.items():
+        yield Use(f"prox.{key}", ("prox", key, torch.float32), partial(_operator, operator, torch.float32))
+    for dtype in cases.DTYPES:
+        shrunk = partial(_operator, lambda x: rk.prox.soft_threshold(x, 0.3), dtype)
+        yield Use(f"prox.soft_threshold {str(dtype)[6:]}", ("soft_threshold", dtype), shrunk)
+        for kind in (torch.optim.SGD, torch.optim.Adam):
+            name = f"attach_prox {kind.__name__} {str(dtype)[6:]}"
+            yield Use(name, ("attach", kind, dtype), partial(_attached, kind, dtype))
+
+
+# --- terms of the loss ---
+
+
+def _penalty(
+    penalty: Callable[[list[Tensor]], Tensor], shapes: Iterable[Any], dtypes: Iterable[torch.dtype]
+) -> Outcome:
+    torch.manual_seed(9)
+    pairs = list(product(shapes, dtypes))
+    tensors = [_numbers(shape, dtype, shape == MISALIGNED).requires_grad_() for shape, dtype in pairs]
+    for tensor in tensors:
+        tensor.retain_grad()
+    value = penalty(tensors)
+    (value * 3.0).backward()
+    gradients = {f"gradient {k} of {pairs[k]}": tensor.grad for k, tensor in enumerate(tensors)}
+    return {"value": value.detach(), **gradients}
+
+
+def _weighted(tensors: list[Tensor]) -> Tensor:
+    factors = [torch.linspace(0, 2, x.numel()).to(reference.compute_dtype(x.dtype)) for x in tensors]
+    return rk.l1_penalty(tensors, 0.7, factors)
+
+
+def _penalties() -> Iterator[Use]:
+    elastic_net = lambda tensors: rk.elastic_net_penalty(tensors, 0.3, 0.2)  # noqa: E731
+    for dtypes in ([torch.float64], [torch.float32, torch.float16, torch.bfloat16]):
+        name = " ".join(str(dtype)[6:] for dtype in dtypes)
+        yield Use(f"elastic_net_penalty {name}", ("l1, l2", *dtypes), partial(_penalty, elastic_net, SIZES, dtypes))
+    different = {"l_half": torch.float64, "log_sum": torch.bfloat16}
+    for key in reference.family.FAMILY:
+        dtype = different.get(key, torch.float32)
+        penalty = partial(getattr(rk, f"{key}_penalty"), strength=0.3)
+        yield Use(f"{key}_penalty", ("penalty", key, dtype), partial(_penalty, penalty, SIZES, [dtype]))
+    yield Use("l1_penalty with weights", ("weighted",), partial(_penalty, _weighted, SIZES, [torch.bfloat16]))
+    for dim in (0, 1):
+        penalty = partial(rk.group_l1_penalty, strength=0.7, dim=dim)
+        shapes = [*SHAPES[dim], *((90, 200), (70, 9))]
+        run = partial(_penalty, penalty, shapes, [torch.float32])
+        yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
+
+
+USES = [*_steps(), *_operators(), *_penalties()]
+
+
+def selected(uses: Sequence[Use] = USES) -> list[Use]:
+    """Returns some in which every fact of all is found; each adds the most that those before it lack."""
+    chosen: list[Use] = []
+    missing = {fact for use in uses for fact in _pairs(use)}
+    while missing:
+        best = max(uses, key=lambda use: len(missing & _pairs(use)))
+        chosen.append(best)
+        missing -= _pairs(best)
+    return chosen
+
+
+def _pairs(use: Use) -> set[Hashable]:
+    """Returns its facts; of what it is by, and its type together."""
+    return {(use.facts[0], fact) for fact in use.facts[1:]} | {use.facts[0]}
