@@ -162,6 +162,7 @@ class Kernel:
         words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
         words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
         words += ["with sums"] if constants.get("STATS") else []
+        words += ["that may be left out"] if constants.get("MAY_SKIP") else []
         return " ".join([*words, str(self.dtype).removeprefix("torch.")])
 
     def __str__(self) -> str:

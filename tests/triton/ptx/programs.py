@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from tests.triton.ptx.machine import Region, Tally, run
+from tests.triton.ptx.machine import Region, Tally, run, translated
 from tests.triton.ptx.machine.types import width
 
 Array = NDArray[Any]
@@ -39,7 +39,9 @@ def started(body: str, *arrays: Array, programs: int = 1, threads: int = THREADS
     """Runs `entry` with pointers to arrays, which may be read and written."""
     regions = [Region.of(f"array {k}", array, writable=True) for k, array in enumerate(arrays)]
     pointers = [numpy.uint64(array.ctypes.data) for array in arrays]
-    return run(entry(body, len(arrays), threads), (programs,), pointers, regions, **{"shared": 1024, **more})
+    return run(
+        translated(entry(body, len(arrays), threads)), (programs,), pointers, regions, **{"shared": 1024, **more}
+    )
 
 
 REGISTERS = {1: "%p", 16: "%rs", 32: "%r", 64: "%rd"}
@@ -73,3 +75,12 @@ def applied(opcode: str, result: str, sources: Mapping[str, tuple[str, Array]], 
     lines += [place(len(inputs), size, "%rd20", "%r2"), f"st.global.b{size} [%rd20], {target};"]
     started("\n".join(lines), *inputs, out, programs=len(out) // THREADS)
     return out
+
+
+def patterns(bits: int, seed: int) -> Array:
+    """64 words: around every power of two that sign, overflow and shifts turn on, and random ones."""
+    chosen = [0, 1, 2, 31, 32, 33, 63, 64, 0x7FFF, 0x8000, 0xFFFF, (1 << bits - 1) - 1, 1 << bits - 1, (1 << bits) - 1]
+    numbers = numpy.random.default_rng(seed)
+    some = [*numbers.permutation(numpy.array(chosen, dtype=object) % (1 << bits)), *numbers.integers(0, 1 << 16, 50)]
+    spread = [int(x) if k < 30 else int(x) * 0x9E3779B97F4A7C15 % (1 << bits) for k, x in enumerate(some)]
+    return numpy.array([x % (1 << bits) for x in spread], f"u{bits // 8}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from tests.triton.ptx.machine import Fault, Region, Unsupported, run
+from tests.triton.ptx.machine import Fault, Region, Unsupported, run, translated
 from tests.triton.ptx.programs import entry, started
 
 MINE = "mul.wide.u32 %rd9, %r0, 4; add.s64 %rd8, %rd0, %rd9;"
@@ -41,7 +41,7 @@ def test_the_last_byte_counts() -> None:
     array = words()
     region = Region("short", array.ctypes.data, 127, writable=True)
     with pytest.raises(Fault, match="thread 31 of program 0"):
-        run(entry(MINE + "st.global.b32 [%rd8], %r0;"), (1,), [numpy.uint64(array.ctypes.data)], [region])
+        run(translated(entry(MINE + "st.global.b32 [%rd8], %r0;")), (1,), [numpy.uint64(array.ctypes.data)], [region])
 
 
 def test_a_vector_is_aligned_as_a_whole() -> None:
@@ -56,7 +56,7 @@ def test_permissions_are_kept() -> None:
     for access, what in (("ld.global.b32 %r5, [%rd8];", "read"), ("st.global.b32 [%rd8], %r0;", "written")):
         region = Region.of("x", array, readable=what != "read", writable=what != "written")
         with pytest.raises(Fault, match=f"not to be {what}"):
-            run(entry(MINE + access), (1,), [numpy.uint64(array.ctypes.data)], [region])
+            run(translated(entry(MINE + access)), (1,), [numpy.uint64(array.ctypes.data)], [region])
 
 
 def test_what_was_never_written_is_not_read() -> None:
@@ -65,9 +65,11 @@ def test_what_was_never_written_is_not_read() -> None:
     known[42] = False
     region = Region.of("x", array, writable=True, initialised=known)
     read = MINE + "ld.global.b32 %r5, [%rd8];"
-    with pytest.raises(Fault, match="never written: .*thread 10 "):
-        run(entry(read), (1,), [numpy.uint64(array.ctypes.data)], [region])
-    run(entry(MINE + "st.global.b32 [%rd8], %r0;" + read), (1,), [numpy.uint64(array.ctypes.data)], [region])
+    with pytest.raises(Fault, match=r"never written: .*thread 10 "):
+        run(translated(entry(read)), (1,), [numpy.uint64(array.ctypes.data)], [region])
+    run(
+        translated(entry(MINE + "st.global.b32 [%rd8], %r0;" + read)), (1,), [numpy.uint64(array.ctypes.data)], [region]
+    )
     with pytest.raises(Fault, match="never written"):
         started("shl.b32 %r5, %r0, 2; ld.shared.b32 %r6, [%r5];")
 
@@ -89,7 +91,7 @@ def test_threads_that_no_barrier_parts_race(first: str) -> None:
     """One writes what another has read or written."""
     second = "st.shared.b32 [%r5], %r0;"
     started(NEXT + first + "bar.sync 0;" + second)
-    with pytest.raises(Fault, match="race with a (read|write)"):
+    with pytest.raises(Fault, match=r"race with a (read|write)"):
         started(NEXT + first + second)
 
 
@@ -105,7 +107,7 @@ def test_nothing_orders_programs() -> None:
     barriers = "bar.sync 0; bar.sync 0;"
     started(MINE + write + barriers + read, words(), programs=1)
     for body in (write, f"setp.eq.b32 %p1, %r1, 0; @%p1 {write} {barriers} @!%p1 {read}", f"{read} {barriers} {write}"):
-        with pytest.raises(Fault, match="race|at once"):
+        with pytest.raises(Fault, match=r"race|at once"):
             started(MINE + body, words(), programs=2)
     with pytest.raises(Fault, match="race"):  # of programs that do not run side by side
         started(MINE + f"setp.eq.b32 %p1, %r1, 40; @%p1 {write} @!%p1 {read}", words(), programs=41)
@@ -158,8 +160,8 @@ def test_a_launch_is_as_the_text_says() -> None:
     array = words()
     pointer, region = numpy.uint64(array.ctypes.data), Region.of("x", array)
     with pytest.raises(Fault, match="launched with 64 threads"):
-        run(entry(""), (1,), [pointer], [region], threads=64)
+        run(translated(entry("")), (1,), [pointer], [region], threads=64)
     with pytest.raises(Fault, match="has 8 bytes, and is given 4"):
-        run(entry(""), (1,), [numpy.uint32(1)], [region])
+        run(translated(entry("")), (1,), [numpy.uint32(1)], [region])
     with pytest.raises(ValueError, match="overlap"):
-        run(entry(""), (1,), [pointer], [region, region._replace(name="y", size=4)])
+        run(translated(entry("")), (1,), [pointer], [region, region._replace(name="y", size=4)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.triton.ptx.machine.faults import Fault
 from tests.triton.ptx.machine.regions import GlobalMemory, Region
 from tests.triton.ptx.machine.threads import Threads
-from tests.triton.ptx.machine.translation import Code, translated
+from tests.triton.ptx.machine.translation import Code
 from tests.triton.ptx.machine.types import POISON, i4
 
 AT_ONCE = 32
@@ -30,7 +30,7 @@ class Tally(NamedTuple):
 
 
 def run(
-    text: str,
+    code: Code,
     grid: Sequence[int],
     arguments: Sequence[numpy.generic],
     regions: Sequence[Region],
@@ -39,12 +39,11 @@ def run(
     shared: int = 0,
     limit: int = ENOUGH,
 ) -> Tally:
-    """Runs the entry function of ``text`` and returns what was seen.
+    """Runs the entry function of a text and returns what was seen.
 
     ``arguments``: NumPy numbers, in the order of the text; pointers are uint64. ``regions``: what memory may be touched.
     ``threads``: of each program, where the text does not say it; ``shared``: bytes of shared memory of each.
     """
-    code = translated(text)
     count = threads or code.program.threads
     if count is None or count != (code.program.threads or count):
         raise Fault(f"launched with {threads} threads, made for {code.program.threads}")

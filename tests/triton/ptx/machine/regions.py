@@ -39,6 +39,11 @@ class Region(NamedTuple):
         assert array.flags.c_contiguous
         return cls(name, array.ctypes.data, array.nbytes, **permissions)
 
+    @property
+    def bytes(self) -> Array:
+        """Returns what lies there, to be read and written."""
+        return _EVERYTHING[1][self.address - _Everything.FIRST : self.end - _Everything.FIRST]
+
 
 class _Everything:
     """All of the process's memory as one array: after an access has been checked, it needs no second look-up."""

@@ -6,8 +6,10 @@ others as the unsigned integers of their bits; one that is named in a single blo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -129,6 +131,23 @@ class Code:
         self.granules = {space: self.program.smallest_access(space) for space in ("global", "shared")}
         self.kept = [self.registers.kept_as(name) for name in self.registers.numbers]
         self._functions: dict[tuple[int, bool], Block] = {}
+
+    def replaced(self, site: int, instruction: Instruction | None) -> Code:
+        """Returns the same code with another instruction in a place, or none. It must use registers as the old one does."""
+        number = bisect_left(self.last_sites, site)
+        place = site - self.last_sites[number] + len(self.program.blocks[number]) - 1
+        changed = copy(self)
+        blocks = list(self.program.blocks)
+        new = [] if instruction is None else [instruction]
+        blocks[number] = blocks[number][:place] + new + blocks[number][place + 1 :]
+        changed.program = self.program._replace(blocks=blocks)
+        changed.sites = [*self.sites[:site], instruction or self.sites[site], *self.sites[site + 1 :]]
+        changed._bodies = list(self._bodies)
+        changed._bodies[number] = [(k, changed.sites[k]) for k, _ in self._bodies[number]]
+        changed.ends = list(self.ends)
+        changed.ends[number] = changed._end(number, blocks[number])
+        changed._functions = {key: block for key, block in self._functions.items() if key[0] != number}
+        return changed
 
     @property
     def opcodes(self) -> set[str]:

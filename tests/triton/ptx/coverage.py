@@ -1,0 +1,101 @@
+"""Says which blocks of a kernel were never run, and which predicates never seen true, or false; but for those that cannot be."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from tests.triton.ptx.machine import Code, Tally
+
+
+class Excuse(NamedTuple):
+    """Why a predicate has the same outcome always. What only another outcome leads to need not be run either."""
+
+    kernels: str  # a regular expression of names of kernels
+    guard: str  # and one of what `described` says
+    missing: bool  # the outcome that is never seen
+    why: str
+
+
+EXCUSES = [
+    Excuse(
+        ".*", "(ld|st)\\.shared.* if mov.pred .*, -1", False, "true for this number of threads; LLVM leaves it there"
+    ),
+    Excuse(
+        ".*",
+        "bra to (div|rem) if setp.ne.b64 .*, 0",
+        True,
+        "one of the numbers to divide is 2^32 or more: huge tensors",
+    ),
+    Excuse("group_.*", "bra to .* if setp.ge.s64", True, "no piece and no chunk is empty"),
+    Excuse("group_norms", "bra to .* if setp.lt.s64 .*, 1", True, "every group has a piece"),
+    Excuse("update_groups", "bra to .* if setp.gt.s64 .*, 0", False, "a run of a group has an element at least"),
+    Excuse(
+        "update_groups(?!.*may be left out)",
+        "bra to .* if setp.lt.s64 .*, 1",
+        True,
+        "groups have runs, but where a step is left out",
+    ),
+    Excuse("update lion", "bra to .* if not.pred", False, "has no metric, so nothing is divided by proximal decay"),
+    Excuse(
+        "update still", "bra to .* if setp", True, "an operator works on a fresh copy, which is aligned, with a step"
+    ),
+    Excuse("update still", "bra to .* if setp", False, "the same, where a branch is the other way around"),
+]
+
+
+def described(code: Code, site: int) -> str:
+    """Returns what a guard is before, where a jump leads to, and what its predicate is, without the numbers of registers."""
+    instruction = code.sites[site]
+    target = ""
+    if instruction.words[0] == "bra":
+        block = code.program.blocks[code.program.labels[str(instruction.operands[0])]]
+        target = f" to {block[0].words[0]}" if block else ""
+    written = [i.text for i in code.sites if i.operands and instruction.guard in str(i.operands[0]).split("|")]
+    return re.sub(r"(%[a-z]+)\d+", r"\1", f"{instruction.opcode}{target} if {' or '.join(written)}")
+
+
+def unseen(name: str, code: Code, tally: Tally) -> list[str]:
+    """Returns what is missing in a kernel."""
+    missing: list[str] = []
+    reached, pending = {0}, [0]
+
+    def excused(site: int, outcome: bool) -> bool:
+        text = described(code, site)
+        return any(
+            excuse.missing == outcome and re.match(excuse.kernels, name) and re.match(excuse.guard, text)
+            for excuse in EXCUSES
+        )
+
+    while pending:
+        number = pending.pop()
+        block, last = code.program.blocks[number], code.last_sites[number]
+        if block and not tally.blocks[number]:
+            missing.append(f"{name}: never runs `{block[0].text}` and what follows")
+        followed = {True, False}
+        for site in range(last - len(block) + 1, last + 1):
+            instruction = code.sites[site]
+            if not instruction.guard:
+                continue
+            never = {bool(k) for k in (0, 1) if not tally.guards[site][k]} if tally.blocks[number] else set()
+            # The predicate itself is what is excused, whether it is negated or not.
+            unexplained = {outcome for outcome in never if not excused(site, outcome)}
+            missing += [f"{name}: never {outcome}: {described(code, site)}" for outcome in sorted(unexplained)]
+            if site == last and instruction.words[0] == "bra":
+                followed -= never - unexplained
+        for following in _after(code, number, followed):
+            if following not in reached:
+                reached.add(following)
+                pending.append(following)
+    return missing
+
+
+def _after(code: Code, number: int, outcomes: set[bool]) -> set[int]:
+    end = code.ends[number]
+    if end.kind == "ret":
+        return set()
+    if end.kind != "bra":
+        return {number + 1}
+    if end.guard is None:
+        return {end.target}
+    return {end.target if outcome else number + 1 for outcome in outcomes}

@@ -1,0 +1,175 @@
+"""Kernels with a mistake in them, which the machine or a comparison of what they compute has to catch: tests of the checker.
+
+``python -m tests.triton.ptx.mutants [count]`` tries up to so many of each kind in each kernel of the selection.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from tests.triton.compiled import Kernel
+from tests.triton.ptx.device import Launch, RunningDevice, running
+from tests.triton.ptx.machine import Code, Fault, Tally, Unsupported, translated
+from tests.triton.ptx.machine.parsing import Instruction
+from tests.triton.ptx.uses import Use, selected
+
+
+class Mutant(NamedTuple):
+    kind: str
+    site: int
+    instruction: Instruction | None
+    text: str  # what stands in that place, if it is right
+
+
+# --- what may be wrong ---
+
+
+def barriers(code: Code) -> Iterator[Mutant]:
+    for site, instruction in enumerate(code.sites):
+        if instruction.words[0] == "bar":
+            yield Mutant("barrier", site, None, instruction.text)
+
+
+def guards(code: Code) -> Iterator[Mutant]:
+    """Of loads and stores; not those that are constant."""
+    constant = {i.operands[0] for i in code.sites if i.opcode == "mov.pred" and i.operands[1] == "-1"}
+    for site, instruction in enumerate(code.sites):
+        if instruction.guard and instruction.words[0] in ("ld", "st") and instruction.guard not in constant:
+            yield Mutant("guard", site, instruction._replace(guard=None), instruction.text)
+
+
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d+)U?")
+_FLOAT = re.compile(r"0[fFdD]([0-9a-fA-F]+)")
+
+
+def _other(constant: str) -> str:
+    """Returns the next integer, or a number that is larger by an eighth."""
+    if found := _FLOAT.fullmatch(constant):
+        size = len(found[1])
+        bits = int(found[1], 16) + (1 << (20 if size == 8 else 49))
+        return f"{constant[:2]}{bits % (1 << 4 * size):0{size}X}"
+    return str(int(constant.rstrip("U"), 0) + 1)
+
+
+def constants(code: Code) -> Iterator[Mutant]:
+    """Not those that the next instruction overwrites, as it does what inline assembly sets to zero first."""
+    for site, instruction in enumerate(code.sites):
+        after = code.sites[site + 1] if site + 1 < len(code.sites) else instruction
+        overwritten = instruction.words[0] == "mov" and instruction.operands[0] in (after.operands[:1] or ("",))[0]
+        if instruction.words[0] in ("bar", "shfl", "mov") and (instruction.words[0] != "mov" or overwritten):
+            continue
+        if instruction.opcode == "mov.pred":
+            continue
+        for place, operand in enumerate(instruction.operands):
+            if isinstance(operand, str) and (_FLOAT.fullmatch(operand) or _INTEGER.fullmatch(operand)):
+                changed = (*instruction.operands[:place], _other(operand), *instruction.operands[place + 1 :])
+                yield Mutant("constant", site, instruction._replace(operands=changed), instruction.text)
+                break
+
+
+def operands(code: Code) -> Iterator[Mutant]:
+    """Of instructions to which their order matters."""
+    for site, instruction in enumerate(code.sites):
+        words, given = instruction.words, instruction.operands
+        ordered = words[0] in ("sub", "div", "rem", "selp") or (
+            words[0] == "setp" and words[1][:2] in ("lt", "le", "gt", "ge")
+        )
+        if ordered and given[1] != given[2]:
+            swapped = (given[0], given[2], given[1], *given[3:])
+            yield Mutant("operands", site, instruction._replace(operands=swapped), instruction.text)
+
+
+KINDS: list[Callable[[Code], Iterator[Mutant]]] = [barriers, guards, constants, operands]
+
+
+def sample(found: Iterable[Mutant], count: int) -> list[Mutant]:
+    """Returns some, evenly spaced."""
+    listed = list(found)
+    return [listed[k * len(listed) // count] for k in range(count)] if len(listed) > count else listed
+
+
+# --- whether it is caught ---
+
+
+class MutatingDevice(RunningDevice):
+    """Runs each launch once more for each mutant that was not caught yet, on the same memory, and compares what is written.
+
+    Attributes:
+        count: how many mutants of each kind there are of a kernel.
+        alive: those that nothing has caught yet, by text.
+        caught: how many were.
+    """
+
+    count = 2
+
+    def __init__(self, architecture: str) -> None:
+        super().__init__(architecture)
+        self.alive: dict[str, list[Mutant]] = {}
+        self.tried: Counter[str] = Counter()
+
+    def run(self, launch: Launch) -> Tally:
+        code = translated(launch.text)
+        written = [region.bytes for region in launch.regions if region.writable]
+        before = [memory.copy() for memory in written]
+        tally = super().run(launch)
+        after = [memory.copy() for memory in written]
+        if launch.text not in self.alive:
+            self.alive[launch.text] = [m for kind in KINDS for m in sample(kind(code), self.count)]
+            self.tried.update(mutant.kind for mutant in self.alive[launch.text])
+
+        def is_caught(mutant: Mutant) -> bool:
+            for memory, values in zip(written, before, strict=True):
+                memory[:] = values
+            try:
+                launch.of(code.replaced(mutant.site, mutant.instruction), limit=4 * int(tally.blocks.sum()) + 100)
+            except (Fault, Unsupported):
+                return True
+            return any((memory != values).any() for memory, values in zip(written, after, strict=True))
+
+        self.alive[launch.text] = [mutant for mutant in self.alive[launch.text] if not is_caught(mutant)]
+        for memory, values in zip(written, after, strict=True):
+            memory[:] = values
+        return tally
+
+    def survivors(self) -> list[tuple[str, Mutant]]:
+        """Returns those that were run and not caught, with the names of their kernels."""
+        names = {kernel.asm["ptx"]: Kernel(self.architecture, kernel).name for kernel in self.compiled()}
+        found = []
+        for text, alive in self.alive.items():
+            blocks, code = self.tallies[text].blocks, translated(text)
+            for mutant in alive:
+                number = next(k for k, last in enumerate(code.last_sites) if mutant.site <= last)
+                if blocks[number]:
+                    found.append((names[text], mutant))
+                else:
+                    self.tried[mutant.kind] -= 1  # `coverage` says why it cannot be run
+        return found
+
+
+def tried(uses: Sequence[Use], count: int) -> tuple[Counter[str], list[tuple[str, Mutant]]]:
+    """Returns how many mutants of each kind there were, and those that nothing caught."""
+    with running("sm_90", MutatingDevice) as device, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        device.count = count
+        for use in uses:
+            use.run()
+        survivors = device.survivors()
+        return device.tried, survivors
+
+
+def main(count: int = 6) -> None:
+    of_each, survivors = tried(selected(), count)
+    for name, mutant in survivors:
+        print(f"not caught: {mutant.kind} of `{mutant.text}` in {name}")
+    total = of_each.total()
+    print(f"{total - len(survivors)} of {total} caught ({dict(of_each)})")
+    sys.exit(len(survivors) > 0.05 * total)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
