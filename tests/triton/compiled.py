@@ -1,6 +1,7 @@
 """Every kernel, compiled for every architecture, and what can be read in the result.
 
-``python -m tests.triton.compiled [architecture ...]`` prints a table of it; ``--cache FOLDER`` keeps what was compiled.
+``python -m tests.triton.compiled [architecture ...]`` prints a table of it; ``--cache FOLDER`` keeps what was compiled. With ``--run``
+the kernels that are PTX are run on the CPU instead.
 """
 
 from __future__ import annotations
@@ -296,7 +297,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.triton.compiled")
     parser.add_argument("architecture", nargs="*", help=f"of {', '.join(ARCHITECTURES)}; default: all")
     parser.add_argument("--cache", metavar="FOLDER", help="keep what is compiled, for TRITON_CACHE_DIR on a device")
+    parser.add_argument("--run", action="store_true", help="run the PTX of NVIDIA's architectures on the CPU instead")
     options = parser.parse_args(arguments)
+    if options.run:
+        from tests.triton.ptx import everything  # which imports this module
+
+        everything.main(options.architecture)
     found = table(options.architecture or list(ARCHITECTURES), options.cache)
     Console(width=None if sys.stdout.isatty() else 160).print(found)
 

@@ -28,6 +28,7 @@ EXCUSES = [
         "one of the numbers to divide is 2^32 or more: huge tensors",
     ),
     Excuse("group_.*", "bra to .* if setp.ge.s64", True, "no piece and no chunk is empty"),
+    Excuse("add_totals", "bra to .* if setp.lt.s32 .*, 1", True, "there is a launch"),
     Excuse("group_norms", "bra to .* if setp.lt.s64 .*, 1", True, "every group has a piece"),
     Excuse("update_groups", "bra to .* if setp.gt.s64 .*, 0", False, "a run of a group has an element at least"),
     Excuse(
@@ -36,6 +37,7 @@ EXCUSES = [
         True,
         "groups have runs, but where a step is left out",
     ),
+    Excuse("update_groups", "bra to add if setp.lt.s64 .*, 1", True, "a run of a group has an element at least"),
     Excuse("update lion", "bra to .* if not.pred", False, "has no metric, so nothing is divided by proximal decay"),
     Excuse(
         "update still", "bra to .* if setp", True, "an operator works on a fresh copy, which is aligned, with a step"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tests.triton.compiled import Kernel
 from tests.triton.ptx.device import Launch, RunningDevice, running
 from tests.triton.ptx.machine import Code, Fault, Tally, Unsupported, translated
-from tests.triton.ptx.machine.parsing import Instruction
+from tests.triton.ptx.machine.parsing import ENDS, Instruction
 from tests.triton.ptx.uses import Use, selected
 
 
@@ -48,22 +48,32 @@ _FLOAT = re.compile(r"0[fFdD]([0-9a-fA-F]+)")
 
 
 def _other(constant: str) -> str:
-    """Returns the next integer, or a number that is larger by an eighth."""
+    """Returns the next integer; a number that is larger by an eighth, or 1 instead of 0."""
     if found := _FLOAT.fullmatch(constant):
         size = len(found[1])
+        if not int(found[1], 16):
+            return f"{constant[:2]}{'3F800000' if size == 8 else '3FF0000000000000'}"
         bits = int(found[1], 16) + (1 << (20 if size == 8 else 49))
         return f"{constant[:2]}{bits % (1 << 4 * size):0{size}X}"
     return str(int(constant.rstrip("U"), 0) + 1)
 
 
+def _is_overwritten(code: Code, site: int) -> bool:
+    """Tells whether the next instruction that names a register writes it, as one does after inline assembly has set it to 0."""
+    register = str(code.sites[site].operands[0])
+    for after in code.sites[site + 1 :]:
+        if after.words[0] in ENDS:
+            return False
+        if re.search(rf"{register}\b", after.text):
+            return after.guard is None and not re.search(rf"{register}\b.*{register}\b|\[.*{register}\b", after.text)
+    return False
+
+
 def constants(code: Code) -> Iterator[Mutant]:
-    """Not those that the next instruction overwrites, as it does what inline assembly sets to zero first."""
+    """Not those that are never looked at, nor those that say which threads of a warp take part."""
     for site, instruction in enumerate(code.sites):
-        after = code.sites[site + 1] if site + 1 < len(code.sites) else instruction
-        overwritten = instruction.words[0] == "mov" and instruction.operands[0] in (after.operands[:1] or ("",))[0]
-        if instruction.words[0] in ("bar", "shfl", "mov") and (instruction.words[0] != "mov" or overwritten):
-            continue
-        if instruction.opcode == "mov.pred":
+        name = instruction.words[0]
+        if name in (*ENDS, "shfl", "redux") or (name == "mov" and _is_overwritten(code, site)):
             continue
         for place, operand in enumerate(instruction.operands):
             if isinstance(operand, str) and (_FLOAT.fullmatch(operand) or _INTEGER.fullmatch(operand)):

@@ -23,8 +23,9 @@ from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update
 
 MISALIGNED = 5003
 
-SIZES = (3, 2061, MISALIGNED, 8195)
-"""Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk."""
+SIZES = (3, 2061, MISALIGNED, 8195, 4107, 530, 1030, 262)
+"""Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk; then of each
+kernel and type a single block and a rest."""
 
 SHAPES = {
     0: [(5, 700), (2, 64), (2, 70), (3, 65), (40, 3), (3, 1), (33, 5), (2, 33)],
@@ -75,12 +76,21 @@ _STRENGTHS: list[dict[str, Any]] = [
 """One for each param group: each step of the specification is taken by one of them and left out by another."""
 
 
-def _step(update: Update, shapes: Sequence[Any], options: dict[str, Any]) -> Outcome:
+def _step(update: Update, by_groups: bool, options: dict[str, Any]) -> Outcome:
     """Takes two steps, and between them one that is left out where the ``options`` say that it may be."""
     torch.manual_seed(3)
     skips = "skip_nonfinite" in options
+    shapes: list[Any] = [*SHAPES[0], *SHAPES[1]] if by_groups else list(SIZES)
     params = [nn.Parameter(_numbers(shape, update.dtype, shape == MISALIGNED)) for shape in shapes]
-    groups = [{"params": params[k :: len(_STRENGTHS)], **strengths} for k, strengths in enumerate(_STRENGTHS)]
+    count = len(_STRENGTHS)
+    groups = [{"params": params[k::count], **strengths} for k, strengths in enumerate(_STRENGTHS)]
+    if by_groups:
+        of_dim = [(dim, params[dim * len(params) // 2 :][: len(params) // 2]) for dim in (0, 1)]
+        groups = [
+            {"params": half[k::count], **strengths, "group_dim": dim, "group_l1": 0.3, "max_norm": 1.0}
+            for dim, half in of_dim
+            for k, strengths in enumerate(_STRENGTHS)
+        ]
     if update.rule in cases.WITHOUT_METRIC:
         groups = [{"l1_mode": "decoupled", **group, "weight_decay_mode": "decoupled"} for group in groups]
     optimizer = engine.make(
@@ -103,27 +113,27 @@ def _step(update: Update, shapes: Sequence[Any], options: dict[str, Any]) -> Out
 
 def _shifted_step(update: Update) -> Outcome:
     with placed({size: [(3, size)] for size in SIZES}):
-        return _step(update, SIZES, {"stats": True})
+        return _step(update, False, {"stats": True})
 
 
 def _steps() -> Iterator[Use]:
     with_sums, clipped = {"stats": True}, {"max_grad_norm": 1.0}
     for update in [*ALWAYS, *WITH_SUMS]:
-        yield Use(f"step {_words(update)} with sums", ("step", *update), partial(_step, update, SIZES, with_sums))
+        yield Use(f"step {_words(update)} with sums", ("step", *update), partial(_step, update, False, with_sums))
     for update in ALWAYS:
-        yield Use(f"step {_words(update)} clipped", ("clipped", *update), partial(_step, update, SIZES, clipped), True)
+        yield Use(
+            f"step {_words(update)} clipped", ("clipped", update.dtype), partial(_step, update, False, clipped), True
+        )
     for update in (Update("adam", torch.float32), Update("adam", torch.bfloat16, "stochastic")):
         options = {"stats": True, "skip_nonfinite": True}
-        yield Use(f"step {_words(update)} left out", ("left out", *update), partial(_step, update, SIZES, options))
-        options = {**options, "group_l1": 0.3, "group_dim": 1}
-        run = partial(_step, update, SHAPES[1], options)
+        yield Use(f"step {_words(update)} left out", ("left out", *update), partial(_step, update, False, options))
+        run = partial(_step, update, True, options)
         yield Use(f"step {_words(update)} by groups left out", ("by groups left out", *update), run, True)
     for update in SHIFTED:
-        yield Use(f"step {_words(update)} of a part", ("shifted", *update), partial(_shifted_step, update))
-    for update, dim in product(BY_GROUPS, (0, 1)):
-        options = {"stats": True, "group_l1": 0.3, "max_norm": 1.0, "group_dim": dim}
-        run = partial(_step, update, SHAPES[dim], options)
-        yield Use(f"step {_words(update)} by groups of {dim}", ("by groups", *update, dim), run, True)
+        yield Use(f"step {_words(update)} of a part", ("shifted", *update[1:]), partial(_shifted_step, update))
+    for update in BY_GROUPS:
+        run = partial(_step, update, True, with_sums)
+        yield Use(f"step {_words(update)} by groups", ("by groups", *update[1:]), run, True)
 
 
 def _words(update: Update) -> str:
@@ -142,7 +152,8 @@ def _operator(operator: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Outco
 def _attached(kind: type[torch.optim.Optimizer], dtype: torch.dtype) -> Outcome:
     torch.manual_seed(7)
     params = [nn.Parameter(_numbers(size, dtype, size == MISALIGNED)) for size in SIZES]
-    groups = [{"params": [param], "lr": lr} for param, lr in zip(params, (0.0, 0.1, 0.2, 0.3), strict=True)]
+    numbers = zip(params, (0.0, 0.1, 0.2, 0.3) * 2, (0.1, 0.0, 0.1, 0.1) * 2, strict=True)
+    groups = [{"params": [param], "lr": lr, "prox_weight_decay": decay} for param, lr, decay in numbers]
     optimizer = kind(groups)
     rk.attach_prox(optimizer, 0.1, 0.1)
     for param in params:
@@ -216,7 +227,7 @@ def _second_stage(kernel: Any, weights: Sequence[float], dtype: torch.dtype, *nu
     """Adds the rows of partial sums, each times its weight."""
     torch.manual_seed(13)
     found: Outcome = {}
-    for chunks in (_CHUNKS, 0):
+    for chunks in (_CHUNKS, 1, 0):
         partials = torch.randn(len(weights), chunks, dtype=torch.float64)
         out = torch.zeros((), dtype=dtype)
         if backends.name() == "reference":
