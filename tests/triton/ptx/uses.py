@@ -196,7 +196,7 @@ def _penalty(
 
 
 def _weighted(tensors: list[Tensor]) -> Tensor:
-    factors = [torch.linspace(0, 2, x.numel()).to(reference.compute_dtype(x.dtype)) for x in tensors]
+    factors = [(torch.arange(x.numel()) % 3 / 2).to(reference.compute_dtype(x.dtype)) for x in tensors]  # 0, 1/2 and 1
     return rk.l1_penalty(tensors, 0.7, factors)
 
 
@@ -257,8 +257,9 @@ def _second_stages() -> Iterator[Use]:
     yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (0.0, 1.0), torch.float64))
     for dtype in (torch.float32, torch.float64):
         name = str(dtype)[6:]
-        run = partial(_second_stage, sums.penalty, (0.3, 0.2), dtype, 0.3, 0.2)
-        yield Use(f"penalty {name}", ("second stage of penalty", dtype), run)
+        for l1, l2 in ((1.0, 0.2), (0.3, 1.0)):
+            run = partial(_second_stage, sums.penalty, (l1, l2), dtype, l1, l2)
+            yield Use(f"penalty {name} {l1} {l2}", ("second stage of penalty", dtype, l1), run)
         run = partial(_second_stage, values.total, (0.7,), dtype, 0.7)
         yield Use(f"total {name}", ("total", dtype), run)
 
