@@ -73,7 +73,7 @@ docs: $(TOOLS) ## build the documentation (ARGS=serve: show it at http://127.0.0
 gpu: ## on a machine with a GPU: install for python3 itself (no .venv), measure and test there (ARGS="bench", "tests -k name")
 	@PYTHON='$(PYTHON)' sh tests/gpu/run.sh $(ARGS)
 
-kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942")
+kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942"; ARGS=--run: run their PTX on the CPU)
 	@$(BIN)/python -m tests.triton.compiled $(ARGS)
 
 format: $(TOOLS) ## rewrite the sources the way `make lint` wants them

@@ -12,6 +12,7 @@ from tests import ROOT
 
 LONG = (
     "tests/triton/test_generated_code.py",
+    "tests/triton/ptx/",
     "tests/distributed/",
     "tests/docs/test_gpt",
     "tests/interpreted/",
