@@ -6,4 +6,4 @@ import importlib.util
 import os
 
 if os.environ.get("TRITON_INTERPRET") or importlib.util.find_spec("triton") is None:
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*.py", *(f"ptx/test_{name}.py" for name in ("bits", "check", "mutants"))]

@@ -56,12 +56,15 @@ class Use(NamedTuple):
                 engine.assert_same_bits(got[name], tensor, name)
 
 
-def _numbers(shape: Sequence[int] | int, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
-    """Returns random numbers, among them zeros, and none of them where a 16-byte load may begin if ``misaligned``."""
+def _numbers(shape: Sequence[int] | int, dtype: torch.dtype, misaligned: bool = False, special: bool = False) -> Tensor:
+    """Returns random numbers, among them zeros, and none of them where a 16-byte load may begin if ``misaligned``. ``special``: and
+    infinities and NaN, at every place of a vector."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     numel = torch.Size(shape).numel()
     values = torch.randn(numel + 1)
     values[1::5] = 0.0
+    if special:
+        values[::7], values[3::11], values[5::13] = torch.nan, torch.inf, -torch.inf
     return values.to(dtype)[1 if misaligned else 0 :][:numel].view(shape)
 
 
@@ -91,6 +94,7 @@ def _step(update: Update, by_groups: bool, options: dict[str, Any]) -> Outcome:
             for dim, half in of_dim
             for k, strengths in enumerate(_STRENGTHS)
         ]
+        groups[count]["weight_decay_mode"] = "cautious"
     if update.rule in cases.WITHOUT_METRIC:
         groups = [{"l1_mode": "decoupled", **group, "weight_decay_mode": "decoupled"} for group in groups]
     optimizer = engine.make(
@@ -146,7 +150,7 @@ def _words(update: Update) -> str:
 
 def _operator(operator: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Outcome:
     torch.manual_seed(5)
-    return {f"x of {size}": operator(_numbers(size, dtype, size == MISALIGNED)) for size in SIZES}
+    return {f"x of {size}": operator(_numbers(size, dtype, size == MISALIGNED, True)) for size in SIZES}
 
 
 def _attached(kind: type[torch.optim.Optimizer], dtype: torch.dtype) -> Outcome:
@@ -182,11 +186,14 @@ def _operators() -> Iterator[Use]:
 
 
 def _penalty(
-    penalty: Callable[[list[Tensor]], Tensor], shapes: Iterable[Any], dtypes: Iterable[torch.dtype]
+    penalty: Callable[[list[Tensor]], Tensor],
+    shapes: Iterable[Any],
+    dtypes: Iterable[torch.dtype],
+    special: bool = False,
 ) -> Outcome:
     torch.manual_seed(9)
     pairs = list(product(shapes, dtypes))
-    tensors = [_numbers(shape, dtype, shape == MISALIGNED).requires_grad_() for shape, dtype in pairs]
+    tensors = [_numbers(shape, dtype, shape == MISALIGNED, special).requires_grad_() for shape, dtype in pairs]
     for tensor in tensors:
         tensor.retain_grad()
     value = penalty(tensors)
@@ -210,7 +217,11 @@ def _penalties() -> Iterator[Use]:
         dtype = different.get(key, torch.float32)
         penalty = partial(getattr(rk, f"{key}_penalty"), strength=0.3)
         yield Use(f"{key}_penalty", ("penalty", key, dtype), partial(_penalty, penalty, SIZES, [dtype]))
-    yield Use("l1_penalty with weights", ("weighted",), partial(_penalty, _weighted, SIZES, [torch.bfloat16]))
+    for name, special in (("", False), (" at NaN", True)):
+        run = partial(_penalty, _weighted, SIZES, [torch.bfloat16], special)
+        yield Use(f"l1_penalty with weights{name}", ("weighted", special), run)
+        run = partial(_penalty, elastic_net, SIZES, [torch.float64], special)
+        yield Use(f"elastic_net_penalty float64{name}", ("l1, l2", torch.float64, special), run)
     for dim in (0, 1):
         penalty = partial(rk.group_l1_penalty, strength=0.7, dim=dim)
         shapes = [*SHAPES[dim], *((90, 200), (70, 9), (2, 70000) if dim == 0 else (3000, 3))]
