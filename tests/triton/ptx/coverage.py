@@ -42,6 +42,7 @@ EXCUSES = [
     Excuse(
         "update still", "bra to .* if setp", True, "an operator works on a fresh copy, which is aligned, with a step"
     ),
+    Excuse("update still", "bra to .* if not.pred", False, "no proximal decay follows the operators of the penalties"),
     Excuse("update still", "bra to .* if setp", False, "the same, where a branch is the other way around"),
 ]
 

@@ -23,9 +23,9 @@ from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update
 
 MISALIGNED = 5003
 
-SIZES = (3, 2061, MISALIGNED, 8195, 4107, 530, 1030, 262)
-"""Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk; then of each
-kernel and type a single block and a rest."""
+SIZES = (3, 2061, MISALIGNED, 12299, 4107, 530, 1030, 262)
+"""Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk, in both of which
+there are blocks; then of each kernel and type a single block and a rest."""
 
 SHAPES = {
     0: [(5, 700), (2, 64), (2, 70), (3, 65), (40, 3), (3, 1), (33, 5), (2, 33)],
