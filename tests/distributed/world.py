@@ -171,8 +171,6 @@ def _live(
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
         try:
-            if check.asked_for():
-                check.enter()
             function, args = _unpack(packed)
             torch.set_num_threads(1)
             torch.manual_seed(0)
@@ -185,7 +183,8 @@ def _live(
                 world_size=world_size,
                 timeout=timedelta(seconds=patience),
             )
-            answer = _pack((True, function(rank, *args)))
+            with check.entered():
+                answer = _pack((True, function(rank, *args)))
         except BaseException:
             answer = _pack((False, f"raised\n{traceback.format_exc()}"))
         answers.send_bytes(answer)

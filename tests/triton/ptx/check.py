@@ -6,10 +6,14 @@ Triton is imported when first needed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tempfile
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,6 +70,8 @@ def _too_new() -> str | None:
 
 
 _entered = ExitStack()
+_FOLDER = f"{VARIABLE}_COUNTS"
+"""The variable by which other processes, such as ranks, know where to leave what they have launched."""
 
 
 def enter() -> RunningDevice:
@@ -76,6 +82,18 @@ def enter() -> RunningDevice:
     return _entered.enter_context(running(architecture))
 
 
+@contextmanager
+def entered() -> Iterator[None]:
+    """Does so within the block, in a process that tests have started, if it was asked for."""
+    if not asked_for():
+        yield
+        return
+    device = enter()
+    yield
+    if folder := os.environ.get(_FOLDER):
+        Path(folder, str(os.getpid())).write_text(json.dumps(device.counts))
+
+
 class Plugin:
     """Counts what is launched, and fails a run that launched nothing: tests that do not know of the device would pass."""
 
@@ -83,12 +101,16 @@ class Plugin:
         self._device = enter()
         self._launches: Counter[str] = Counter()
         self._ran = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="launches-")
+        os.environ[_FOLDER] = self._folder.name
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._ran += report.when == "call"
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self._launches.update(self._device.counts)
+        for left in Path(self._folder.name).iterdir():
+            self._launches.update(json.loads(left.read_text()))
         if hasattr(session.config, "workeroutput"):  # in a process of pytest-xdist
             session.config.workeroutput[VARIABLE] = dict(self._launches)
         elif self._ran and not self._launches and session.exitstatus == pytest.ExitCode.OK:
@@ -107,3 +129,4 @@ class Plugin:
 
     def pytest_unconfigure(self) -> None:
         _entered.close()
+        self._folder.cleanup()

@@ -30,8 +30,9 @@ class Mutant(NamedTuple):
 
 
 def barriers(code: Code) -> Iterator[Mutant]:
+    """One of two that stand side by side is enough."""
     for site, instruction in enumerate(code.sites):
-        if instruction.words[0] == "bar":
+        if instruction.words[0] == "bar" and "bar" not in (code.sites[k].words[0] for k in (site - 1, site + 1)):
             yield Mutant("barrier", site, None, instruction.text)
 
 
@@ -131,7 +132,6 @@ EXCUSES = [
     Excuse("constant", "group_norms", "mov.b64 .*, 0d0+", True, "beyond the last group, whose norm is not stored"),
     Excuse("guard", ".*", "ld.shared", True, "a thread that reads too much does not look at it"),
     Excuse("operands", "proximal", "sub.rn", True, "of the difference the magnitude is compared"),
-    Excuse("barrier", "update_groups", "bar.sync", True, "another barrier parts the same threads"),
     Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", False, "the end of a tail that no size here has"),
     Excuse("constant", "update_groups", "(setp|selp)[.].*f(32|64)", False, "an option that no group here has"),
     Excuse("operands", "update_groups", "(setp|selp|sub)[.].*f(32|64)", False, "the same"),

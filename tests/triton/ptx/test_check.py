@@ -16,6 +16,7 @@ from tests.triton.ptx import check
 def _asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(check.VARIABLE, "ptx")
     monkeypatch.setenv(backends.VARIABLE, "triton")
+    monkeypatch.setenv(check._FOLDER, "")  # restored afterwards
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
@@ -73,6 +74,16 @@ def test_a_run_that_launches_nothing_fails(
     plugin.pytest_runtest_logreport(report)
     plugin.pytest_sessionfinish(session)  # type: ignore[arg-type]
     assert session.exitstatus == status
+
+
+def test_launches_of_ranks_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "enter", lambda: SimpleNamespace(counts={"reduce": 5}, architecture="sm_90"))
+    plugin = check.Plugin()
+    with check.entered():  # as a rank does in a process of its own
+        pass
+    session = SimpleNamespace(config=SimpleNamespace(workeroutput={}), exitstatus=pytest.ExitCode.OK)
+    plugin.pytest_sessionfinish(session)  # type: ignore[arg-type]
+    assert session.config.workeroutput == {check.VARIABLE: {"reduce": 10}}
 
 
 def test_launches_of_other_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
