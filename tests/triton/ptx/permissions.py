@@ -14,24 +14,26 @@ from regkernels.table import segments
 from tests.triton.ptx.machine import Region
 
 WRITTEN = {
-    "update": {"partials"},
-    "update_groups": {"partials"},
-    "reduce": {"partials"},
-    "reduce_value": {"partials"},
-    "reduce_weighted": {"partials"},
-    "add_totals": {"totals"},
-    "penalty": {"out"},
-    "square_sum": {"out"},
-    "total": {"out"},
-    "group_squares": {"partials"},
-    "group_norms": {"totals"},
-    "elementwise": set(),
-    "slope": set(),
-    "slope_weighted": set(),
-    "proximal": set(),
-    "group_gradient": set(),
+    "update": {"partials": "w"},
+    "update_resident": {"partials": "w"},
+    "update_groups": {"partials": "w", "scratch": "rw"},
+    "reduce": {"partials": "w"},
+    "reduce_value": {"partials": "w"},
+    "reduce_weighted": {"partials": "w"},
+    "add_totals": {"totals": "w"},
+    "penalty": {"out": "w"},
+    "square_sum": {"out": "w"},
+    "total": {"out": "w"},
+    "group_squares": {"partials": "w"},
+    "group_norms": {"totals": "w"},
+    "elementwise": {},
+    "slope": {},
+    "slope_weighted": {},
+    "proximal": {},
+    "group_gradient": {},
 }
-"""The arguments through which a kernel writes; it reads through all others. A kernel that is not listed may do both."""
+"""The arguments through which a kernel writes, or reads and writes; it reads through all others. A kernel that is not listed may do
+both."""
 
 UNKNOWN = 0x7FF4_DEAD_BEEF_0001
 """Bits of a float64 that stand for what was never written; no computation makes them."""
@@ -65,7 +67,7 @@ def regions(kernel: str, arguments: Mapping[str, Any], constants: Mapping[str, A
 
 def _of_tensor(kernel: str, name: str, tensor: Tensor) -> Region:
     known = None
-    written = WRITTEN.get(kernel)
+    allowed = WRITTEN[kernel].get(name, "r") if kernel in WRITTEN else "rw"
     if tensor.dtype == torch.float64 and tensor.is_contiguous():
         bits = tensor.detach().reshape(-1).view(torch.int64).numpy()
         if (bits == UNKNOWN).any():
@@ -74,8 +76,8 @@ def _of_tensor(kernel: str, name: str, tensor: Tensor) -> Region:
         name,
         tensor.data_ptr(),
         tensor.numel() * tensor.element_size(),
-        readable=written is None or name not in written,
-        writable=written is None or name in written,
+        readable="r" in allowed,
+        writable="w" in allowed,
         initialised=known,
     )
 
@@ -88,7 +90,7 @@ def _buffers(kernel: str, constants: Mapping[str, Any]) -> Iterator[_Buffer]:
     """Yields what a kernel reads and writes of each segment."""
     storage, compute = _size(constants["STORAGE"]), _size(constants["COMPUTE"])
     match kernel:
-        case "update" | "update_groups":
+        case "update" | "update_resident" | "update_groups":
             yield _Buffer(segments.WEIGHT, storage, True, True)
             yield _Buffer(segments.GRADIENT, storage, True, False)
             for state in range(constants["STATES"]):

@@ -27,12 +27,14 @@ SIZES = (3, 2061, MISALIGNED, 12299, 4107, 530, 1030, 262)
 """Of weights: less than a block; some blocks and a rest; the same, not at a multiple of 16 bytes; more than a chunk, in both of which
 there are blocks; then of each kernel and type a single block and a rest."""
 
-SHAPES = {
-    0: [(5, 700), (2, 64), (2, 70), (3, 65), (40, 3), (3, 1), (33, 5), (2, 33)],
+SHAPES = {0: [(5, 104), (70, 72), (9, 128), (65, 104)], 1: [(5, 104), (37, 40), (300, 8), (2, 16)]}
+"""By the dimension whose indices are groups: rows that a program holds, and columns of which it has many at a time."""
+
+OTHER_SHAPES = {
+    0: [(5, 700), (2, 64), (3, 65), (2, 66_000), (40, 3), (3, 5000), (33, 5), (2, 33)],
     1: [(9, 2, 70), (2, 3, 64), (1, 4, 600), (2, 1, 70), (37, 33), (5, 2), (3, 4, 9), (2, 4, 40)],
 }
-"""By the dimension whose indices are groups: groups longer and shorter than a tile, more and fewer than a strip, in several runs.
-Of the first four a program has one group, of the others many."""
+"""Groups of every other kind: in several runs, shared by programs, and where no 16 bytes can be moved at a time."""
 
 Outcome = dict[str, Tensor]
 
@@ -79,15 +81,15 @@ _STRENGTHS: list[dict[str, Any]] = [
 """One for each param group: each step of the specification is taken by one of them and left out by another."""
 
 
-def _step(update: Update, by_groups: bool, options: dict[str, Any]) -> Outcome:
+def _step(update: Update, by_dim: dict[int, list[Any]] | None, options: dict[str, Any]) -> Outcome:
     """Takes two steps, and between them one that is left out where the ``options`` say that it may be."""
     torch.manual_seed(3)
     skips = "skip_nonfinite" in options
-    shapes: list[Any] = [*SHAPES[0], *SHAPES[1]] if by_groups else list(SIZES)
+    shapes: list[Any] = list(SIZES) if by_dim is None else [*by_dim[0], *by_dim[1]]
     params = [nn.Parameter(_numbers(shape, update.dtype, shape == MISALIGNED)) for shape in shapes]
     count = len(_STRENGTHS)
     groups = [{"params": params[k::count], **strengths} for k, strengths in enumerate(_STRENGTHS)]
-    if by_groups:
+    if by_dim is not None:
         of_dim = [(dim, params[dim * len(params) // 2 :][: len(params) // 2]) for dim in (0, 1)]
         groups = [
             {"params": half[k::count], **strengths, "group_dim": dim, "group_l1": 0.3, "max_norm": 1.0}
@@ -117,27 +119,31 @@ def _step(update: Update, by_groups: bool, options: dict[str, Any]) -> Outcome:
 
 def _shifted_step(update: Update) -> Outcome:
     with placed({size: [(3, size)] for size in SIZES}):
-        return _step(update, False, {"stats": True})
+        return _step(update, None, {"stats": True})
 
 
 def _steps() -> Iterator[Use]:
     with_sums, clipped = {"stats": True}, {"max_grad_norm": 1.0}
     for update in [*ALWAYS, *WITH_SUMS]:
-        yield Use(f"step {_words(update)} with sums", ("step", *update), partial(_step, update, False, with_sums))
+        yield Use(f"step {_words(update)} with sums", ("step", *update), partial(_step, update, None, with_sums))
     for update in ALWAYS:
         yield Use(
-            f"step {_words(update)} clipped", ("clipped", update.dtype), partial(_step, update, False, clipped), True
+            f"step {_words(update)} clipped", ("clipped", update.dtype), partial(_step, update, None, clipped), True
         )
     for update in (Update("adam", torch.float32), Update("adam", torch.bfloat16, "stochastic")):
         options = {"stats": True, "skip_nonfinite": True}
-        yield Use(f"step {_words(update)} left out", ("left out", *update), partial(_step, update, False, options))
-        run = partial(_step, update, True, options)
+        yield Use(f"step {_words(update)} left out", ("left out", *update), partial(_step, update, None, options))
+        run = partial(_step, update, SHAPES, options)
         yield Use(f"step {_words(update)} by groups left out", ("by groups left out", *update), run, True)
     for update in SHIFTED:
         yield Use(f"step {_words(update)} of a part", ("shifted", *update[1:]), partial(_shifted_step, update))
     for update in BY_GROUPS:
-        run = partial(_step, update, True, with_sums)
+        run = partial(_step, update, SHAPES, with_sums)
         yield Use(f"step {_words(update)} by groups", ("by groups", *update[1:]), run, True)
+    for rule in ("adam", "sgd"):
+        update = Update(rule, torch.float32)
+        run = partial(_step, update, OTHER_SHAPES, with_sums)
+        yield Use(f"step {_words(update)} by other groups", ("by other groups", rule), run, True)
 
 
 def _words(update: Update) -> str:
@@ -224,7 +230,7 @@ def _penalties() -> Iterator[Use]:
         yield Use(f"elastic_net_penalty float64{name}", ("l1, l2", torch.float64, special), run)
     for dim in (0, 1):
         penalty = partial(rk.group_l1_penalty, strength=0.7, dim=dim)
-        shapes = [*SHAPES[dim], *((90, 200), (70, 9), (2, 70000) if dim == 0 else (3000, 3))]
+        shapes = [*OTHER_SHAPES[dim], *((90, 200), (70, 9), (2, 70000) if dim == 0 else (3000, 3))]
         run = partial(_penalty, penalty, shapes, [torch.float32])
         yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
 
@@ -265,7 +271,7 @@ def _totals() -> Outcome:
 
 def _second_stages() -> Iterator[Use]:
     yield Use("add_totals", ("add_totals",), _totals)
-    yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (0.0, 1.0), torch.float64))
+    yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (1.0,), torch.float64))
     for dtype in (torch.float32, torch.float64):
         name = str(dtype)[6:]
         for l1, l2 in ((1.0, 0.2), (0.3, 1.0)):

@@ -52,6 +52,21 @@ def access(c: Context) -> Effect:
     return Effect([], f"{_SPACES[space]}.store(T, {c.site}, {address}, A, {bits}, [{given}])")
 
 
+@translates("cp")
+def copy(c: Context) -> Effect:
+    match c.words[1:]:
+        case ["async", "commit_group"]:
+            return Effect([], "T.copies.commit(A)")
+        case ["async", "wait_group"]:
+            return Effect([], f"T.copies.wait(T, A, {int(c.register())})")
+        case ["async", "ca" | "cg", "shared", "global"]:
+            target, source = _address(c, c.operands[0], "shared"), _address(c, c.operands[1], "global")
+            size = int(c.register(2), 0)
+            filled = c.read(3, "b32") if len(c.operands) > 3 else size
+            return Effect([], f"T.copies.start(T, {c.site}, {target}, {source}, A, {size}, {filled})")
+    raise c.unsupported()
+
+
 def _parameter(c: Context) -> Effect:
     address = c.operands[1]
     if not isinstance(address, Address) or address.offset or len(c.words) != 3:

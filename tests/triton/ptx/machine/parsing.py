@@ -52,7 +52,8 @@ class Program(NamedTuple):
         """Returns the bytes of the smallest word that is read from or written to a state space."""
         of_space = [i.words for i in self.instructions if i.words[0] in ("ld", "st") and i.words[1] == space]
         sizes = [int(words[-1][1:]) // 8 for words in of_space]
-        return min([*sizes, 2 if any(i.words[0] in ("ldmatrix", "stmatrix") for i in self.instructions) else 16])
+        others = {"ldmatrix": 2, "stmatrix": 2, "cp": 4}
+        return min([16, *sizes, *(others.get(i.words[0], 16) for i in self.instructions)])
 
 
 def parse(text: str) -> Program:

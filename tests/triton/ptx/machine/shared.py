@@ -42,8 +42,12 @@ class SharedMemory:
                 which = threads.named(site, lanes, int(differ.argmax()))
                 raise Fault(f"several threads write different values into one place of shared memory: {which}")
 
+    def reserve(self, threads: Threads, site: int, address: Array, active: Any, size: int) -> None:
+        """Notes that something is on its way there: nobody else may touch it, and nobody may read it."""
+        self._checked(threads, site, address, active, size, writes=True, arrives=False)
+
     def _checked(
-        self, threads: Threads, site: int, address: Array, active: Any, size: int, writes: bool
+        self, threads: Threads, site: int, address: Array, active: Any, size: int, writes: bool, arrives: bool = True
     ) -> tuple[Any, Array]:
         lanes = threads.chosen(active)
         place = address[lanes].astype(i8)
@@ -57,4 +61,6 @@ class SharedMemory:
         place += lanes // self._threads * self._stride
         touched = (place // self._granule)[:, None] + numpy.arange(size // self._granule)
         (self._shadow.write if writes else self._shadow.read)(touched, threads.who(lanes), where)
+        if not arrives:
+            self._shadow.initialised[touched] = False
         return lanes, place

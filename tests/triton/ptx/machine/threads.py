@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from tests.triton.ptx.machine.copies import Copies
 from tests.triton.ptx.machine.regions import GlobalMemory
 from tests.triton.ptx.machine.shadow import Who
 from tests.triton.ptx.machine.shared import SharedMemory
@@ -37,6 +38,7 @@ class Threads:
         self.first, self.programs = programs.start, len(programs)
         self.lanes = self.programs * count
         self.shared = SharedMemory(self.programs, count, shared, code.granules["shared"])
+        self.copies = Copies(self.lanes)
         self._arguments = arguments
         self._every = numpy.arange(self.lanes)
         self.tid = numpy.tile(numpy.arange(count, dtype=u4), self.programs)
