@@ -30,14 +30,17 @@ EXCUSES = [
     Excuse("group_.*", "bra to .* if setp.ge.s64", True, "no piece and no chunk is empty"),
     Excuse("add_totals", "bra to .* if setp.lt.s32 .*, 1", True, "there is a launch"),
     Excuse("group_norms", "bra to .* if setp.lt.s64 .*, 1", True, "every group has a piece"),
-    Excuse("update_groups", "bra to .* if setp.gt.s64 .*, 0", False, "a run of a group has an element at least"),
     Excuse(
-        "update_groups(?!.*may be left out)",
-        "bra to .* if setp.lt.s64 .*, 1",
-        True,
-        "groups have runs, but where a step is left out",
+        "update_(groups|resident)", "bra to .* if setp.ge.s64", True, "a strip has groups, and groups have elements"
     ),
-    Excuse("update_groups", "bra to add if setp.lt.s64 .*, 1", True, "a run of a group has an element at least"),
+    Excuse("update_(groups|resident)", "bra to .* if setp.lt.s64 .*(1|%rd)$", False, "the same, the other way around"),
+    Excuse("update_(groups|resident)", "bra to .* if setp.[lg]t.s64", True, "more tiles than these groups have"),
+    Excuse("update_groups.* (share|shrink|count) ", "ld.global", True, "pieces of groups of millions of elements"),
+    Excuse(
+        "update_(groups|resident)", "bra to add if setp.eq.f", True, "of this kind of groups one is tried, with an lr"
+    ),
+    Excuse("update_(groups|resident)", "(bra to .* if not|st.global.* mov).pred", False, "the same: everything moves"),
+    Excuse("update_resident", "st.global.* if and.pred .* mov.pred", True, "the same, where lr is 0"),
     Excuse("update lion", "bra to .* if not.pred", False, "has no metric, so nothing is divided by proximal decay"),
     Excuse(
         "update still", "bra to .* if setp", True, "an operator works on a fresh copy, which is aligned, with a step"

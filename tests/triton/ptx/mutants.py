@@ -30,10 +30,17 @@ class Mutant(NamedTuple):
 
 
 def barriers(code: Code) -> Iterator[Mutant]:
-    """One of two that stand side by side is enough."""
-    for site, instruction in enumerate(code.sites):
-        if instruction.words[0] == "bar" and "bar" not in (code.sites[k].words[0] for k in (site - 1, site + 1)):
-            yield Mutant("barrier", site, None, instruction.text)
+    """One of two that stand side by side is enough; around copies into shared memory none is needed, as here each thread reads what it
+    has itself copied."""
+    meeting = [
+        site
+        for site, instruction in enumerate(code.sites)
+        if {"bar", "cp", "shared", "ldmatrix", "stmatrix"} & {*instruction.words}
+    ]
+    for place, site in enumerate(meeting):
+        beside = {code.sites[other].words[0] for other in meeting[max(place - 1, 0) : place + 2] if other != site}
+        if code.sites[site].words[0] == "bar" and not beside & {"bar", "cp"}:
+            yield Mutant("barrier", site, None, code.sites[site].text)
 
 
 def guards(code: Code) -> Iterator[Mutant]:
@@ -120,10 +127,8 @@ EXCUSES = [
     ),
     Excuse("constant", ".*", "setp.eq.b32 .*, 0", True, "another thread, which has the same sum, stores it"),
     Excuse("guard", "group_gradient", "ld.global.b64", True, "an index modulo the number of groups is that of a norm"),
-    Excuse(
-        "constant", "group_.*|update_groups", "and.b64 .*, -4294967296", True, "the longer way to the same quotient"
-    ),
-    Excuse("constant", "update_groups", "shl.b64 .*, 32", True, "the upper half of a count below 2^32"),
+    Excuse("constant", "group_.*|update_.*", "and.b64 .*, -4294967296", True, "the longer way to the same quotient"),
+    Excuse("constant", "update_(?:groups|resident)", "shl.b64 .*, 32", True, "the upper half of a count below 2^32"),
     Excuse("constant", ".*", "and.b32 .*, [0-9]+", True, "the bit that it lets through is 0"),
     Excuse("constant", ".*", "shr.[su]32 .*, (2[0-9]|31)", True, "rounds negative numbers, of which there are none"),
     Excuse("constant", ".*", "add.s32 .*, (511|1023|2047|4095)", True, "one block more, in which there is nothing"),
@@ -133,8 +138,10 @@ EXCUSES = [
     Excuse("guard", ".*", "ld.shared", True, "a thread that reads too much does not look at it"),
     Excuse("operands", "proximal", "sub.rn", True, "of the difference the magnitude is compared"),
     Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", False, "the end of a tail that no size here has"),
-    Excuse("constant", "update_groups", "(setp|selp)[.].*f(32|64)", False, "an option that no group here has"),
-    Excuse("operands", "update_groups", "(setp|selp|sub)[.].*f(32|64)", False, "the same"),
+    Excuse(
+        "constant", "update_(?:groups|resident)", "(setp|selp)[.].*f(32|64)", False, "an option that no group here has"
+    ),
+    Excuse("operands", "update_(?:groups|resident)", "(setp|selp|sub)[.].*f(32|64)", False, "the same"),
     Excuse("operands", "proximal", "(setp|selp)[.].*f64", False, "a step that is as large as its limit"),
     Excuse("(constant|operands)", "elementwise", "selp.f|setp.eq.f", False, "a strength that is not asked for"),
 ]
