@@ -1,5 +1,4 @@
-"""What is run on the machine: each kernel, dtype and option that `tests.triton.compiled` compiles, on numbers and shapes that bring it
-into all of its branches."""
+"""What is run on the machine: all that `tests.triton.compiled` compiles, on numbers and shapes that bring it into all branches."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ SIZES = (3, 2061, MISALIGNED, 12299, 4107, 530, 1030, 262)
 there are blocks; then of each kernel and type a single block and a rest."""
 
 SHAPES = {0: [(5, 104), (70, 72), (9, 128), (65, 104)], 1: [(5, 104), (37, 40), (300, 8), (2, 16)]}
-"""By the dimension whose indices are groups: rows that a program holds, and columns of which it has many at a time."""
+"""By the dimension whose indices are groups: rows that a program holds, and columns of which it has many."""
 
 OTHER_SHAPES = {
     0: [(5, 700), (2, 64), (3, 65), (2, 66_000), (40, 3), (3, 5000), (33, 5), (2, 33)],
