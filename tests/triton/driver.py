@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -77,7 +78,7 @@ def installed(device: AbsentDevice) -> Iterator[None]:
     """Within the block CPU tensors are taken for tensors of ``device``."""
     before = driver._active
     with (
-        patch.object(architectures, "of_device", lambda _: ARCHITECTURES[device.architecture]),
+        patch.object(architectures, "of_device", cache(lambda _: ARCHITECTURES[device.architecture])),
         patch.object(backend, "INTERPRETED", True),  # only then are CPU tensors let through
         backends.use("triton"),
     ):
@@ -89,15 +90,15 @@ def installed(device: AbsentDevice) -> Iterator[None]:
 
 
 @contextmanager
-def present(architecture: str, cache: str | None = None) -> Iterator[AbsentDevice]:
+def present(architecture: str, kept: str | None = None) -> Iterator[AbsentDevice]:
     """Within the block CPU tensors are taken for tensors of such a device. Nothing is computed; outputs are arbitrary.
 
-    ``cache``: a folder that keeps what is compiled; None: nothing is kept.
+    ``kept``: a folder that keeps what is compiled; None: nothing is kept.
     """
     device = AbsentDevice(architecture)
     with (
         # A compilation of the past would hide one that fails today.
-        tempfile.TemporaryDirectory() if cache is None else nullcontext(cache) as folder,
+        tempfile.TemporaryDirectory() if kept is None else nullcontext(kept) as folder,
         knobs.cache.scope(),
         installed(device),
     ):

@@ -130,10 +130,9 @@ def _steps() -> Iterator[Use]:
             f"step {_words(update)} clipped", ("clipped", update.dtype), partial(_step, update, None, clipped), True
         )
     options = {"stats": True, "skip_nonfinite": True}
-    update = Update("adam", torch.float32)
-    yield Use("step adam float32 left out", ("left out",), partial(_step, update, None, options))
-    update = Update("adam", torch.bfloat16, "stochastic")
-    run = partial(_step, update, SHAPES, options)
+    run = partial(_step, Update("adam", torch.float32), None, options)
+    yield Use("step adam float32 left out", ("left out",), run)
+    run = partial(_step, Update("adam", torch.bfloat16, "stochastic"), SHAPES, options)
     yield Use("step adam bfloat16 stochastic by groups left out", ("by groups left out",), run, True)
     for update in SHIFTED:
         yield Use(f"step {_words(update)} of a part", ("shifted", *update[1:]), partial(_shifted_step, update))
@@ -214,7 +213,7 @@ def _weighted(tensors: list[Tensor]) -> Tensor:
 
 
 def _penalties() -> Iterator[Use]:
-    elastic_net = lambda tensors: rk.elastic_net_penalty(tensors, 0.3, 0.2)  # noqa: E731
+    elastic_net = partial(rk.elastic_net_penalty, l1=0.3, l2=0.2)
     for dtypes in ([torch.float64], [torch.float32, torch.float16, torch.bfloat16]):
         name = " ".join(str(dtype)[6:] for dtype in dtypes)
         yield Use(f"elastic_net_penalty {name}", ("l1, l2", *dtypes), partial(_penalty, elastic_net, SIZES, dtypes))
