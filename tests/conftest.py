@@ -18,7 +18,10 @@ from tests.triton.ptx import check
 
 _PACKAGE = "regkernels"
 
-if backends.interprets():
+CHECKED = check.plugin()
+"""Made here: which backends there are, other files of this name ask when they are imported."""
+
+if backends.interprets() and CHECKED is None:
     from tests.support.interpreter import make_fast
 
     make_fast()
@@ -33,8 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Penalties of weights that are rounded to nearest are tested en masse; `tests.optim.test_effects` tests what is said of them.
     config.addinivalue_line("filterwarnings", "ignore:.* rounded to nearest:UserWarning")
     config.addinivalue_line("filterwarnings", "ignore:centered=True lets:UserWarning")
-    if check.asked_for():
-        config.pluginmanager.register(check.Plugin())
+    if isinstance(CHECKED, pytest.UsageError):
+        raise CHECKED
+    if CHECKED is not None:
+        config.pluginmanager.register(CHECKED)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -130,3 +130,11 @@ class Plugin:
     def pytest_unconfigure(self) -> None:
         _entered.close()
         self._folder.cleanup()
+
+
+def plugin() -> Plugin | pytest.UsageError | None:
+    """Returns what pytest is to register, or to refuse with; None where nothing was asked for."""
+    try:
+        return Plugin() if asked_for() else None
+    except pytest.UsageError as refusal:
+        return refusal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from regkernels import backends
 from regkernels.backends import gpu
+from tests import ROOT
 from tests.triton.ptx import check
 
 
@@ -95,3 +98,23 @@ def test_launches_of_other_processes_count(monkeypatch: pytest.MonkeyPatch) -> N
     lines: list[str] = []
     plugin.pytest_terminal_summary(SimpleNamespace(write_line=lambda text, **_: lines.append(text)))
     assert lines == ["PTX for sm_90: 2 launches (update 2)"]
+
+
+def test_folders_that_ask_for_the_backends_know_of_it() -> None:
+    """Where they did not, the tests of Triton's kernels were not there, and the run passed without a launch of them."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "--collect-only",
+        "-m",
+        "interpreted",
+        "tests/penalties",
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert any("test_values.py" in line and "[triton" in line for line in found.stdout.splitlines()), found.stdout[
+        -500:
+    ]
