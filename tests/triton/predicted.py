@@ -24,8 +24,8 @@ from regkernels.backends.triton.kernels import group_values
 from regkernels.backends.triton.kernels.columns import CHUNK
 from tests import ROOT
 from tests.support import engine
-from tests.triton.compiled import Kernel
 from tests.triton.driver import present
+from tests.triton.kernel import Kernel
 from tests.triton.model.chips import CHIPS
 from tests.triton.model.prediction import COLUMNS, Prediction, Work, predict
 from tests.triton.traffic import bytes_moved

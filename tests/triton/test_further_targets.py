@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.support import engine
-from tests.triton.compiled import Kernel
 from tests.triton.driver import present
+from tests.triton.kernel import Kernel
 from tests.triton.updates import FURTHER, Update
 
 MOST = (

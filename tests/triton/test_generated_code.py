@@ -15,14 +15,8 @@ from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels.groups import STAGES
 from regkernels.backends.triton.kernels.penalties import FORMULAS
 from tests.support import cases
-from tests.triton.compiled import (
-    BY_GROUPS_FUNCTIONS,
-    METRICS,
-    OPERATORS,
-    PENALTIES,
-    Kernel,
-    compiled_for,
-)
+from tests.triton.compiled import METRICS, OPERATORS, PENALTIES, compiled_for
+from tests.triton.kernel import BY_GROUPS_FUNCTIONS, Kernel
 from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states
 from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, FURTHER, SHIFTED, WITH_SUMS, taken
 

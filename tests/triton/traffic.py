@@ -5,7 +5,7 @@ from __future__ import annotations
 from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.table.formats import KEPT_DTYPES
-from tests.triton.compiled import Kernel
+from tests.triton.kernel import Kernel
 
 VALUES = ("reduce_value", "reduce_weighted", "slope", "slope_weighted")
 """The penalties beyond L1 and L2, element by element."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from regkernels import backends
 from regkernels.backends.triton.architectures import ARCHITECTURES
-from tests.triton.compiled import Kernel
+from tests.triton.kernel import Kernel
 from tests.triton.ptx import coverage
 from tests.triton.ptx.device import running
 from tests.triton.ptx.machine import Fault, Unsupported, translated

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from tests.triton.compiled import Kernel
+from tests.triton.kernel import Kernel
 from tests.triton.ptx.device import Launch, RunningDevice, running
 from tests.triton.ptx.machine import Code, Fault, Tally, Unsupported, translated
 from tests.triton.ptx.machine.parsing import ENDS, Instruction

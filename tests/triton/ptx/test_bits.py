@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from regkernels import backends
-from tests.triton.compiled import Kernel
+from tests.triton.kernel import Kernel
 from tests.triton.ptx import coverage
 from tests.triton.ptx.device import RunningDevice, running
 from tests.triton.ptx.machine import translated
