@@ -72,6 +72,11 @@ class Side:
                     state[key] = change(value)
 
 
+def with_wide_counts(outcome: engine.Outcome) -> engine.Outcome:
+    """Brings counts to float64: one that was wider than it has to be is narrower after it was loaded."""
+    return {name: tensor.double() if name.endswith(": step") else tensor for name, tensor in outcome.items()}
+
+
 class Interrupted(RuleBasedStateMachine):
     ours: Side
     flat = "not"
@@ -127,7 +132,7 @@ class Interrupted(RuleBasedStateMachine):
         for side in self.sides:
             side.step([None if n in missing else gradient for n, gradient in enumerate(gradients)])
         got, expected = engine.snapshot(self.ours.optimizer), engine.snapshot(self.calm.optimizer)
-        engine.assert_same(got, expected, "interrupted")
+        engine.assert_same(with_wide_counts(got), with_wide_counts(expected), "interrupted")
         if self.theirs is not None:
             theirs = engine.snapshot(self.theirs.optimizer)
             ours = {name: tensor for name, tensor in got.items() if not name.startswith("stats")}

@@ -57,7 +57,7 @@ class Places:
                 fresh.append(index)
                 found[index] = None
         self.of = [known.get(address, (0, 0)) for address in found]  # of those that are None see below
-        counts = [(self.values[index], _dtype(entries[index])) for index in fresh]
+        counts = [(self.values[index], count_dtype(entries[index].format)) for index in fresh]
         steps, blocks = side_by_side(counts, device, own=own)
         made = _addresses(blocks)
         for index, step in zip(fresh, steps, strict=True):
@@ -237,12 +237,6 @@ def count_dtype(of: Format) -> torch.dtype:
     if of.draws or torch.get_default_dtype() == torch.float64:
         return torch.float64
     return torch.float32
-
-
-def _dtype(entry: Entry) -> torch.dtype:
-    """Returns the type of a count that is moved: a wider one stays, whether it could have been used where it was or not."""
-    step = entry.state.get("step")
-    return torch.float64 if isinstance(step, Tensor) and step.dtype == torch.float64 else count_dtype(entry.format)
 
 
 def _all(active: Tensor | None, count: int) -> list[bool]:
