@@ -147,7 +147,7 @@ inline Shrinkage<C> shrinkage(const Squares& squares, C s, const OfNorm<C>& of_n
     const C n = C(square_root(squares.left));
     const C limit = h.gain * s * of_norm.strength;
     C factor = limit > 0 ? (n <= limit ? C(0) : 1 - limit / n) : C(1);
-    C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
+    C divisor = divisor_of(s, h);
     const C q = 1 - factor / divisor;
     const C d = norm_of(C(1), q, squares);
     const bool exceeds = d > of_norm.largest_shrink;

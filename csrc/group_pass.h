@@ -55,8 +55,7 @@ struct GroupPass {
           of_norm(of_norm_of(hyper, static_cast<double>(layout.size()), row)),
           has_sums(has_sums),
           changes_gradient(row.scale != 1 || row.coupled_decay != 0 || row.subgradient != 0),
-          has_threshold(row.threshold != 0 || row.threshold_per_step != 0 || hyper.lower > -kInfinity ||
-                        hyper.upper < kInfinity),
+          has_threshold(thresholds(row) || hyper.lower > -kInfinity || hyper.upper < kInfinity),
           limits(has_threshold && of_norm.largest_shrink < C(kInfinity)) {}
 
     static OfNorm<C> of_norm_of(const Hyper& hyper, double size, const Row<C>& row) {
@@ -193,8 +192,7 @@ struct GroupPass {
         for (int64_t k = 0; k < groups; ++k) spread(numbers.shared, k, numbers.mean[k]);
         if (!has_threshold) return;
         for (int64_t k = 0; k < groups; ++k) {
-            const C t = row.threshold_per_step != 0 ? row.threshold_per_step * numbers.step[k] : row.threshold;
-            spread(numbers.threshold, k, t);
+            spread(numbers.threshold, k, threshold_of(numbers.step[k], row));
         }
     }
 

@@ -13,11 +13,8 @@ struct Soft {
     static constexpr bool kWeighted = kWeights;
     template <class C>
     static C step(C z, C s, C l1_weight, const Row<C>& h) {
-        C t = h.threshold_per_step != 0 ? h.threshold_per_step * s : h.threshold;
-        if (kWeighted) t = t * l1_weight;
-        const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
-        C p = soft_threshold(z, at_most(t, h.largest_shrink));
-        p = h.shrink_per_step != 0 || h.shrink_divisor != 1 ? limited(z, p / divisor, h.largest_shrink) : p;
+        const C p = divides(h) ? proximal_step<true, true, true>(z, s, h, l1_weight)
+                               : proximal_step<true, true, false>(z, s, h, l1_weight);
         return clamp(p, h.lower, h.upper);
     }
 };
@@ -31,7 +28,7 @@ struct Penalised {
     static constexpr bool kWeighted = false;
     template <class C>
     static C step(C z, C s, C, const Row<C>& h) {
-        const C divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
+        const C divisor = divisor_of(s, h);
         const C t = h.gain * s / divisor;
         const C u = t * h.strength;
         const C v = z / divisor;

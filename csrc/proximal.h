@@ -59,7 +59,7 @@ void proximal(const Segment& segment, int64_t begin, int64_t end, const Hyper& h
     const MetricBlocks<C>& metric = kMetricBlocks<C>[kind.metric];
     const Row<C> row(hyper);
     if (hyper.skip != 0 || row.lr == 0) return;
-    const auto block = metric.proximal[row.shrink_divisor != 1 || row.shrink_per_step != 0];
+    const auto block = metric.proximal[divides(row)];
 
     WeightBlock<T, Operand<T>::kWide> weight;
     Operand<T> operands[2];

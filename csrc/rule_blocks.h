@@ -13,9 +13,8 @@ enum Loop : int { kStepOnly, kCoupledDecay, kThreshold, kShrink, kThresholdAndSh
 
 template <class C>
 inline Loop loop_of(const Row<C>& row) {
-    const bool thresholds = row.threshold != 0 || row.threshold_per_step != 0;
-    if (row.shrink_divisor != 1 || row.shrink_per_step != 0) return thresholds ? kThresholdAndShrink : kShrink;
-    if (thresholds) return kThreshold;
+    if (divides(row)) return thresholds(row) ? kThresholdAndShrink : kShrink;
+    if (thresholds(row)) return kThreshold;
     return row.coupled_decay != 0 && row.subgradient == 0 ? kCoupledDecay : kStepOnly;
 }
 

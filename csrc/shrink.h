@@ -48,28 +48,46 @@ inline C clamp(C z, C lower, C upper) {
     return z >= upper ? upper : z;
 }
 
+template <class C>
+inline bool thresholds(const Row<C>& h) {
+    return h.threshold != 0 || h.threshold_per_step != 0;
+}
+
+template <class C>
+inline C threshold_of(C s, const Row<C>& h) {
+    return h.threshold_per_step != 0 ? h.threshold_per_step * s : h.threshold;
+}
+
+template <class C>
+inline bool divides(const Row<C>& h) {
+    return h.shrink_divisor != 1 || h.shrink_per_step != 0;
+}
+
+template <class C>
+inline C divisor_of(C s, const Row<C>& h) {
+    return h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : h.shrink_divisor;
+}
+
 // What a proximal step from z to p makes where it may take no more than `largest`; p where it takes no more, or is NaN.
 template <class C>
 inline C limited(C z, C p, C largest) {
     const C taken = z - p;
     const C q = z - within(taken, largest);
-    return __builtin_fabs(taken) > largest ? q : p;
+    return __builtin_fabs(taken) > largest ? q : p;  // magnitude() would be a selection more
 }
 
 // Steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, as far as they are asked for,
 // within the limit. A soft-threshold takes no more than its threshold: that it is limited suffices, in one operation.
 template <bool kStepPerElement, bool kThreshold, bool kShrink, class C>
-inline C proximal_step(C z, C s, const Row<C>& h) {
+inline C proximal_step(C z, C s, const Row<C>& h, C l1_weight = C(1)) {
     C p = z;
     if (kThreshold) {
-        C t = h.threshold;
-        if (kStepPerElement) t = at_most(h.threshold_per_step != 0 ? h.threshold_per_step * s : t, h.largest_shrink);
+        C t = (kStepPerElement ? threshold_of(s, h) : h.threshold) * l1_weight;
+        if (kStepPerElement) t = at_most(t, h.largest_shrink);
         p = soft_threshold(z, t);
     }
     if (kShrink) {
-        C divisor = h.shrink_divisor;
-        if (kStepPerElement) divisor = h.shrink_per_step != 0 ? 1 + h.shrink_per_step * s : divisor;
-        p = p / divisor;
+        p = p / (kStepPerElement ? divisor_of(s, h) : h.shrink_divisor);
         if (kStepPerElement) p = limited(z, p, h.largest_shrink);
     }
     return p;

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from regkernels import transforms
+from regkernels.table.hyper import Hyper
 
 
 def square_root(x: Tensor) -> Tensor:
@@ -54,6 +55,21 @@ def soft_threshold(z: Tensor, t: Tensor | float) -> Tensor:
     """
     t = in_type_of(z, t)
     return torch.where(t > 0, z - within(z, t), z)
+
+
+def threshold_of(s: Tensor | float, h: Hyper) -> Tensor | float:
+    """Returns the threshold of a soft-threshold with step ``s``."""
+    return h.threshold_per_step * s if h.threshold_per_step else h.threshold
+
+
+def divides(h: Hyper) -> bool:
+    """Tells whether there is proximal decay."""
+    return bool(h.shrink_per_step) or h.shrink_divisor != 1
+
+
+def divisor_of(s: Tensor | float, h: Hyper) -> Tensor | float:
+    """Returns what proximal decay with step ``s`` divides by."""
+    return h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
 
 
 def limited(z: Tensor, p: Tensor, largest: float) -> Tensor:

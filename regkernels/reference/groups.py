@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regkernels.reference.elementwise import clamp, divide, in_type_of, soft_threshold, square_root, within
+from regkernels.reference.elementwise import (
+    clamp,
+    divide,
+    divisor_of,
+    in_type_of,
+    soft_threshold,
+    square_root,
+    threshold_of,
+    within,
+)
 from regkernels.table.hyper import Hyper
 
 if TYPE_CHECKING:
@@ -97,7 +106,7 @@ def group_step(z: Tensor, s: Tensor | float, h: Hyper, of_norm: OfNorm, layout: 
 
 def thresholded(z: Tensor, s: Tensor | float, h: Hyper) -> tuple[Tensor, Tensor]:
     """Does what is done to elements, bounds and soft-threshold: e and x of `Squares`."""
-    t = in_type_of(z, h.threshold_per_step * s if h.threshold_per_step else h.threshold)
+    t = in_type_of(z, threshold_of(s, h))
     z = clamp(z, float(h.lower), float(h.upper))
     return torch.where(t > 0, within(z, t), torch.zeros_like(z)), soft_threshold(z, t)
 
@@ -119,7 +128,7 @@ def shrinkage(squares: Squares, s: Tensor | float, h: Hyper, of_norm: OfNorm, dt
     zero, one = torch.zeros_like(n), torch.ones_like(n)
     limit = h.gain * s * of_norm.strength
     factor = torch.where(limit > 0, torch.where(n <= limit, zero, 1.0 - limit / n), one)
-    divisor = h.shrink_per_step * s + 1.0 if h.shrink_per_step else torch.full_like(n, float(h.shrink_divisor))
+    divisor = divisor_of(s, h) + zero
     q = 1.0 - factor / divisor
     d = norm_of(one, q, squares)
     exceeds = d > of_norm.largest_shrink

@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import at_most, clamp, divide, limited, sign, soft_threshold
+from regkernels.reference.elementwise import (
+    at_most,
+    clamp,
+    divide,
+    divides,
+    divisor_of,
+    limited,
+    sign,
+    soft_threshold,
+    threshold_of,
+)
 from regkernels.reference.family import OPERATORS
 from regkernels.reference.groups import group_step, of_norm, share
 from regkernels.reference.rounding import random_bits, round_stochastically, split, widen
@@ -134,24 +144,20 @@ def store(
 
 def proximal_step(z: Tensor, s: Tensor | float, h: Hyper, l1_weight: Tensor | None = None) -> Tensor:
     """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit."""
-    t = h.threshold_per_step * s if h.threshold_per_step else h.threshold
+    t = threshold_of(s, h)
     if l1_weight is not None:
         t = t * l1_weight
     # A soft-threshold takes no more than its threshold: that it is limited suffices, in one operation.
     p = soft_threshold(z, at_most(t, float(h.largest_shrink), like=z))
-    if h.shrink_per_step or h.shrink_divisor != 1:
-        p = limited(z, divide(p, _divisor(s, h), like=z), float(h.largest_shrink))
+    if divides(h):
+        p = limited(z, divide(p, divisor_of(s, h), like=z), float(h.largest_shrink))
     return p
-
-
-def _divisor(s: Tensor | float, h: Hyper) -> Tensor | float:
-    return h.shrink_per_step * s + 1.0 if h.shrink_per_step else h.shrink_divisor
 
 
 def penalised_step(penalty: str, z: Tensor, s: Tensor | float, h: Hyper, l1_weight: Tensor | None) -> Tensor:
     """Makes steps 8 to 11: the penalty and proximal decay in the metric s, within the limit, then the bounds."""
     if penalty in OPERATORS:
-        p = penalise(penalty, z, h.gain * s, _divisor(s, h), float(h.strength), float(h.shape))
+        p = penalise(penalty, z, h.gain * s, divisor_of(s, h), float(h.strength), float(h.shape))
         p = limited(z, p, float(h.largest_shrink))
     else:
         p = proximal_step(z, s, h, l1_weight)

@@ -28,7 +28,7 @@ from regkernels.backends.triton.kernels.group_tiles import (
     runs_at_once,
     store_tile,
 )
-from regkernels.backends.triton.kernels.shrink import opposed
+from regkernels.backends.triton.kernels.shrink import opposed, threshold_of
 from regkernels.backends.triton.kernels.step import gradient_of
 
 
@@ -40,10 +40,7 @@ def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr,
     move, s, states = RULE(g, shared, states, h)
     decayed = w * h.decay
     decayed = tl.where(h.cautious != 0, tl.where(opposed(move, w), w, decayed), decayed)
-    t = h.threshold
-    if PER_ELEMENT:
-        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
-    e, x = thresholded(decayed - move, t, h)
+    e, x = thresholded(decayed - move, threshold_of(s, h, PER_ELEMENT), h)
     return e, x, states
 
 

@@ -66,6 +66,19 @@ def limited(z, p, largest):
 
 
 @triton.jit
+def threshold_of(s, h, PER_ELEMENT: tl.constexpr):
+    t = h.threshold
+    if PER_ELEMENT:
+        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
+    return t
+
+
+@triton.jit
+def divides(h):
+    return (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0)
+
+
+@triton.jit
 def divisor_of(s, h, PER_ELEMENT: tl.constexpr):
     divisor = h.shrink_divisor
     if PER_ELEMENT:
@@ -77,15 +90,13 @@ def divisor_of(s, h, PER_ELEMENT: tl.constexpr):
 def proximal_step(z, s, h, PER_ELEMENT: tl.constexpr, l1_weight=None, WEIGHTED: tl.constexpr = False):
     """Makes steps 8 to 10 of the specification: soft-threshold and proximal decay in the metric s, within the limit. A
     soft-threshold takes no more than its threshold: that it is limited suffices, in one operation."""
-    t = h.threshold
-    if PER_ELEMENT:
-        t = tl.where(h.threshold_per_step != 0, h.threshold_per_step * s, t)
+    t = threshold_of(s, h, PER_ELEMENT)
     if WEIGHTED:
         t = t * l1_weight
     if PER_ELEMENT:
         t = at_most(t, h.largest_shrink)
     p = soft_threshold(z, t)
-    if (h.shrink_divisor != 1.0) | (h.shrink_per_step != 0):  # a division costs as much as a rule
+    if divides(h):  # a division costs as much as a rule
         p = divide(p, divisor_of(s, h, PER_ELEMENT))
         if PER_ELEMENT:
             p = limited(z, p, h.largest_shrink)
