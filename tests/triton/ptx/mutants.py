@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tests.triton.kernel import Kernel
 from tests.triton.ptx.device import Launch, RunningDevice, running
+from tests.triton.ptx.excuses import Excuse, excuse
 from tests.triton.ptx.machine import Code, Fault, Tally, Unsupported, translated
 from tests.triton.ptx.machine.parsing import ENDS, Instruction
 from tests.triton.ptx.uses import USES, Use
@@ -111,53 +112,34 @@ def sample(found: Iterable[Mutant], count: int) -> list[Mutant]:
     return [listed[k * len(listed) // count] for k in range(count)] if len(listed) > count else listed
 
 
-class Excuse(NamedTuple):
-    """Why mutants are not caught: because they are no mistakes (``harmless``), or for want of numbers that would show it."""
-
-    kind: str
-    kernels: str  # regular expressions
-    text: str
-    harmless: bool
-    why: str
-
-
 EXCUSES = [
+    Excuse("guard", ".*", "st.shared", "after the shuffles all threads of a warp have the sum, and may all store it"),
+    Excuse("constant", ".*", "setp.eq.b32 .*, 0", "another thread, which has the same sum, stores it"),
+    Excuse("guard", "group_gradient", "ld.global.b64", "an index modulo the number of groups is that of a norm"),
+    Excuse("constant", "group_.*|update_.*", "and.b64 .*, -4294967296", "the longer way to the same quotient"),
+    Excuse("constant", "update_(?:groups|resident)", "shl.b64 .*, 32", "the upper half of a count below 2^32"),
+    Excuse("constant", ".*", "and.b32 .*, [0-9]+", "the bit that it lets through is 0"),
+    Excuse("constant", ".*", "shr.[su]32 .*, (2[0-9]|31)", "rounds negative numbers, of which there are none"),
+    Excuse("constant", ".*", "add.s32 .*, (511|1023|2047|4095)", "one block more, in which there is nothing"),
+    Excuse("constant", "group_.*", "setp.ne.b64 .*, 0", "the longer way to the same quotient"),
+    Excuse("constant", "group_gradient", "selp.f32 .*, 0f0+,", "is multiplied by weights that are 0"),
+    Excuse("constant", "group_norms", "mov.b64 .*, 0d0+", "beyond the last group, whose norm is not stored"),
+    Excuse("guard", ".*", "ld.shared", "a thread that reads too much does not look at it"),
+    Excuse("operands", "proximal", "sub.rn", "of the difference the magnitude is compared"),
+    Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", "the end of a tail that no size here has", harmless=False),
     Excuse(
-        "guard", ".*", "st.shared", True, "after the shuffles all threads of a warp have the sum, and may all store it"
+        "constant",
+        "update_(?:groups|resident)",
+        "(setp|selp)[.].*f(32|64)",
+        "an option that no group here has",
+        harmless=False,
     ),
-    Excuse("constant", ".*", "setp.eq.b32 .*, 0", True, "another thread, which has the same sum, stores it"),
-    Excuse("guard", "group_gradient", "ld.global.b64", True, "an index modulo the number of groups is that of a norm"),
-    Excuse("constant", "group_.*|update_.*", "and.b64 .*, -4294967296", True, "the longer way to the same quotient"),
-    Excuse("constant", "update_(?:groups|resident)", "shl.b64 .*, 32", True, "the upper half of a count below 2^32"),
-    Excuse("constant", ".*", "and.b32 .*, [0-9]+", True, "the bit that it lets through is 0"),
-    Excuse("constant", ".*", "shr.[su]32 .*, (2[0-9]|31)", True, "rounds negative numbers, of which there are none"),
-    Excuse("constant", ".*", "add.s32 .*, (511|1023|2047|4095)", True, "one block more, in which there is nothing"),
-    Excuse("constant", "group_.*", "setp.ne.b64 .*, 0", True, "the longer way to the same quotient"),
-    Excuse("constant", "group_gradient", "selp.f32 .*, 0f0+,", True, "is multiplied by weights that are 0"),
-    Excuse("constant", "group_norms", "mov.b64 .*, 0d0+", True, "beyond the last group, whose norm is not stored"),
-    Excuse("guard", ".*", "ld.shared", True, "a thread that reads too much does not look at it"),
-    Excuse("operands", "proximal", "sub.rn", True, "of the difference the magnitude is compared"),
-    Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", False, "the end of a tail that no size here has"),
+    Excuse("operands", "update_(?:groups|resident)", "(setp|selp|sub)[.].*f(32|64)", "the same", harmless=False),
+    Excuse("operands", "proximal", "(setp|selp)[.].*f64", "a step that is as large as its limit", harmless=False),
     Excuse(
-        "constant", "update_(?:groups|resident)", "(setp|selp)[.].*f(32|64)", False, "an option that no group here has"
+        "(constant|operands)", "elementwise", "selp.f|setp.eq.f", "a strength that is not asked for", harmless=False
     ),
-    Excuse("operands", "update_(?:groups|resident)", "(setp|selp|sub)[.].*f(32|64)", False, "the same"),
-    Excuse("operands", "proximal", "(setp|selp)[.].*f64", False, "a step that is as large as its limit"),
-    Excuse("(constant|operands)", "elementwise", "selp.f|setp.eq.f", False, "a strength that is not asked for"),
 ]
-
-
-def excuse(name: str, mutant: Mutant) -> Excuse | None:
-    return next(
-        (
-            each
-            for each in EXCUSES
-            if re.fullmatch(each.kind, mutant.kind)
-            and re.match(each.kernels, name)
-            and re.search(each.text, mutant.text)
-        ),
-        None,
-    )
 
 
 # --- whether it is caught ---
@@ -239,6 +221,10 @@ NAMES = (
 """Uses that launch every function, which small tensors do in tenths of a second."""
 
 
+def _why(name: str, mutant: Mutant) -> Excuse | None:
+    return excuse(EXCUSES, mutant.kind, name, mutant.text)
+
+
 class Outcome(NamedTuple):
     tried: int  # without those that are no mistakes
     survivors: list[tuple[str, Mutant]]  # with the names of their kernels
@@ -257,7 +243,7 @@ def outcome(uses: Sequence[Use], count: int) -> Outcome:
         for use in uses:
             use.run()
         survivors = device.survivors()
-    found = [(name, mutant, excuse(name, mutant)) for name, mutant in survivors]
+    found = [(name, mutant, _why(name, mutant)) for name, mutant in survivors]
     mistakes = [(name, mutant) for name, mutant, why in found if why is None or not why.harmless]
     unexplained = [(name, mutant) for name, mutant, why in found if why is None]
     return Outcome(device.tried.total() - len(survivors) + len(mistakes), mistakes, unexplained)
@@ -266,7 +252,7 @@ def outcome(uses: Sequence[Use], count: int) -> Outcome:
 def main(count: int = 20) -> None:
     found = outcome([use for use in USES if use.name in NAMES], count)
     for name, mutant in found.survivors:
-        why = excuse(name, mutant)
+        why = _why(name, mutant)
         print(f"not caught: {mutant.kind} of `{mutant.text}` in {name}: {why.why if why else 'nobody knows why'}")
     print(f"{found.tried - len(found.survivors)} of {found.tried} caught, {found.caught:.1%}")
     sys.exit(bool(found.unexplained) or found.caught < 0.95)
