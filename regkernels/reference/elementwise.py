@@ -64,7 +64,7 @@ def threshold_of(s: Tensor | float, h: Hyper) -> Tensor | float:
 
 def divides(h: Hyper) -> bool:
     """Tells whether there is proximal decay."""
-    return bool(h.shrink_per_step) or h.shrink_divisor != 1
+    return bool(h.shrink_per_step) or bool(h.shrink_divisor != 1)
 
 
 def divisor_of(s: Tensor | float, h: Hyper) -> Tensor | float:
