@@ -33,6 +33,7 @@ def eager(w: Tensor, dim: int | str = 0, size: int = 1, weight: str = "sqrt_size
 
 # Runs of every length, few groups and many, tiles that are cut in each direction; those of LARGE not in the interpreter.
 SHAPES = [(6,), (12, 6), (6, 5, 3, 2), (70, 40), (40, 70), (3, 2100), (2100, 3), (2, 3, 1100), (), (0, 6), (6, 0)]
+SHAPES += [(3, 2104), (136, 8), (60, 2, 40)]  # of which 16 bytes are moved at a time, in more than one piece
 LARGE = [(3, 40001), (40001, 3), (300, 300)]
 
 

@@ -77,6 +77,7 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
     rk.l1_penalty(ones[torch.bfloat16], 1.0, ones[torch.float32].detach()).backward()
     for dim in (1, "tensor"):  # neighbours in memory are of different groups, and of one
         rk.group_l1_penalty(ones[torch.float32], 1.0, dim).backward()
+        rk.group_l1_penalty(torch.ones(8, 104, requires_grad=True), 1.0, dim).backward()  # 16 bytes at a time
     for param in params:
         rk.prox.soft_threshold(param.detach(), 1.0)
     for operator in OPERATORS:

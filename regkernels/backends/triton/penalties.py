@@ -13,6 +13,7 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.backends.gpu import check_dtype
 from regkernels.backends.triton import architectures
+from regkernels.backends.triton.cuts import ALIGNMENT
 from regkernels.backends.triton.kernels import columns, elementwise, sums, values
 from regkernels.backends.triton.kernels import group_values as groups
 from regkernels.backends.triton.kernels.penalties import FORMULAS
@@ -126,7 +127,7 @@ def group_norms(
     with guard(device):
         table = _Table(tensors, layouts, scales, norms, tensors)
         partials = empty(device, table.partials)
-        table.launch(groups.group_squares, "tiles", [partials])
+        table.launch(groups.group_squares, [partials], only_reads=True)
         totals = empty(device, int(table.programs["blocks"].sum()))
         shape = architectures.of_device(device).elementwise
         if len(totals):
@@ -147,7 +148,7 @@ def group_gradient(
 ) -> None:
     device = tensors[0].device
     with guard(device):
-        _Table(tensors, layouts, scales, norms, out).launch(groups.group_gradient, "chunks", [upstream])
+        _Table(tensors, layouts, scales, norms, out).launch(groups.group_gradient, [upstream], only_reads=False)
 
 
 class _Table:
@@ -155,7 +156,7 @@ class _Table:
 
     Attributes:
         listed: int64, (tensors, len(`kernels.group_values.FIELDS`)).
-        programs: how many programs each of the three kernels has for each tensor.
+        programs: how many programs each tensor has, in kernels that walk over tiles, and in that of norms.
         partials: how many partial sums of groups there are.
     """
 
@@ -171,17 +172,19 @@ class _Table:
         given = [each for each in zip(tensors, layouts, scales, norms, out, strict=True) if each[0].numel()]
         for dtype in {w.dtype for w, *_ in given}:
             check_dtype(self._device, dtype, "a tensor")
-        given.sort(key=lambda each: (DTYPES.index(each[0].dtype), _across(each[1])))
-        self._variants = [(w.dtype, _across(layout)) for w, layout, *_ in given]  # of the kernels
+        variants = [
+            (w.dtype, _across(layout), _is_wide(w, o, layout)) for w, layout, _, _, o in given
+        ]  # of the kernels
+        order = sorted(range(len(given)), key=lambda k: (DTYPES.index(variants[k][0]), *variants[k][1:]))
+        given, self._variants = [given[k] for k in order], [variants[k] for k in order]
         of = numpy.array([layout for _, layout, *_ in given], dtype=numpy.int64).reshape(-1, 3)
-        across = numpy.array([across for _, across in self._variants], dtype=numpy.int64)
+        across = numpy.array([across for _, across, _ in self._variants], dtype=numpy.int64)
         outer, count, inner = of.T
         size = outer * inner
         pieces = -(-size // (groups.CHUNK.value // across))
         self.programs = {
             "tiles": -(-count // across) * pieces,
             "blocks": -(-count // groups.NORMS_AT_A_TIME.value),
-            "chunks": -(-(size * count) // groups.CHUNK.value),
         }
         partials = count * pieces
         self.partials = int(partials.sum())
@@ -200,29 +203,27 @@ class _Table:
         places = numpy.arange(len(self._variants), dtype=numpy.int32)
         return upload(numpy.repeat(places, self.programs[programs]), self._device)
 
-    def launch(self, kernel: Any, programs: str, pointers: Sequence[Tensor]) -> None:
-        """Launches once per dtype, and where tiles are asked for, per width of a tile."""
-        if not self._variants:
-            return
-        owners = self.owners(programs)
-        shape = architectures.of_device(self._device).elementwise
+    def launch(self, kernel: Any, pointers: Sequence[Tensor], *, only_reads: bool) -> None:
+        """Launches a kernel that walks over tiles, once per variant. One that only reads has its loads wait for each other otherwise."""
+        owners = self.owners("tiles")
+        architecture = architectures.of_device(self._device)
         first = 0
-        told_apart_by = 2 if programs == "tiles" else 1
-        for variant, places in groupby(range(len(self._variants)), lambda place: self._variants[place][:told_apart_by]):
-            count = int(self.programs[programs][list(places)].sum())
-            constants = {"ACROSS": variant[1]} if programs == "tiles" else {}
+        for (dtype, across, wide), places in groupby(range(len(self._variants)), self._variants.__getitem__):
+            count = int(self.programs["tiles"][list(places)].sum())
             launch(
                 kernel,
                 (count,),
-                shape,
+                architecture.reduce,
                 torch.float32,
                 self.listed,
                 owners,
                 *pointers,
                 first,
-                **constants,
-                STORAGE=TYPES[variant[0]],
-                COMPUTE=TYPES[reference.compute_dtype(variant[0])],
+                ACROSS=across,
+                WIDE=wide,
+                PIPELINE=architecture.stages if only_reads and wide else 1,
+                STORAGE=TYPES[dtype],
+                COMPUTE=TYPES[reference.compute_dtype(dtype)],
             )
             first += count
 
@@ -230,3 +231,10 @@ class _Table:
 def _across(layout: GroupLayout) -> int:
     """Returns how many groups a tile has: few where a run of their elements is longer than a cache line."""
     return (groups.COLUMNS if layout.inner < 32 and layout.groups > 1 else groups.ROWS).value
+
+
+def _is_wide(tensor: Tensor, out: Tensor, layout: GroupLayout) -> bool:
+    """Tells whether 16 bytes can be moved at a time of any dtype."""
+    by_columns = _across(layout) == groups.COLUMNS.value
+    whole = layout.inner == 1 and layout.groups % 8 == 0 if by_columns else layout.inner % 8 == 0
+    return whole and tensor.data_ptr() % ALIGNMENT == out.data_ptr() % ALIGNMENT == 0

@@ -7,6 +7,8 @@ in order. No atomics; nothing depends on how many programs run at a time.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -25,13 +27,12 @@ FIELDS = (
     "scale",
     "first_tile",
     "first_block",
-    "first_chunk",
 )
 """Of a tensor: addresses, layout, where its partial sums begin, the bits of what its norms are multiplied by, and its first
-program in each kernel."""
+program in the kernels that walk over tiles, and in that of norms."""
 
 WIDTH = tl.constexpr(len(FIELDS))
-(WEIGHT, OUT, NORMS, NUMEL, GROUPS, INNER, SIZE, PIECES, PARTIALS, SCALE, FIRST_TILE, FIRST_BLOCK, FIRST_CHUNK) = (
+(WEIGHT, OUT, NORMS, NUMEL, GROUPS, INNER, SIZE, PIECES, PARTIALS, SCALE, FIRST_TILE, FIRST_BLOCK) = (
     tl.constexpr(index) for index in range(len(FIELDS))
 )
 
@@ -41,6 +42,16 @@ CHUNK = tl.constexpr(8192)
 ROWS, COLUMNS, NORMS_AT_A_TIME = tl.constexpr(4), tl.constexpr(64), tl.constexpr(16)
 """Groups of a tile: where the elements of a group lie side by side, and where those of neighbouring groups do; and groups whose
 norms one program computes."""
+
+
+FAR = tl.constexpr(1 << 30)
+"""More elements than a program has."""
+
+
+@triton.constexpr_function
+def axis_of(across):
+    """Returns the axis of a tile on which groups lie: neighbours in memory are on the last one."""
+    return 1 if across == COLUMNS else 0
 
 
 @triton.jit
@@ -56,6 +67,72 @@ def spread(x, AXIS: tl.constexpr):
     return tl.expand_dims(x, 1 - AXIS)
 
 
+class Tiles(NamedTuple):
+    """Describes what a program has: a piece of some groups, element ``begin`` to ``end`` of each, which it takes in tiles."""
+
+    row: Any  # of the table
+    groups: Any
+    inner: Any
+    size: Any
+    group: Any  # the numbers of its groups, (ACROSS,)
+    piece: Any
+    begin: Any
+    end: Any
+
+
+@triton.jit
+def tiles_of(table, owners, first_program, ACROSS: tl.constexpr, WIDE: tl.constexpr):
+    row, program = find(table, owners, first_program + tl.program_id(0), FIRST_TILE)
+    tile, pieces = program.to(tl.int32), tl.load(row + PIECES).to(tl.int32)
+    groups, inner, size = tl.load(row + GROUPS), tl.load(row + INNER), tl.load(row + SIZE)
+    if WIDE and ACROSS == COLUMNS:
+        groups = tl.multiple_of(groups, 8)
+    elif WIDE:
+        inner, size = tl.multiple_of(inner, 8), tl.multiple_of(size, 8)
+    piece = tile % pieces
+    length: tl.constexpr = CHUNK // ACROSS
+    begin = piece.to(tl.int64) * length
+    group = (tile // pieces).to(tl.int64) * ACROSS + tl.arange(0, ACROSS)
+    return Tiles(row, groups, inner, size, group, piece, begin, tl.minimum(begin + length, size))
+
+
+@triton.jit
+def later(tiles, element, j):
+    """Finds which element of a run comes ``j`` elements after ``element`` of one, and how many runs later: divisions of 32 bits, which
+    are quick."""
+    room = tl.minimum(tiles.inner - element, FAR).to(tl.int32)
+    inner = tl.minimum(tiles.inner, FAR).to(tl.int32)
+    beyond = j - room
+    runs = tl.where(beyond < 0, 0, 1 + beyond // inner)
+    return runs, tl.where(beyond < 0, element + j, beyond % inner)
+
+
+@triton.jit
+def offsets_of(tiles, run, element, start, SPAN: tl.constexpr, ACROSS: tl.constexpr, WIDE: tl.constexpr):
+    """Finds where the elements of a tile are, and which of them there are. It begins at element ``start`` of each group, which is
+    ``element`` of a run."""
+    AXIS: tl.constexpr = axis_of(ACROSS)
+    j = tl.arange(0, SPAN)
+    runs, elements = later(tiles, element, j)
+    k = (run + runs) * tiles.groups * tiles.inner + elements
+    if WIDE and ACROSS == COLUMNS:  # then a run has one element
+        k = (start + j) * tiles.groups
+        offsets = spread(k, 1 - AXIS) + spread(tiles.group, AXIS)
+    else:
+        offsets = spread(k, 1 - AXIS) + spread(tiles.group * tiles.inner, AXIS)
+    if WIDE and ACROSS != COLUMNS:
+        offsets = tl.max_contiguous(tl.multiple_of(offsets, (1, 8)), (1, 8))
+    return offsets, spread(tiles.group < tiles.groups, AXIS) & spread(start + j < tiles.size, 1 - AXIS)
+
+
+@triton.jit
+def address(tiles, FIELD: tl.constexpr, STORAGE: tl.constexpr, WIDE: tl.constexpr):
+    found = tl.load(tiles.row + FIELD).to(tl.pointer_type(STORAGE))
+    if WIDE:
+        found = tl.multiple_of(found, 16)
+    return found
+
+
 @triton.jit(do_not_specialize=["first_program"])
 def group_squares(
     table,
@@ -63,30 +140,29 @@ def group_squares(
     partials,
     first_program: tl.int64,
     ACROSS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIPELINE: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Forms the square sums of a piece of ACROSS groups."""
-    AXIS: tl.constexpr = 1 if ACROSS == COLUMNS else 0  # of groups: neighbours in memory are on the last one
+    """Forms the square sums of a piece of ACROSS groups. WIDE: the host promises that 16 bytes can be moved at a time. PIPELINE: how many
+    tiles are on their way at a time, through shared memory; 1: none."""
+    AXIS: tl.constexpr = axis_of(ACROSS)
     SPAN: tl.constexpr = BLOCK // ACROSS
-    row, tile = find(table, owners, first_program + tl.program_id(0), FIRST_TILE)
-    weight = tl.load(row + WEIGHT).to(tl.pointer_type(STORAGE))
-    groups, inner, size = tl.load(row + GROUPS), tl.load(row + INNER), tl.load(row + SIZE)
-    pieces = tl.load(row + PIECES)
-    piece = tile % pieces
-    group = tile // pieces * ACROSS + tl.arange(0, ACROSS)
-    length: tl.constexpr = CHUNK // ACROSS
-    begin = piece * length
+    tiles = tiles_of(table, owners, first_program, ACROSS, WIDE)
+    weight = address(tiles, WEIGHT, STORAGE, WIDE)
     lanes = tl.zeros([SPAN, ACROSS] if AXIS == 1 else [ACROSS, SPAN], tl.float64)
-    for start in range(begin, tl.minimum(begin + length, size), SPAN):
-        k = start + tl.arange(0, SPAN)
-        mask = spread(group < groups, AXIS) & spread(k < size, 1 - AXIS)
-        offsets = (spread(k // inner, 1 - AXIS) * groups + spread(group, AXIS)) * inner + spread(k % inner, 1 - AXIS)
+    run, element = tiles.begin // tiles.inner, tiles.begin % tiles.inner
+    for start in tl.range(tiles.begin, tiles.end, SPAN, num_stages=PIPELINE):
+        offsets, mask = offsets_of(tiles, run, element, start, SPAN, ACROSS, WIDE)
         x = widen(tl.load(weight + offsets, mask=mask, other=0.0), COMPUTE).to(tl.float64)
         lanes += x * x
+        runs, element = later(tiles, element, SPAN)
+        run += runs
     squares = tl.sum(lanes, axis=1 - AXIS)
-    tl.store(partials + tl.load(row + PARTIALS) + piece * groups + group, squares, mask=group < groups)
+    place = tl.load(tiles.row + PARTIALS) + tiles.piece * tiles.groups + tiles.group
+    tl.store(partials + place, squares, mask=tiles.group < tiles.groups)
 
 
 @triton.jit
@@ -116,22 +192,27 @@ def group_gradient(
     owners,
     upstream,
     first_program: tl.int64,
+    ACROSS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIPELINE: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Computes ``upstream * scale / norm * w``; 0 for a group that is zero, or where the factor before the norm is."""
-    row, chunk = find(table, owners, first_program + tl.program_id(0), FIRST_CHUNK)
-    weight = tl.load(row + WEIGHT).to(tl.pointer_type(STORAGE))
-    out = tl.load(row + OUT).to(tl.pointer_type(STORAGE))
-    norms = tl.load(row + NORMS).to(tl.pointer_type(tl.float64))
-    numel, groups, inner = tl.load(row + NUMEL), tl.load(row + GROUPS), tl.load(row + INNER)
-    scale = tl.load(upstream).to(tl.float64) * tl.load(row + SCALE).to(tl.float64, bitcast=True)
-    begin = chunk * CHUNK
-    for start in range(begin, tl.minimum(begin + CHUNK, numel), BLOCK):
-        offsets = start + tl.arange(0, BLOCK)
-        mask = offsets < numel
-        norm = tl.load(norms + offsets // inner % groups, mask=mask, other=1.0)
-        factor = tl.where(scale == 0, 0.0, tl.where(norm == 0, 0.0, scale / norm)).to(COMPUTE)
+    """Computes ``upstream * scale / norm * w`` of a piece of ACROSS groups; 0 for a group that is zero, or where the factor before
+    the norm is."""
+    AXIS: tl.constexpr = axis_of(ACROSS)
+    SPAN: tl.constexpr = BLOCK // ACROSS
+    tiles = tiles_of(table, owners, first_program, ACROSS, WIDE)
+    weight, out = address(tiles, WEIGHT, STORAGE, WIDE), address(tiles, OUT, STORAGE, WIDE)
+    norms = tl.load(tiles.row + NORMS).to(tl.pointer_type(tl.float64))
+    scale = tl.load(upstream).to(tl.float64) * tl.load(tiles.row + SCALE).to(tl.float64, bitcast=True)
+    norm = tl.load(norms + tiles.group, mask=tiles.group < tiles.groups, other=1.0)
+    factor = spread(tl.where(scale == 0, 0.0, tl.where(norm == 0, 0.0, scale / norm)).to(COMPUTE), AXIS)
+    run, element = tiles.begin // tiles.inner, tiles.begin % tiles.inner
+    for start in tl.range(tiles.begin, tiles.end, SPAN, num_stages=PIPELINE):
+        offsets, mask = offsets_of(tiles, run, element, start, SPAN, ACROSS, WIDE)
         w = widen(tl.load(weight + offsets, mask=mask, other=0.0), COMPUTE)
         tl.store(out + offsets, narrow(factor * w, STORAGE), mask=mask)
+        runs, element = later(tiles, element, SPAN)
+        run += runs
