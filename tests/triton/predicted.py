@@ -62,7 +62,7 @@ def of_tensor(
     """A penalty, or its gradient."""
 
     def launch() -> None:
-        result = use(torch.ones(10, 100, dtype=dtype, requires_grad=True))
+        result = use(torch.ones(64, 1024, dtype=dtype, requires_grad=True))
         if function.endswith(("elementwise", "slope", "gradient")):
             result.backward()
 

@@ -58,6 +58,7 @@ INTERPRETED = isinstance(step.update, InterpretedFunction)
 
 def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
     device = batch.device
+    architecture = architectures.of_device(device)
     with guard(device):
         memory = _memory(batch)
         work = memory.work(batch.segments.numpy(), batch.generation)
@@ -65,11 +66,14 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
         partials = empty(device, len(SUMS) if with_sums else 0, work.layout.chunks)
 
         def constants(kind: Kind) -> dict[str, Any]:
-            by_element = {"PENALTY": kind.penalty, "OPERATOR": OPERATORS.get(kind.penalty)}
+            states = len(reference.RULES[kind.rule].state_names)
+            by_element = {"PENALTY": kind.penalty, "OPERATOR": OPERATORS.get(kind.penalty), "PIPELINE": 1}
+            if states or with_sums:  # for less, addresses in shared memory cost more than waiting does
+                by_element["PIPELINE"] = architecture.stages
             return {
                 "OBSERVE": RULES[kind.rule].observe,
                 "RULE": RULES[kind.rule].advance,
-                "STATES": len(reference.RULES[kind.rule].state_names),
+                "STATES": states,
                 "PER_ELEMENT": reference.RULES[kind.rule].step_per_element,
                 "STATE": tl.bfloat16 if kind.narrow else TYPES[reference.compute_dtype(kind.dtype)],
                 "ROUNDING": kind.rounding,
@@ -80,7 +84,7 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
 
         over_chunks(
             step.update,
-            architectures.of_device(device).update,
+            architecture.update,
             work,
             [table, partials],
             [work.layout.chunks],

@@ -21,7 +21,8 @@ def split(code: Path) -> Paths:
 
     Where there are loops that load or store 16 bytes at a time, the others, which do what is left of a chunk, are left out. At a
     fork the path takes the side that moves more, 16 bytes at a time above all. Where none moves anything it goes straight on, but
-    not to a call: divisions and roots have a function for operands out of the ordinary.
+    not to a call: divisions and roots have a function for operands out of the ordinary. What all threads of a program jump over
+    together, once per block, is an option, and off.
     """
     places = {instruction.address: place for place, instruction in enumerate(code)}
     bodies = _innermost(code, places)
@@ -55,13 +56,16 @@ def _innermost(code: Path, places: dict[int, int]) -> list[tuple[int, int]]:
 
 def _walk(code: Path, places: dict[int, int], place: int, end: int) -> Path:
     path = []
+    apart = 0  # forks at which threads may have parted, and where they have not met again
     while place < end:
-        path.append(code[place])
-        place = _next(code, places, place, end)
+        instruction = code[place]
+        path.append(instruction)
+        apart += {"BSSY": 1, "BSYNC": -1}.get(instruction.name, 0)
+        place = _next(code, places, place, end, options_are_off=not apart)
     return path
 
 
-def _next(code: Path, places: dict[int, int], place: int, end: int) -> int:
+def _next(code: Path, places: dict[int, int], place: int, end: int, *, options_are_off: bool = False) -> int:
     """Returns the place of what is executed after an instruction, in code that ends before ``end``."""
     instruction = code[place]
     target = places.get(instruction.target) if instruction.target is not None else None
@@ -72,7 +76,7 @@ def _next(code: Path, places: dict[int, int], place: int, end: int) -> int:
     straight, other = code[place + 1 : target], _other_side(code, places, target)
     if _moves(straight) != _moves(other):
         return place + 1 if _moves(straight) > _moves(other) else target
-    return target if any(inner.name == "CALL" for inner in straight) else place + 1
+    return target if options_are_off or any(inner.name == "CALL" for inner in straight) else place + 1
 
 
 def _other_side(code: Path, places: dict[int, int], target: int) -> Path:

@@ -19,7 +19,7 @@ ROUNDS = 3  # after which each round of a loop takes as long as the one before
 
 
 class Work(NamedTuple):
-    """Says what a program does: how many elements it has, of how many bytes each, and how often it goes through its loops."""
+    """Says what a program does: how many elements it has, of how many bytes each, and how often it goes through its loops, if they are not unrolled."""
 
     elements: int
     read: float  # bytes per element, each counted once
@@ -48,15 +48,16 @@ def predict(machine_code: str, work: Work, chip: Chip) -> Prediction:
     near each other, neither is reached: the time is taken for the root of the sum of their squares.
     """
     once, loops = split(parse(machine_code))
-    paths = [(once, 1), *((loop, work.rounds) for loop in loops)]
     threads = 32 * work.warps / work.elements
+    rounds = _rounds(loops, work, threads)
+    paths = [(once, 1), *((loop, rounds) for loop in loops)]
     counts: Counter[str] = Counter()
     for path, times in paths:
         for instruction in path:
             counts[instruction.unit] += times * threads
     units = _cycles_of_units(paths, counts, threads, chip)
     busiest = max(units, key=units.__getitem__)
-    alone = follow(once, chip).cycles + sum(work.rounds * follow(loop, chip, ROUNDS).cycles for loop in loops)
+    alone = follow(once, chip).cycles + sum(rounds * follow(loop, chip, ROUNDS).cycles for loop in loops)
     programs = resident(work, chip)
     bounds = {
         "memory": (work.read + work.written) / chip.copied_bytes_per_cycle,
@@ -74,6 +75,15 @@ def predict(machine_code: str, work: Work, chip: Chip) -> Prediction:
     )
 
 
+def _rounds(loops: list[Path], work: Work, threads: float) -> float:
+    """Returns how often a program goes through its loops: one that goes through a single one as often as it takes to move everything, as
+    the compiler may have unrolled it."""
+    if len(loops) != 1:
+        return work.rounds
+    moved = sum(instruction.bytes for instruction in loops[0]) * threads
+    return (work.read + work.written) / moved if moved else work.rounds
+
+
 def resident(work: Work, chip: Chip) -> int:
     """Returns how many programs a multiprocessor has room for at a time."""
     registers = -(-work.registers // 8) * 8 * 32 * work.warps
@@ -82,7 +92,7 @@ def resident(work: Work, chip: Chip) -> int:
 
 
 def _cycles_of_units(
-    paths: list[tuple[Path, int]], counts: Counter[str], threads: float, chip: Chip
+    paths: list[tuple[Path, float]], counts: Counter[str], threads: float, chip: Chip
 ) -> dict[str, float]:
     """Returns the cycles that each unit of a multiprocessor takes for an element."""
     wide = threads * sum(times * sum(each.is_of_64_bits for each in path) for path, times in paths)

@@ -44,8 +44,10 @@ def load_row(rows, row, TYPE: tl.constexpr):
 def gradient_of(w, g, h):
     """Makes steps 2 to 4 of the specification."""
     g = g * h.scale
-    g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
-    return tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
+    if (h.coupled_decay != 0) | (h.subgradient != 0):  # together they cost a fifth of a rule
+        g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
+        g = tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
+    return g
 
 
 @triton.jit
@@ -126,6 +128,7 @@ def update_blocks(
     ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
     SHIFTED: tl.constexpr,
+    PIPELINE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -141,7 +144,8 @@ def update_blocks(
         l1_weights = chunks.pointer(chunk, L1_WEIGHT, COMPUTE, WIDE)
     stream = tl.load(chunk.segment + STREAM).to(tl.uint32)
     place = tl.load(chunk.segment + PLACE) + chunk.start
-    for block in range(begin, end):
+    # A random counter for each element leaves no registers for addresses in shared memory.
+    for block in tl.range(begin, end, num_stages=PIPELINE if WIDE and not SHIFTED else 1):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
         stored, w = load_weights(weight, kept, offsets, mask, STORAGE, COMPUTE, ROUNDING, WIDE)
         g = widen(chunks.load(gradient, offsets, mask, WIDE), COMPUTE)
@@ -214,12 +218,13 @@ def update(
     STATS: tl.constexpr,
     MAY_SKIP: tl.constexpr,
     SHIFTED: tl.constexpr,
+    PIPELINE: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Updates one chunk of a segment; with STATS its sums, into ``partials`` (sums, stride). SHIFTED: of segments that draw random
-    numbers and whose places are no multiples of 8."""
+    numbers and whose places are no multiples of 8. PIPELINE: how many blocks are on their way at a time, through shared memory; 1: none."""
     chunk = chunks.find(segments, owners, first_chunk)
     row = tl.load(chunk.segment + ROW)
     h = load_row(rows, row, COMPUTE)
@@ -254,6 +259,7 @@ def update(
             ROUNDING,
             STATS,
             SHIFTED,
+            PIPELINE,
             BLOCK,
             k == 0,
         )
