@@ -54,8 +54,8 @@ BY_GROUPS = [
 """With sums, each for rows and for columns."""
 
 FULL = ("sm_90", "gfx942")
-HALVES = {"sm_80": 0, "sm_100": 1, "gfx950": 0}
-"""For the others of the same compilers the tests compile a half of each list, into which rules, dtypes and roundings are dealt:
+THIRDS = {"sm_80": 0, "sm_100": 1, "gfx950": 2}
+"""For the others of the same compilers the tests compile a third of each list, into which rules, dtypes and roundings are dealt:
 what takes minutes otherwise, and `make kernels` does."""
 
 FURTHER = ("sm_86", "sm_89", "sm_120")
@@ -65,5 +65,5 @@ FURTHER = ("sm_86", "sm_89", "sm_120")
 def taken(architecture: str, updates: list[Update]) -> list[Update]:
     if architecture in FULL:
         return updates
-    halves = covering.dealt(updates, (0, 1))
-    return [u for u, half in zip(updates, halves, strict=True) if half == HALVES[architecture] or u.rule == "sgd"]
+    thirds = covering.dealt(updates, range(3))
+    return [u for u, third in zip(updates, thirds, strict=True) if third == THIRDS[architecture] or u.rule == "sgd"]
