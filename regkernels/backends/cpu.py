@@ -34,7 +34,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
 def proximal(batch: Batch) -> None:
     table = batch.segments
     _adopt_thread_count()
-    extension.C.proximal(table.data_ptr(), len(table), one_by_one(batch.rows))
+    extension.C.proximal(table.data_ptr(), len(table), one_by_one(batch.rows, batch.device))
 
 
 def gradient_square_sum(batch: Batch) -> float:

@@ -14,11 +14,12 @@ from regkernels.reference import Penalty
 from regkernels.table import segments
 from regkernels.table.batch import Batch
 from regkernels.table.grouping import GroupLayout
-from regkernels.table.hyper import one_by_one
+from regkernels.table.hyper import on_host, one_by_one
 
 
 def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
     totals = segments.no_sums(batch.totals if with_sums else 0)
+    rows = on_host(batch.rows, batch.device)
     for own in batch.operands():
         # Before the step: gradient and weight may be one memory.
         squares = reference.sums([own.gradient])[1] if with_sums else 0.0
@@ -27,7 +28,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
             own.weight,
             own.gradient,
             own.states,
-            batch.rows[own.row],
+            rows[own.row],
             own.rounding,
             own.kept,
             own.stream,
@@ -43,7 +44,7 @@ def update(batch: Batch, *, with_sums: bool) -> list[tuple[float, ...]]:
 
 
 def proximal(batch: Batch) -> None:
-    rows = one_by_one(batch.rows)
+    rows = one_by_one(batch.rows, batch.device)
     for own in batch.operands():
         reference.proximal_(own.rule_or_metric, own.weight, own.states, rows[own.row])
 

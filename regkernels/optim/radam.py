@@ -12,6 +12,7 @@ from regkernels import validation
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
+from regkernels.table.deferred import Deferred
 from regkernels.table.hyper import Number, averages, regularisation, select, square_root
 from regkernels.validation import L1Mode, WeightDecayMode
 
@@ -116,7 +117,7 @@ class Rectification(NamedTuple):
     ``known``: whether the variance is; until then all elements have the step lr, whose moves have no limit.
     """
 
-    known: bool | Tensor
+    known: bool | Tensor | Deferred
     lr_factor: Number
     root_factor: Number  # of the second moment
     eps: Number
@@ -129,7 +130,7 @@ def rectification(beta2: Number, step: Number, eps: float) -> Rectification:
     now = length - 2.0 * step * (1.0 - bias2) / bias2
     known = now > 5.0
     # As long as the variance is unknown the step is lr: the root of the second moment is taken times 0, and 1 is added.
-    if not isinstance(now, Tensor) and not known:
+    if isinstance(now, float) and not known:
         return Rectification(known, 1.0, 0.0, 1.0)  # what follows may divide by 0
     variance = (now - 4.0) * (now - 2.0) * length / ((length - 4.0) * (length - 2.0) * now)
     return Rectification(

@@ -12,6 +12,7 @@ from regkernels.optim import penalty_keys
 from regkernels.optim.optimizer import Optimizer
 from regkernels.optim.options import Common
 from regkernels.optim.step.protocol import Row
+from regkernels.table.deferred import Deferred
 from regkernels.table.hyper import Number, regularisation, select
 from regkernels.validation import L1Mode, WeightDecayMode
 
@@ -117,4 +118,5 @@ class SGD(Optimizer):
 
 def _one_minus(dampening: float, row: Row) -> Number:
     """Returns 1 - dampening, but 1 in a parameter's first step, whose buffer is the gradient."""
-    return select(row.step == 1 if isinstance(row.step, Tensor) else row.first, 1.0, 1.0 - dampening)
+    is_first = Deferred("is_equal", row.step, 1.0) if isinstance(row.step, Deferred) else row.first
+    return select(is_first, 1.0, 1.0 - dampening)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Number = float | Tensor
+from regkernels.table.deferred import Deferred
+
+Number = float | Tensor | Deferred
 
 SHRINK_LIMIT = 2.0
 """What a proximal step takes from a weight at most, in steps of size lr, where nobody says otherwise."""
@@ -23,8 +25,8 @@ SHRINK_LIMIT = 2.0
 class Hyper(NamedTuple):
     """Holds one row of the hyper-parameter table; the defaults are neutral. Order and names are those of csrc/lists.h.
 
-    On an accelerator a value may be a 0-dim float64 tensor there, see `number`; the same arithmetic makes it. It may be a vector of such
-    numbers, too: then the row stands for as many.
+    On an accelerator a value may be a number that only the device knows, see `number`; the same arithmetic makes it. It may be a vector
+    of such numbers, too: then the row stands for as many.
     """
 
     scale: Number = 1.0  # of the gradient: clipping, and -1 to maximize
@@ -68,51 +70,65 @@ class Hyper(NamedTuple):
     @property
     def multiplicity(self) -> int:
         """Returns how many rows it stands for."""
-        return max(len(value) if isinstance(value, Tensor) and value.dim() else 1 for value in self)
+        return max(deferred(value).count if isinstance(value, (Tensor, Deferred)) else 1 for value in self)
 
 
-def one_by_one(rows: Iterable[Hyper]) -> list[Hyper]:
-    """Returns the rows that ``rows`` stand for, each by itself."""
+def one_by_one(rows: Iterable[Hyper], device: torch.device) -> list[Hyper]:
+    """Returns the rows that ``rows`` stand for, each by itself; numbers that are not known are tensors on ``device``."""
     listed = []
-    for row in rows:
+    for row in _computed(rows, device):
         count = row.multiplicity
         columns = [value.expand(count).unbind() if isinstance(value, Tensor) else [value] * count for value in row]
         listed += [row] if count == 1 else [Hyper(*values) for values in zip(*columns, strict=True)]
     return listed
 
 
-def on_host(rows: Sequence[Hyper]) -> list[Hyper]:
-    """Returns rows in numbers. What devices know comes in one copy, which the host waits for."""
-    tensors = [value for value in chain(*rows) if isinstance(value, Tensor)]
+def on_host(rows: Sequence[Hyper], device: torch.device) -> list[Hyper]:
+    """Returns rows in numbers. What ``device`` knows comes in one copy, which the host waits for."""
+    computed = _computed(rows, device)
+    tensors = [value for value in chain(*computed) if isinstance(value, Tensor)]
     if not tensors:
-        return list(rows)
-    read = iter(torch.stack([value.to(tensors[0].device, torch.float64).reshape(()) for value in tensors]).tolist())
-    return [Hyper(*(next(read) if isinstance(value, Tensor) else value for value in row)) for row in rows]
+        return computed
+    read = iter(torch.stack([value.reshape(()) for value in tensors]).tolist())
+    return [Hyper(*(next(read) if isinstance(value, Tensor) else value for value in row)) for row in computed]
+
+
+def _computed(rows: Iterable[Hyper], device: torch.device) -> list[Hyper]:
+    """Returns rows in which what only a device knows are float64 tensors on ``device``."""
+    known: dict[Deferred, Tensor] = {}
+    return [
+        Hyper(*(deferred(one).computed(device, known) if isinstance(one, (Tensor, Deferred)) else one for one in row))
+        for row in rows
+    ]
+
+
+def deferred(value: Tensor | Deferred) -> Deferred:
+    """Returns a number that only a device knows, for arithmetic that is not done at once."""
+    return Deferred.of(value) if isinstance(value, Tensor) else value
 
 
 def number(value: Number, group: Mapping[str, Any]) -> Number:
-    """Returns an option of a param group for arithmetic: a float, or a 0-dim float64 tensor.
+    """Returns an option of a param group for arithmetic: a float, or what is written down for the device.
 
-    A tensor on an accelerator stays a tensor: reading its value would make the host wait for the device. So does any
+    A tensor on an accelerator stays there: reading its value would make the host wait for the device. So does any
     tensor of a capturable optimizer: a captured step must see it change.
     """
     if type(value) is float:
         return value
     if isinstance(value, Tensor) and (not value.is_cpu or group.get("capturable")):
-        return value.detach().double().reshape(())
+        return Deferred.of(value)
     return as_float(value)
 
 
 def square_root(value: Number) -> Number:
-    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+    return value.sqrt() if isinstance(value, (Tensor, Deferred)) else math.sqrt(value)
 
 
-def select(condition: bool | Tensor, value: Number, otherwise: float) -> Number:
-    """Returns one of the two values; a float64 tensor where the condition is known on a device only."""
-    if isinstance(condition, Tensor):
-        # torch.where would make float32 of two Python numbers.
-        return torch.where(condition, value, torch.full((), otherwise, dtype=torch.float64, device=condition.device))
-    return value if condition else otherwise
+def select(condition: bool | Tensor | Deferred, value: Number, otherwise: Number) -> Number:
+    """Returns one of the two values, by a condition that only a device may know."""
+    if isinstance(condition, bool):
+        return value if condition else otherwise
+    return Deferred("choose", condition, value, otherwise)
 
 
 def averages(group: Mapping[str, Any]) -> dict[str, Number]:
@@ -124,8 +140,8 @@ def averages(group: Mapping[str, Any]) -> dict[str, Number]:
 def clip_factor(square_sum: Number, max_norm: float) -> Number:
     """Returns what torch.nn.utils.clip_grad_norm_ multiplies gradients by. A norm that is NaN makes all NaN, there and here."""
     clip = max_norm / (square_root(square_sum) + 1e-6)
-    if isinstance(clip, Tensor):
-        return clip.clamp(max=1.0)
+    if isinstance(clip, Deferred):
+        return select(clip > 1.0, 1.0, clip)
     return min(clip, 1.0) if clip == clip else clip
 
 

@@ -31,6 +31,7 @@ from regkernels.backends.triton.penalties import (
     weighted,
     weighted_gradient,
 )
+from regkernels.backends.triton.rows import table_of_rows
 from regkernels.backends.triton.tables import BatchMemory
 from regkernels.reference.kinds import Kind, MetricKind
 from regkernels.table.batch import Batch
@@ -62,7 +63,7 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
     with guard(device):
         memory = _memory(batch)
         work = memory.work(batch.segments.numpy(), batch.generation)
-        table = memory.rows(batch.rows)
+        table = table_of_rows(batch.rows, memory, device)
         partials = empty(device, len(SUMS) if with_sums else 0, work.layout.chunks)
 
         def constants(kind: Kind) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def proximal(batch: Batch) -> None:
             proximal_kernel,
             architectures.of_device(device).elementwise,
             memory.work(batch.segments.numpy(), batch.generation),
-            [memory.rows(batch.rows)],
+            [table_of_rows(batch.rows, memory, device)],
             [],
             lambda kind: {
                 "METRIC": METRICS[kind.metric],

@@ -7,12 +7,12 @@ machine whose cores are busy.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regkernels.backends.gpu import check_dtype
@@ -20,7 +20,6 @@ from regkernels.backends.triton.cuts import ALIGNMENT, CUTS, Cut, Integers, cuts
 from regkernels.backends.triton.kernels.columns import CHUNK, FIELDS
 from regkernels.table import segments
 from regkernels.table.formats import FORMATS, format_number
-from regkernels.table.hyper import Hyper
 from regkernels.table.upload import stream, upload
 
 
@@ -141,7 +140,7 @@ class BatchMemory:
         self._work: Work | None = None
         self._captured: Work | None = None  # between the gradients' norm and the update of one step
         self._sizes: Integers = numpy.empty(0, dtype=numpy.int64)
-        self._known: list[Hyper] = []
+        self._known: object = None
         self._rows: Tensor | None = None
         self._of_elements: BatchMemory | None = None
 
@@ -181,37 +180,15 @@ class BatchMemory:
     def _laid_out(self, table: Integers) -> Work:
         return Work.of(Layout.of(table, self._totals), table, self._device)
 
-    def rows(self, rows: list[Hyper]) -> Tensor:
-        """Returns the table of hyper-parameters, float64 (rows, fields), in device memory."""
+    def rows(self, known: object, table: Callable[[], NDArray[Any]]) -> Tensor:
+        """Returns ``table`` in device memory, which is about rows of hyper-parameters. ``known``: tells whether it is the last one."""
         on = self._current_stream()
-        if any(isinstance(value, Tensor) for value in chain(*rows)):
-            return self._computed(rows)
-        if self._rows is not None and on is not None and rows == self._known:
+        if self._rows is not None and on is not None and known == self._known:
             return self._rows
-        table = upload(numpy.array(rows, dtype=numpy.float64), self._device)
+        rows = upload(table(), self._device)
         if on is not None:
-            self._known, self._rows = rows, table
-        return table
-
-    def _computed(self, rows: list[Hyper]) -> Tensor:
-        """Returns the table of rows of which a part is computed on the device, as from a learning rate that lives there."""
-        known = numpy.zeros((sum(row.multiplicity for row in rows), len(Hyper._fields)))
-        numbers = numpy.arange(known.size).reshape(known.shape)
-        places, values = list[Integers](), list[Tensor]()
-        first = 0
-        for row in rows:
-            count = row.multiplicity
-            own = slice(first, first + count)
-            for field, value in enumerate(row):
-                if isinstance(value, Tensor):
-                    places.append(numbers[own, field])
-                    values.append(value.to(self._device, torch.float64).reshape(-1).expand(count))
-                else:
-                    known[own, field] = value
-            first += count
-        table = upload(known, self._device)
-        table.view(-1).index_copy_(0, upload(numpy.concatenate(places), self._device), torch.cat(values))
-        return table
+            self._known, self._rows = known, rows
+        return rows
 
     def _current_stream(self) -> int | None:
         """Names the stream; None while it is captured. On another one than before, forgets all that was kept."""

@@ -102,11 +102,11 @@ class Active:
         for index in self._mask.nonzero().flatten().tolist():
             yield self._entries[index], int(self._table[index, segments.ROW])
 
-    def split_entries(self, rows: Sequence[Hyper]) -> Iterator[tuple[Entry, Hyper]]:
-        """Yields the entries that `regkernels.optim.step.split_groups` updates, with their rows in numbers; waits for a device that
+    def split_entries(self, rows: Sequence[Hyper], device: torch.device) -> Iterator[tuple[Entry, Hyper]]:
+        """Yields the entries that `regkernels.optim.step.split_groups` updates, with their rows in numbers; waits for ``device`` where it
         knows one of them."""
         if self.splits:
-            known = on_host(rows)
+            known = on_host(rows, device)
             yield from ((entry, known[row]) for entry, row in self.entries() if entry.split)
 
     def rows_of_kernels(self, rows: list[Hyper]) -> list[Hyper]:

@@ -18,6 +18,7 @@ from regkernels import validation
 from regkernels.memory import own_storage
 from regkernels.optim.step.entry import Entry
 from regkernels.table.batch import in_one_go
+from regkernels.table.deferred import Deferred
 from regkernels.table.formats import Format
 from regkernels.table.hyper import Number
 from regkernels.table.upload import is_capturing, upload
@@ -96,8 +97,8 @@ class HostCounts:
         """Returns a number for each entry, int64, below how many there are; entries with the same number have the same count."""
         return self._now()[self._order].unique(return_inverse=True)[1]
 
-    def next(self, index: int) -> int | Tensor:
-        """Returns the number of the step to come, from 1; on a device a float64 tensor."""
+    def next(self, index: int) -> int | Deferred:
+        """Returns the number of the step to come, from 1."""
         return int(self._now()[self._places[index]]) + 1
 
     def were_set(self) -> bool:
@@ -152,9 +153,9 @@ class DeviceCounts:
     def classes(self) -> Tensor:
         return self._classes
 
-    def next(self, index: int) -> int | Tensor:
+    def next(self, index: int) -> int | Deferred:
         number, place = self._places[index]
-        return self._blocks[number][place].double() + 1.0
+        return Deferred.of(self._blocks[number][place]) + 1.0
 
     def were_set(self) -> bool:
         return [block._version for block in self._blocks] != self._versions

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
-
+from regkernels.table.deferred import Deferred
 from regkernels.table.hyper import Number
 
 
@@ -16,7 +15,7 @@ class Row:
     """Holds what a row of hyper-parameters depends on: a param group, and how far its parameters are."""
 
     group: int  # index of the param group
-    step: int | Tensor  # of the step to come, from 1; 0 for rules that do not count; float64 where it lives on a device
+    step: int | Deferred  # of the step to come, from 1; 0 for rules that do not count
     first: bool
 
 

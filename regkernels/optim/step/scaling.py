@@ -15,7 +15,7 @@ from torch import Tensor
 from regkernels import backends
 from regkernels.optim.options import Options
 from regkernels.optim.step.plan import Plan
-from regkernels.table.hyper import Number, as_float, clip_factor
+from regkernels.table.hyper import Number, as_float, clip_factor, deferred
 
 
 class Scaling(NamedTuple):
@@ -38,15 +38,16 @@ class Scaling(NamedTuple):
         attributes = vars(optimizer)
         scale, found_inf = (_number(attributes.get(name)) for name in ("grad_scale", "found_inf"))
         inverse_scale = 1.0 if scale is None else _inverse(scale)
-        return cls(inverse_scale, inverse_scale, 0.0 if found_inf is None else found_inf)
+        factor = deferred(inverse_scale) if isinstance(inverse_scale, Tensor) else inverse_scale
+        return cls(factor, inverse_scale, 0.0 if found_inf is None else found_inf)
 
     def on(self, device: torch.device) -> Scaling:
         """Returns it for parameters on ``device``; on the CPU in numbers: a step there waits for a device that knows a part of it."""
         if not backends.is_asynchronous(device):
             return Scaling(as_float(self.factor), as_float(self.inverse_scale), as_float(self.skip), self.has_norm)
-        values = (self.factor, self.inverse_scale, self.skip)
-        factor, inverse_scale, skip = (value.to(device) if isinstance(value, Tensor) else value for value in values)
-        return Scaling(factor, inverse_scale, skip, self.has_norm)
+        values = (self.inverse_scale, self.skip)
+        inverse_scale, skip = (value.to(device) if isinstance(value, Tensor) else value for value in values)
+        return Scaling(self.factor, inverse_scale, skip, self.has_norm)
 
     def with_norm(self, options: Options, plans: Sequence[Plan]) -> Scaling:
         """Returns it with what ``max_grad_norm`` and ``skip_nonfinite`` ask for, by the norm of the gradients of ``plans``."""
@@ -60,7 +61,8 @@ class Scaling(NamedTuple):
         """Returns it with what they ask for, by the sum of the squares of all gradients."""
         factor, skip = self.factor, self.skip
         if options.max_grad_norm is not None:
-            factor = factor * clip_factor(square_sum * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
+            known = deferred(square_sum) if isinstance(square_sum, Tensor) else square_sum
+            factor = factor * clip_factor(known * self.inverse_scale * self.inverse_scale, options.max_grad_norm)
         if options.skip_nonfinite:
             skip = _either(skip, _is_not_finite(square_sum))
         return self._replace(factor=factor, skip=skip, has_norm=True)

@@ -152,7 +152,9 @@ class Stepper:
             ]
             work.append((plan, own, scaled))
         if self._split and not scaling.skips:
-            self._split.step(item for plan, _, scaled in work for item in plan.active.split_entries(scaled))
+            self._split.step(
+                item for plan, _, scaled in work for item in plan.active.split_entries(scaled, plan.device)
+            )
         totals: list[Any] = []
         for plan, own, scaled in work:
             batch = plan.batch(plan.active.rows_of_kernels(scaled), None if own.skips else own.skip)
