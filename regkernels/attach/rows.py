@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regkernels import validation
 from regkernels.attach.sources import Source, Step
-from regkernels.table.hyper import Hyper, Number, as_float, largest_shrink, number
+from regkernels.table.hyper import Hyper, Scalar, as_float, largest_shrink, number
 
 
 class Rows:
@@ -20,7 +20,7 @@ class Rows:
         rows: those collected so far.
     """
 
-    def __init__(self, skip: Number) -> None:
+    def __init__(self, skip: Scalar) -> None:
         """Begins with none. ``skip``: not 0 on the device where the step was left out."""
         self.rows: list[Hyper] = []
         self._count = 0  # of rows that these stand for
@@ -60,12 +60,12 @@ class Rows:
     ) -> list[int | None]:
         """Adds a row for each parameter, all of them in one `Hyper` of vectors: the host does not know which counts are equal."""
         vectors = [torch.stack([_scalar(value) for value in column]).double() for column in columns]
-        first = self._append(Hyper(**self._fields(group, metric, source.step(group, *vectors))))
+        first = self._append(Hyper.of(self._fields(group, metric, source.step(group, *vectors))))
         return list(range(first, self._count))
 
     def _add(self, group: Mapping[str, Any], metric: str, step: Step) -> int:
         """Returns the number of a row, which is added unless it is the last one."""
-        row = Hyper(**self._fields(group, metric, step))
+        row = Hyper.of(self._fields(group, metric, step))
         if self.rows and not isinstance(self._skip, Tensor) and _equal(row, self.rows[-1]):
             return self._count - 1
         return self._append(row)

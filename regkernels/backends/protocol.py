@@ -13,7 +13,7 @@ from torch import Tensor
 from regkernels.reference import Penalty
 from regkernels.table.batch import Batch
 from regkernels.table.grouping import GroupLayout
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import Scalar
 
 
 class Backend(Protocol):
@@ -32,10 +32,10 @@ class Backend(Protocol):
         `regkernels.prox` goes through `update`, by the rule "still".
         """
 
-    def gradient_square_sum(self, batch: Batch) -> Number:
+    def gradient_square_sum(self, batch: Batch) -> Scalar:
         """Returns the sum of the squares of all gradients, in float64."""
 
-    def gradient_square_sums(self, batch: Batch, classes: int) -> Sequence[Number]:
+    def gradient_square_sums(self, batch: Batch, classes: int) -> Sequence[Scalar]:
         """Returns the sum of the squares of the gradients of each class of parameters (`table.segments.class_of_total`)."""
 
     def soft_threshold(self, x: Tensor, out: Tensor, threshold: float) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed.shards import cut_over, is_dtensor
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import Scalar
 
 NOBODY_ANSWERS = (
     "a rank may have ended (its own message, printed earlier, says why), or the ranks call step() a different number of times "
@@ -90,7 +90,7 @@ class Sums:
         """Returns the process groups that sums are added over."""
         return list(self._process_groups.values())
 
-    def add(self, table: Tensor, common: Sequence[Number] = (), *, wait: bool = True) -> Pending:
+    def add(self, table: Tensor, common: Sequence[Scalar] = (), *, wait: bool = True) -> Pending:
         """Returns the sums over all ranks and classes of the columns of ``table``, then those of ``common``.
 
         ``table``: float64, (classes, columns), on the device of the parameters. ``common``: numbers of which each rank has one.
@@ -124,7 +124,7 @@ class Sums:
                 sent[index].zero_()  # the same on all ranks of that process group: one of them adds it
         return self._sent(sent.sum(0), self._process_groups[last], table.device, wait=wait)
 
-    def _laid_out(self, table: Tensor, common: Sequence[Number]) -> Tensor:
+    def _laid_out(self, table: Tensor, common: Sequence[Scalar]) -> Tensor:
         """Returns what is sent: a copy of the table, (classes + 1, columns), whose last class is what is common."""
         device = self._device_of_messages(table.device)
         sent = torch.zeros(self.classes + 1, table.shape[1] + len(common), dtype=torch.float64, device=device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regkernels.distributed.sums import Pending
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import Scalar
 from regkernels.table.segments import SUMS
 from regkernels.table.upload import placed
 
@@ -37,7 +37,7 @@ class Stats(NamedTuple):
     zero_groups: Tensor
 
     @classmethod
-    def of(cls, totals: Sequence[Any], inverse_scale: Number, groups: int, device: torch.device) -> Stats:
+    def of(cls, totals: Sequence[Any], inverse_scale: Scalar, groups: int, device: torch.device) -> Stats:
         """Adds up ``totals``: one table (param groups, sums) per device, or one for all ranks.
 
         ``inverse_scale`` has yet to be applied to the gradients that they are of. ``groups``: number of param groups.

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from regkernels.table.deferred import Deferred
 
-Number = float | Tensor | Deferred
+Scalar = float | Tensor
+"""Whatever is known of a number: its value, or where it lies on a device."""
+
+Number = Scalar | Deferred
+"""What formulas of hyper-parameters are written for."""
 
 SHRINK_LIMIT = 2.0
 """What a proximal step takes from a weight at most, in steps of size lr, where nobody says otherwise."""
@@ -29,39 +33,44 @@ class Hyper(NamedTuple):
     of such numbers, too: then the row stands for as many.
     """
 
-    scale: Number = 1.0  # of the gradient: clipping, and -1 to maximize
-    lr: Number = 0.0  # 0: no weight is written
-    coupled_decay: Number = 0.0  # g + coupled_decay * w
-    subgradient: Number = 0.0  # g + subgradient * sign(w)
-    decay: Number = 1.0  # w * decay, before the step
-    threshold: Number = 0.0  # soft-threshold, the same for every element
-    threshold_per_step: Number = 0.0  # soft-threshold as a multiple of the element's step
-    shrink_divisor: Number = 1.0  # w / shrink_divisor, after the step
-    shrink_per_step: Number = 0.0  # w / (1 + shrink_per_step * the element's step)
-    momentum: Number = 0.0
-    one_minus_dampening: Number = 1.0
-    nesterov: Number = 0.0
-    beta1: Number = 0.0
-    one_minus_beta1: Number = 1.0
-    beta2: Number = 0.0  # RMSprop's alpha
-    one_minus_beta2: Number = 1.0
-    inverse_bias1: Number = 1.0  # 1 / (1 - beta1**step)
-    inverse_sqrt_bias2: Number = 1.0  # 1 / sqrt(1 - beta2**step)
-    eps: Number = 0.0
-    gain: Number = 1.0  # of the rule: a penalty's step is gain * the element's step
-    strength: Number = 0.0  # of a penalty beyond l1
-    shape: Number = 1.0  # its second parameter: gamma, a, eps, delta
-    largest_shrink: Number = math.inf  # what a proximal step takes from a weight at most
-    lower: Number = -math.inf  # bounds of the weight, after the penalty
-    upper: Number = math.inf
-    cautious: Number = 0.0  # not 0: decay only where it does not work against the move
-    group_strength: Number = 0.0  # group soft-threshold as a multiple of the group's step
-    group_by_size: Number = 1.0  # not 0: that times sqrt(elements of the group)
-    max_norm: Number = math.inf  # of a group
-    unit_norm: Number = 0.0  # not 0: groups are scaled to norm 1
-    skip: Number = 0.0  # not 0: nothing is written
-    seed: Number = 0.0  # of stochastic rounding, a whole number below 2**32
-    step: Number = 0.0  # the number of the step, from 1, which stochastic rounding depends on
+    scale: Scalar = 1.0  # of the gradient: clipping, and -1 to maximize
+    lr: Scalar = 0.0  # 0: no weight is written
+    coupled_decay: Scalar = 0.0  # g + coupled_decay * w
+    subgradient: Scalar = 0.0  # g + subgradient * sign(w)
+    decay: Scalar = 1.0  # w * decay, before the step
+    threshold: Scalar = 0.0  # soft-threshold, the same for every element
+    threshold_per_step: Scalar = 0.0  # soft-threshold as a multiple of the element's step
+    shrink_divisor: Scalar = 1.0  # w / shrink_divisor, after the step
+    shrink_per_step: Scalar = 0.0  # w / (1 + shrink_per_step * the element's step)
+    momentum: Scalar = 0.0
+    one_minus_dampening: Scalar = 1.0
+    nesterov: Scalar = 0.0
+    beta1: Scalar = 0.0
+    one_minus_beta1: Scalar = 1.0
+    beta2: Scalar = 0.0  # RMSprop's alpha
+    one_minus_beta2: Scalar = 1.0
+    inverse_bias1: Scalar = 1.0  # 1 / (1 - beta1**step)
+    inverse_sqrt_bias2: Scalar = 1.0  # 1 / sqrt(1 - beta2**step)
+    eps: Scalar = 0.0
+    gain: Scalar = 1.0  # of the rule: a penalty's step is gain * the element's step
+    strength: Scalar = 0.0  # of a penalty beyond l1
+    shape: Scalar = 1.0  # its second parameter: gamma, a, eps, delta
+    largest_shrink: Scalar = math.inf  # what a proximal step takes from a weight at most
+    lower: Scalar = -math.inf  # bounds of the weight, after the penalty
+    upper: Scalar = math.inf
+    cautious: Scalar = 0.0  # not 0: decay only where it does not work against the move
+    group_strength: Scalar = 0.0  # group soft-threshold as a multiple of the group's step
+    group_by_size: Scalar = 1.0  # not 0: that times sqrt(elements of the group)
+    max_norm: Scalar = math.inf  # of a group
+    unit_norm: Scalar = 0.0  # not 0: groups are scaled to norm 1
+    skip: Scalar = 0.0  # not 0: nothing is written
+    seed: Scalar = 0.0  # of stochastic rounding, a whole number below 2**32
+    step: Scalar = 0.0  # the number of the step, from 1, which stochastic rounding depends on
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Number]) -> Hyper:
+        """Makes a row for a backend, which computes what is deferred; the specification, which is given values, has no such types."""
+        return cls(**fields)  # type: ignore[arg-type]
 
     def rounded(self, dtype: torch.dtype) -> Hyper:
         """Returns the row with every value rounded to the compute type ``dtype``."""

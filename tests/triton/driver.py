@@ -23,11 +23,11 @@ import regkernels.backends.triton as backend
 from regkernels import backends
 from regkernels.backends.triton import architectures
 from regkernels.backends.triton.architectures import ARCHITECTURES
-from regkernels.backends.triton.kernels import elementwise, group_values, groups, proximal, step, sums, values
+from regkernels.backends.triton.kernels import deferred, elementwise, group_values, groups, proximal, step, sums, values
 
 FUNCTIONS = [
     function
-    for module in (step, sums, elementwise, proximal, values, group_values, groups)
+    for module in (step, sums, elementwise, proximal, values, group_values, groups, deferred)
     for function in vars(module).values()
     if isinstance(function, JITFunction)
 ]

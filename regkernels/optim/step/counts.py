@@ -20,7 +20,7 @@ from regkernels.optim.step.entry import Entry
 from regkernels.table.batch import in_one_go
 from regkernels.table.deferred import Deferred
 from regkernels.table.formats import Format
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import Scalar
 from regkernels.table.upload import is_capturing, upload
 
 
@@ -105,7 +105,7 @@ class HostCounts:
         """Tells whether somebody else has changed a count."""
         return not torch.equal(self._now(), self._expected)
 
-    def advance(self, active: Tensor | None, skip: Number, then: Callable[[], object]) -> None:
+    def advance(self, active: Tensor | None, skip: Scalar, then: Callable[[], object]) -> None:
         """Counts a step of the entries in the mask ``active``, of all for None; then calls ``then``, and no interrupt comes between.
 
         ``skip``: 0, as the host knows it here.
@@ -160,7 +160,7 @@ class DeviceCounts:
     def were_set(self) -> bool:
         return [block._version for block in self._blocks] != self._versions
 
-    def advance(self, active: Tensor | None, skip: Number, then: Callable[[], object]) -> None:
+    def advance(self, active: Tensor | None, skip: Scalar, then: Callable[[], object]) -> None:
         """Counts a step. ``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
         for block, increment in zip(self._blocks, self._increments(active), strict=True):
             block += increment * (skip == 0).to(block.dtype) if isinstance(skip, Tensor) else increment

@@ -20,7 +20,7 @@ from regkernels.optim.options import Options
 from regkernels.optim.step import norms
 from regkernels.optim.step.plan import Plan
 from regkernels.optim.step.scaling import Scaling
-from regkernels.table.hyper import Number
+from regkernels.table.hyper import Scalar
 from regkernels.table.segments import SUMS
 from regkernels.table.upload import capturing, placed
 
@@ -51,7 +51,7 @@ class Exchange:
         """Tells whether there are other ranks to tell anything."""
         return self.sums.communicates
 
-    def norm(self, described: Described, sums: Sequence[Sequence[Number]], skip: Number) -> tuple[Number, Number]:
+    def norm(self, described: Described, sums: Sequence[Sequence[Scalar]], skip: Scalar) -> tuple[Scalar, Scalar]:
         """Returns the sum of the squares of all gradients of all ranks, and whether any of them leaves the step out. One message.
 
         ``sums``: for each device, the sum of each class; none where this rank has no gradients. Numbers are tensors where only
@@ -154,9 +154,9 @@ def before_building(
     return scaling._replace(skip=skip).by(options, square_sum)
 
 
-def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Number]]:
+def square_sums(plans: Sequence[Plan], classes: int) -> list[Sequence[Scalar]]:
     """Returns the sum of the squares of the gradients of each class, for each plan."""
-    found: list[Sequence[Number]] = []
+    found: list[Sequence[Scalar]] = []
     for plan in plans:
         backend = backends.backend_for(plan.device)
         batch = plan.batch()

@@ -31,7 +31,7 @@ from regkernels.optim.step.entry import Entry, table_of
 from regkernels.optim.step.l1_weights import L1Weights
 from regkernels.table import segments
 from regkernels.table.batch import Batch, Memory, Operands
-from regkernels.table.hyper import Hyper, Number
+from regkernels.table.hyper import Hyper, Scalar
 
 State = MutableMapping[Any, Any]
 
@@ -109,7 +109,7 @@ class Plan:
         self._table = table_of(self.entries)
         self.draws = any(entry.format.draws for entry in self.entries)
         self._dirty = False
-        self._made: list[Number] = []  # what a step that has been made and not finished says of ``skip``
+        self._made: list[Scalar] = []  # what a step that has been made and not finished says of ``skip``
         self._loaded: list[Entry] = []
         self._states: Any = None
         self._roster = self._make_roster(self._params)
@@ -197,7 +197,7 @@ class Plan:
             entry.load()
         self._loaded = active
 
-    def batch(self, rows: list[Hyper] | None = None, skip: Number | None = None) -> Batch:
+    def batch(self, rows: list[Hyper] | None = None, skip: Scalar | None = None) -> Batch:
         """Returns what the next step updates, for a backend.
 
         ``rows``: of hyper-parameters, one for each of `Active.rows`. ``skip``: of the step that is made with it, see `finish`.
@@ -220,7 +220,7 @@ class Plan:
             self._hold_gradients()
         return [entry.operands(row) for entry, row in self.active.entries()]
 
-    def made(self, skip: Number) -> None:
+    def made(self, skip: Scalar) -> None:
         """Notes that the kernels have made a step; ``skip`` is not 0 where the device left it out."""
         if not self._made:
             self._made.append(skip)

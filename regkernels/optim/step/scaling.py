@@ -15,15 +15,15 @@ from torch import Tensor
 from regkernels import backends
 from regkernels.optim.options import Options
 from regkernels.optim.step.plan import Plan
-from regkernels.table.hyper import Number, as_float, clip_factor, deferred
+from regkernels.table.hyper import Number, Scalar, as_float, clip_factor, deferred
 
 
 class Scaling(NamedTuple):
     """Says what the gradients of one step are multiplied by, and whether it is left out."""
 
     factor: Number = 1.0  # for every gradient
-    inverse_scale: Number = 1.0  # the scaler's part of it
-    skip: Number = 0.0  # not 0: the step is left out
+    inverse_scale: Scalar = 1.0  # the scaler's part of it
+    skip: Scalar = 0.0  # not 0: the step is left out
     has_norm: bool = False  # what is asked for by the norm of all gradients is in it
 
     @property
@@ -57,7 +57,7 @@ class Scaling(NamedTuple):
             options, _total(backends.backend_for(plan.device).gradient_square_sum(plan.batch()) for plan in plans)
         )
 
-    def by(self, options: Options, square_sum: Number) -> Scaling:
+    def by(self, options: Options, square_sum: Scalar) -> Scaling:
         """Returns it with what they ask for, by the sum of the squares of all gradients."""
         factor, skip = self.factor, self.skip
         if options.max_grad_norm is not None:
@@ -68,21 +68,21 @@ class Scaling(NamedTuple):
         return self._replace(factor=factor, skip=skip, has_norm=True)
 
 
-def _inverse(scale: Number) -> Number:
+def _inverse(scale: Scalar) -> Scalar:
     """Returns 1 / scale, infinity for one that backed off until it was 0, as on a device; such a step is left out."""
     if isinstance(scale, Tensor):
         return 1.0 / scale
     return 1.0 / scale if scale else math.inf
 
 
-def _number(value: Tensor | float | None) -> Number | None:
+def _number(value: Tensor | float | None) -> Scalar | None:
     """Returns a number that a scaler has set: a float, or a 0-dim float64 tensor where only a device knows it."""
     if isinstance(value, Tensor):
         return float(value.item()) if value.is_cpu else value.detach().double().reshape(())
     return value
 
 
-def _total(sums: Iterable[Number]) -> Number:
+def _total(sums: Iterable[Scalar]) -> Scalar:
     """Adds numbers of several devices, on the first of them that is not the host."""
     found = list(sums)
     devices = [square_sum.device for square_sum in found if isinstance(square_sum, Tensor)]
@@ -91,20 +91,20 @@ def _total(sums: Iterable[Number]) -> Number:
     return sum(found[1:], start=found[0])
 
 
-def _moved(value: Number, device: torch.device) -> Tensor:
+def _moved(value: Scalar, device: torch.device) -> Tensor:
     """Returns a number on a device. What the host knows travels as an argument: a copy of it would make the host wait."""
     if isinstance(value, Tensor):
         return value.to(device)
     return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def _is_not_finite(value: Number) -> Number:
+def _is_not_finite(value: Scalar) -> Scalar:
     if isinstance(value, Tensor):
         return value.isfinite().logical_not().double()
     return float(not math.isfinite(value))
 
 
-def _either(a: Number, b: Number) -> Number:
+def _either(a: Scalar, b: Scalar) -> Scalar:
     """Returns a number that is not 0 where one of the two is not."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.maximum(b.to(a.device))

@@ -22,7 +22,7 @@ from regkernels.optim.step.plan import Plan
 from regkernels.optim.step.protocol import Row, Rules
 from regkernels.optim.step.scaling import Scaling
 from regkernels.optim.step.split_groups import SplitGroups
-from regkernels.table.hyper import Hyper, Number
+from regkernels.table.hyper import Hyper, Number, Scalar
 
 Groups = Sequence[Mapping[str, Any]]
 State = MutableMapping[Any, Any]
@@ -78,7 +78,7 @@ class Stepper:
         self._checked = Checked()
         self._methods: list[Method] = []
         # Of the last step: sums per device, and what its gradients are scaled by.
-        self._totals: tuple[list[Any], Number] | None = None
+        self._totals: tuple[list[Any], Scalar] | None = None
 
     def finish(self) -> None:
         """Does what an interrupt has left of a step whose kernels were over."""
@@ -141,12 +141,14 @@ class Stepper:
         for plan, plan_rows, plan_fields in zip(plans, rows, fields, strict=True):
             own = scaling.on(plan.device)
             scaled = [
-                Hyper(
-                    **own_fields,
-                    scale=-own.factor if groups[row.group]["maximize"] else own.factor,
-                    skip=own.skip,
-                    seed=float(self.options.precision.seed),
-                    step=row.step % 2**32 if plan.draws else 0.0,  # random numbers begin anew there
+                Hyper.of(
+                    {
+                        **own_fields,
+                        "scale": -own.factor if groups[row.group]["maximize"] else own.factor,
+                        "skip": own.skip,
+                        "seed": float(self.options.precision.seed),
+                        "step": row.step % 2**32 if plan.draws else 0.0,  # random numbers begin anew there
+                    }
                 )
                 for own_fields, row in zip(plan_fields, plan_rows, strict=True)
             ]

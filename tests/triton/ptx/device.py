@@ -20,7 +20,7 @@ from triton import knobs
 
 import regkernels.backends.triton as backend
 from regkernels import backends
-from regkernels.backends.triton import by_groups, launch, penalties
+from regkernels.backends.triton import by_groups, launch, penalties, rows
 from tests.triton.driver import AbsentDevice, installed
 from tests.triton.ptx import permissions
 from tests.triton.ptx.machine import Code, Region, Tally, run, translated
@@ -123,7 +123,7 @@ def running(architecture: str, kind: type[Device] = RunningDevice) -> Iterator[D
         stack.enter_context(knobs.runtime.scope())
         knobs.runtime.add_stages_inspection_hook = _stop_at_ptx
         stack.enter_context(patch.object(backends, "interprets", lambda: True))
-        for module in (backend, by_groups, launch, penalties):
+        for module in (backend, by_groups, launch, penalties, rows):
             stack.enter_context(patch.object(module, "empty", permissions.unknown))
         stack.enter_context(installed(device))
         yield device

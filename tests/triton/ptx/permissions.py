@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from regkernels.backends.triton.kernels import group_values
+from regkernels.backends.triton.kernels import deferred, group_values
 from regkernels.table import segments
 from tests.triton.ptx.machine import Region
 
@@ -30,6 +30,7 @@ WRITTEN = {
     "slope": {},
     "slope_weighted": {},
     "proximal": {},
+    "compute_rows": {"slots": "rw", "rows": "w"},
     "group_gradient": {},
 }
 """The arguments through which a kernel writes, or reads and writes; it reads through all others. A kernel that is not listed may do
@@ -62,6 +63,8 @@ def regions(kernel: str, arguments: Mapping[str, Any], constants: Mapping[str, A
         found += _of_segments(kernel, arguments, constants, programs)
     elif kernel in WRITTEN and "table" in arguments:
         found += _of_groups(kernel, arguments, constants, programs)
+    elif kernel == "compute_rows":
+        found += _of_programs(arguments["programs"].numpy())
     return _merged(found)
 
 
@@ -142,6 +145,18 @@ def _of_groups(
         if kernel == "group_gradient":
             yield Region(f"out of tensor {index}", of["out"], size, readable=False, writable=True)
             yield Region(f"norms of tensor {index}", of["norms"], norms)
+
+
+def _of_programs(table: numpy.ndarray[Any, Any]) -> Iterator[Region]:
+    """Yields the numbers on the device that programs read. The first program's instructions follow the last program."""
+    sizes = {deferred.FLOAT32.value: 4, deferred.FLOAT64.value: 8}
+    for program in table[: table[0]].reshape(-1, len(deferred.PROGRAM)):
+        of = dict(zip(deferred.PROGRAM, map(int, program), strict=True))
+        width = deferred.INSTRUCTION.value
+        for operation, place, *_ in table[of["code"] :][: of["length"] * width].reshape(-1, width).tolist():
+            if operation in sizes:
+                for address in table[of["inputs"] + place * of["count"] :][: of["count"]].tolist():
+                    yield Region("a number of a row", address, sizes[operation])
 
 
 def _merged(found: list[Region]) -> list[Region]:

@@ -73,36 +73,44 @@ def whole_power(base, exponent):
 @triton.jit
 def applied(operation, a, b, c):
     """Applies an operation, the same for all rows."""
-    value = a + b
-    if operation == SUBTRACT:
-        value = a - b
-    elif operation == MULTIPLY:
-        value = a * b
-    elif operation == DIVIDE:
-        value = a / b
-    elif operation == POWER:
-        value = whole_power(a, b)
-    elif operation == ROOT:
-        value = tl.sqrt(a)
-    elif operation == FLOOR:
-        value = a.to(tl.int64).to(tl.float64)  # a is not negative
-    elif operation == IS_GREATER:
-        value = (a > b).to(tl.float64)
-    elif operation == IS_EQUAL:
-        value = (a == b).to(tl.float64)
-    elif operation == CHOOSE:
-        value = tl.where(a != 0, b, c)
+    value = a
+    if operation < DIVIDE:
+        if operation == ADD:
+            value = a + b
+        elif operation == SUBTRACT:
+            value = a - b
+        else:
+            value = a * b
+    elif operation < FLOOR:
+        if operation == DIVIDE:
+            value = a / b
+        elif operation == POWER:
+            value = whole_power(a, b)
+        else:
+            value = tl.sqrt(a)
+    else:
+        if operation == FLOOR:
+            value = a.to(tl.int64).to(tl.float64)  # a is not negative
+        elif operation == IS_GREATER:
+            value = (a > b).to(tl.float64)
+        elif operation == IS_EQUAL:
+            value = (a == b).to(tl.float64)
+        else:
+            value = tl.where(a != 0, b, c)
     return value
 
 
 @triton.jit
-def read(operation, bits, mask):
-    """Reads an input: a constant, or a number at an address."""
+def read(operation, bits):
+    """Reads an input: a constant, or the number at an address."""
     value = bits.to(tl.float64, bitcast=True)
     if operation == FLOAT32:
-        value = tl.load(bits.to(tl.pointer_type(tl.float32)), mask=mask, other=0.0).to(tl.float64)
+        value = tl.load(bits.to(tl.pointer_type(tl.float32))).to(tl.float64)
     elif operation == FLOAT64:
-        value = tl.load(bits.to(tl.pointer_type(tl.float64)), mask=mask, other=0.0)
+        # In halves: Triton clears the register that it loads into first, and one of 64 bits can be that of the address.
+        place = bits.to(tl.pointer_type(tl.uint32))
+        low, high = tl.load(place).to(tl.int64), tl.load(place + 1).to(tl.int64)
+        value = (low | (high << 32)).to(tl.float64, bitcast=True)
     return value
 
 
@@ -112,24 +120,23 @@ def compute_rows(programs, slots, rows, BLOCK: tl.constexpr):
     program = programs + tl.program_id(0) * COLUMNS
     code = programs + tl.load(program + CODE)
     count = tl.load(program + COUNT)
-    lanes = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = lanes < count
-    inputs = programs + tl.load(program + INPUTS) + lanes
-    own = slots + tl.load(program + SLOTS) + lanes
-    row = rows + (tl.load(program + ROW) + lanes) * PARAMETERS
+    places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = places < count
+    places = tl.where(mask, places, count - 1)  # all threads have something to read
+    inputs = programs + tl.load(program + INPUTS) + places
+    own = slots + tl.load(program + SLOTS) + places
+    row = rows + (tl.load(program + ROW) + places) * PARAMETERS
     for number in range(tl.load(program + LENGTH)):
         instruction = code + number * INSTRUCTION
         operation = tl.load(instruction)
         first, second, third = tl.load(instruction + 1), tl.load(instruction + 2), tl.load(instruction + 3)
         if operation == STORE:
-            tl.store(row + second, tl.load(own + first * count, mask=mask), mask=mask)
+            tl.store(row + second, tl.load(own + first * count), mask=mask)
         else:
             if operation < STORE:
-                value = read(operation, tl.load(inputs + first * count, mask=mask, other=0), mask)
+                value = read(operation, tl.load(inputs + first * count))
             else:
-                a = tl.load(own + first * count, mask=mask, other=0.0)
-                b = tl.load(own + second * count, mask=mask, other=0.0)
-                c = tl.load(own + third * count, mask=mask, other=0.0)
+                a, b, c = tl.load(own + first * count), tl.load(own + second * count), tl.load(own + third * count)
                 value = applied(operation, a, b, c)
             tl.store(own + number * count, value, mask=mask)
-            tl.debug_barrier()  # a number may be read by another thread than wrote it
+            tl.debug_barrier()  # what is read may have been written by another thread
