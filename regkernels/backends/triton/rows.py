@@ -59,7 +59,7 @@ class Written(NamedTuple):
             length, size = len(code.instructions), code.count * len(code.inputs)
             inputs = begin + length * INSTRUCTION.value
             programs.append([begin, length, inputs, code.count, row, slots])
-            parts += [numpy.array(code.instructions).ravel(), *code.inputs]
+            parts += [numpy.array(code.instructions, dtype=numpy.int64).ravel(), *code.inputs]
             begin, row, slots = inputs + size, row + code.count, slots + code.count * length
         image = numpy.concatenate([known.view(numpy.int64).ravel(), numpy.array(programs).ravel(), *parts])
         return cls(image, known.size, slots, counts, [tensor for code in codes for tensor in code.tensors])

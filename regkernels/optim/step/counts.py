@@ -162,8 +162,11 @@ class DeviceCounts:
 
     def advance(self, active: Tensor | None, skip: Scalar, then: Callable[[], object]) -> None:
         """Counts a step. ``skip``: 0, or a number on the device that is not 0 where no step is to be counted."""
+        is_made = skip == 0
         for block, increment in zip(self._blocks, self._increments(active), strict=True):
-            block += increment * (skip == 0).to(block.dtype) if isinstance(skip, Tensor) else increment
+            if isinstance(is_made, Tensor):
+                increment = increment * is_made if isinstance(increment, Tensor) else is_made
+            block += increment
         then()
         if active is not None:
             self._classes = (2 * self._classes + active).unique(return_inverse=True)[1]
