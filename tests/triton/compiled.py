@@ -64,6 +64,7 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
         take_step(update, (2, 104), stats=True, max_norm=1.0, group_dim=dim)
     for shape, dim in ((2, 100), 0), ((2, 100), 1), ((2, 5000), 0), ((2, 66_000), 0):
         take_step(Update("adam", torch.float32), shape, stats=True, max_norm=1.0, group_dim=dim)
+    take_step(Update("adam", torch.float32), capturable=True, stats=True)  # whose counts are on the device
     params = list({update.dtype: take_step(update, max_grad_norm=1.0) for update in always}.values())
     for kind in METRICS.values():
         optimizer = kind(params)

@@ -18,6 +18,7 @@ from regkernels.backends.triton.kernels import sums, values
 from regkernels.table.segments import SUMS
 from tests.support import cases, engine
 from tests.support.random_numbers import placed
+from tests.triton.ptx import rows
 from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update
 
 MISALIGNED = 5003
@@ -280,7 +281,8 @@ def _second_stages() -> Iterator[Use]:
         yield Use(f"total {name}", ("total", dtype), run)
 
 
-USES = [*_steps(), *_operators(), *_penalties(), *_second_stages()]
+_ROWS = [Use(name, ("rows", name), run) for name, run in rows.RUNS.items()]
+USES = [*_steps(), *_operators(), *_penalties(), *_second_stages(), *_ROWS]
 
 
 def selected(uses: Sequence[Use] = USES) -> list[Use]:
