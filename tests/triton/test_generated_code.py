@@ -42,6 +42,9 @@ def having(architecture: str, *functions: str) -> list[Kernel]:
 
 GROUPS = ("group_squares", "group_norms", "group_gradient")
 
+ROWS = 2
+"""Of hyper-parameters, which a thread computes at a time."""
+
 
 def counted(architecture: str) -> list[Kernel]:
     """The kernels whose divisions and roots are counted: all but those of the penalties, each of which has others, and of what
@@ -59,6 +62,8 @@ def divisions(kernel: Kernel) -> int:
     """One per element to shrink it, one more where the step takes a root; see `roots`."""
     if kernel.function in VALUES:
         return 2 * elements(kernel) * (kernel.formula in ("log_sum_value", "log_sum_slope", "l_half_slope"))
+    if kernel.function == "compute_rows":
+        return ROWS
     return 2 * elements(kernel) + roots(kernel) if kernel.function in ("update", "proximal") else 0
 
 
@@ -66,6 +71,8 @@ def roots(kernel: Kernel) -> int:
     """Every formula is there twice: for whole blocks and for what is left."""
     if kernel.function == "group_norms":
         return 1
+    if kernel.function == "compute_rows":
+        return ROWS
     if kernel.function in VALUES:
         return 2 * elements(kernel) * kernel.formula.startswith("l_half")
     if kernel.function == "proximal":
@@ -158,7 +165,13 @@ def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> No
     }
     expected |= {"reduce_weighted bfloat16", "slope_weighted bfloat16", "total float32", "total float64"}
     expected |= {f"{name} float32" for name in ("group_squares", "group_gradient")} | {"group_norms float64"}
-    assert found >= expected | {"add_totals float64", "square_sum float64", "penalty float32", "penalty float64"}
+    assert found >= expected | {
+        "compute_rows float64",
+        "add_totals float64",
+        "square_sum float64",
+        "penalty float32",
+        "penalty float64",
+    }
 
 
 def test_whole_blocks_are_moved_16_bytes_at_a_time(architecture: str) -> None:
@@ -249,8 +262,13 @@ def test_machine_code_fuses_within_divisions_and_roots_only(architecture: str) -
             # Groups are found by divisions of integers, which take fused operations, too.
             [kernel for kernel in counted(architecture) if not spelled_out(kernel) and kernel.function not in GROUPS],
             lambda kernel: kernel.count(r"\bv_(?:pk_)?(?:fma|mac|mad)\w*_f(?:16|32|64)"),
-            # Seed and step become integers, exactly, by a fused operation each.
-            lambda kernel: 5 * divisions(kernel) + fused_per_root(kernel) * roots(kernel) + 2 * (kernel.draws > 0),
+            # Numbers become integers, exactly, by a fused operation each: seed and step, or what is rounded down and exponents.
+            lambda kernel: (
+                5 * divisions(kernel)
+                + fused_per_root(kernel) * roots(kernel)
+                + 2 * (kernel.draws > 0)
+                + 2 * ROWS * (kernel.function == "compute_rows")
+            ),
         )
         return
 

@@ -218,9 +218,8 @@ def _penalties() -> Iterator[Use]:
     for dtypes in ([torch.float64], [torch.float32, torch.float16, torch.bfloat16]):
         name = " ".join(str(dtype)[6:] for dtype in dtypes)
         yield Use(f"elastic_net_penalty {name}", ("l1, l2", *dtypes), partial(_penalty, elastic_net, SIZES, dtypes))
-    different = {"l_half": torch.float64, "log_sum": torch.bfloat16}
     for key in reference.family.FAMILY:
-        dtype = different.get(key, torch.float32)
+        dtype = {"l_half": torch.float64, "log_sum": torch.bfloat16}.get(key, torch.float32)
         penalty = partial(getattr(rk, f"{key}_penalty"), strength=0.3)
         yield Use(f"{key}_penalty", ("penalty", key, dtype), partial(_penalty, penalty, SIZES, [dtype]))
     for name, special in (("", False), (" at NaN", True)):
@@ -235,7 +234,7 @@ def _penalties() -> Iterator[Use]:
         yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
 
 
-# --- the second stage of sums, over more chunks than small tensors have ---
+# --- rows, and the second stage of sums, over more chunks than small tensors have ---
 
 _CHUNKS = 9001
 
@@ -264,12 +263,12 @@ def _totals() -> Outcome:
     if backends.name() == "reference":
         return {"value": torch.stack([partials[:, :5007].sum(1), partials[:, 5007:].sum(1)])}
     shape = architectures.of_device(totals.device).second_stage
-    grid = (2, len(SUMS))
-    launching.launch(sums.add_totals, grid, shape, torch.float64, partials, totals, _CHUNKS, ranges, 2)
+    launching.launch(sums.add_totals, (2, len(SUMS)), shape, torch.float64, partials, totals, _CHUNKS, ranges, 2)
     return {"value": totals}
 
 
 def _second_stages() -> Iterator[Use]:
+    yield from (Use(name, ("rows", name), run) for name, run in rows.RUNS.items())
     yield Use("add_totals", ("add_totals",), _totals)
     yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (1.0,), torch.float64))
     for dtype in (torch.float32, torch.float64):
@@ -281,8 +280,7 @@ def _second_stages() -> Iterator[Use]:
         yield Use(f"total {name}", ("total", dtype), run)
 
 
-_ROWS = [Use(name, ("rows", name), run) for name, run in rows.RUNS.items()]
-USES = [*_steps(), *_operators(), *_penalties(), *_second_stages(), *_ROWS]
+USES = [*_steps(), *_operators(), *_penalties(), *_second_stages()]
 
 
 def selected(uses: Sequence[Use] = USES) -> list[Use]:
