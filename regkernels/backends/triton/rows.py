@@ -20,7 +20,10 @@ from regkernels.table.deferred import Deferred
 from regkernels.table.hyper import Hyper, deferred
 
 _FIELDS = len(Hyper._fields)
+_NUMBERS = {name: number for number, name in enumerate(INSTRUCTIONS)}
+_NONE = (0,) * (INSTRUCTION.value - 1)
 _READS = {torch.float32: "float32", torch.float64: "float64"}
+_FLOAT, _BITS = struct.Struct("d"), struct.Struct("q")
 _SHAPE = Shape(1, 1)
 
 
@@ -56,11 +59,10 @@ class Written(NamedTuple):
         programs, parts, begin, row, slots = [], [], len(codes) * len(PROGRAM), 0, 0
         for code in codes:
             known[row : row + code.count] = code.known
-            length, size = len(code.instructions), code.count * len(code.inputs)
-            inputs = begin + length * INSTRUCTION.value
-            programs.append([begin, length, inputs, code.count, row, slots])
-            parts += [numpy.array(code.instructions, dtype=numpy.int64).ravel(), *code.inputs]
-            begin, row, slots = inputs + size, row + code.count, slots + code.count * length
+            length, own = len(code.instructions), code.table()
+            programs.append([begin, length, begin + length * INSTRUCTION.value, code.count, row, slots])
+            parts.append(own)
+            begin, row, slots = begin + len(own), row + code.count, slots + code.count * length
         image = numpy.concatenate([known.view(numpy.int64).ravel(), numpy.array(programs).ravel(), *parts])
         return cls(image, known.size, slots, counts, [tensor for code in codes for tensor in code.tensors])
 
@@ -70,41 +72,44 @@ class _Code:
 
     Attributes:
         known: the fields that the host knows; 0 for the others.
-        inputs: for each input a number for each row: the bits of a constant, or an address.
+        inputs: of each the number for the first row, the bits of a constant or an address, and by how much it grows from row to row.
     """
 
     def __init__(self, row: Hyper, device: torch.device) -> None:
         self.count, self._device = row.multiplicity, device
         self.known = [0.0 if isinstance(value, (Tensor, Deferred)) else value for value in row]
         self.instructions: list[tuple[int, ...]] = []
-        self.inputs: list[Integers] = []
+        self.inputs: list[tuple[int, int]] = []
         self.tensors: list[Tensor] = []
-        self._numbers: dict[Deferred | bytes, int] = {}
+        self._numbers: dict[Deferred | int, int] = {}
         for field, value in enumerate(row):
             if isinstance(value, (Tensor, Deferred)):
                 self._append("store", self._number(deferred(value)), field)
 
+    def table(self) -> Integers:
+        """Returns the instructions, and behind them each input for all rows."""
+        inputs = numpy.array(self.inputs, dtype=numpy.int64).reshape(-1, 2, 1)
+        of_rows = inputs[:, 0] + inputs[:, 1] * numpy.arange(self.count)
+        return numpy.concatenate([numpy.array(self.instructions, dtype=numpy.int64).ravel(), of_rows.ravel()])
+
     def _number(self, value: float | Deferred) -> int:
         """Returns the number of the instruction that yields a value; adds it, and those before it, where there is none."""
-        key = value if isinstance(value, Deferred) else struct.pack("d", value)  # tells zeros apart
+        key = value if isinstance(value, Deferred) else _BITS.unpack(_FLOAT.pack(value))[0]
         if key not in self._numbers:
-            self._numbers[key] = self._yielding(value)
+            self._numbers[key] = self._yielding(value) if isinstance(value, Deferred) else self._input("constant", key)
         return self._numbers[key]
 
-    def _yielding(self, value: float | Deferred) -> int:
-        if not isinstance(value, Deferred):
-            return self._append("constant", self._input(int(numpy.float64(value).view(numpy.int64)), 0))
+    def _yielding(self, value: Deferred) -> int:
         if value.tensor is None:
             return self._append(value.operation, *map(self._number, value.operands))
         tensor = value.tensor.to(self._device)
         self.tensors.append(tensor)
-        stride = tensor.element_size() if value.count > 1 else 0
-        return self._append(_READS[tensor.dtype], self._input(tensor.data_ptr(), stride))
+        return self._input(_READS[tensor.dtype], tensor.data_ptr(), tensor.element_size() if value.count > 1 else 0)
 
-    def _input(self, first: int, stride: int) -> int:
-        self.inputs.append(first + stride * numpy.arange(self.count))
-        return len(self.inputs) - 1
+    def _input(self, name: str, first: int, stride: int = 0) -> int:
+        self.inputs.append((first, stride))
+        return self._append(name, len(self.inputs) - 1)
 
     def _append(self, name: str, *operands: int) -> int:
-        self.instructions.append((INSTRUCTIONS.index(name), *operands, *[0] * (INSTRUCTION.value - 1 - len(operands))))
+        self.instructions.append((_NUMBERS[name], *operands, *_NONE[len(operands) :]))
         return len(self.instructions) - 1
