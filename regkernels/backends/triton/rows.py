@@ -94,12 +94,15 @@ class _Code:
 
     def _number(self, value: float | Deferred) -> int:
         """Returns the number of the instruction that yields a value; adds it, and those before it, where there is none."""
-        key = value if isinstance(value, Deferred) else _BITS.unpack(_FLOAT.pack(value))[0]
+        key = value if isinstance(value, Deferred) else int(_BITS.unpack(_FLOAT.pack(value))[0])
         if key not in self._numbers:
-            self._numbers[key] = self._yielding(value) if isinstance(value, Deferred) else self._input("constant", key)
+            self._numbers[key] = self._yielding(key)
         return self._numbers[key]
 
-    def _yielding(self, value: Deferred) -> int:
+    def _yielding(self, value: Deferred | int) -> int:
+        """Adds what yields a number, or a constant that is given by its bits."""
+        if isinstance(value, int):
+            return self._input("constant", value)
         if value.tensor is None:
             return self._append(value.operation, *map(self._number, value.operands))
         tensor = value.tensor.to(self._device)
