@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regkernels import backends
 from regkernels.backends.triton.rows import table_of_rows
 from regkernels.backends.triton.tables import BatchMemory
 from regkernels.table.deferred import Deferred
-from regkernels.table.hyper import Hyper, one_by_one
-from tests.support import engine
+from regkernels.table.hyper import Hyper, one_by_one, select
+
+CPU = torch.device("cpu")
+COUNT = 70
+"""Of rows: more than a program computes at a time."""
 
 
-def steps(rule: str) -> dict[str, Tensor]:
-    """Takes steps with numbers that are on the device; the reference is given the same."""
-    torch.manual_seed(4)
-    params = [nn.Parameter(torch.randn(size)) for size in (3, 40)]
-    there = backends.name() != "reference"
-    strengths: list[dict[str, Any]] = [{"lr": 0.125, "l1": 0.0625}, {"lr": 0.03, "weight_decay": 0.2}]
-    groups: list[dict[str, Any]] = [{"params": [p], **own} for p, own in zip(params, strengths, strict=True)]
-    optimizer = engine.make(rule, groups, state_dtype=torch.bfloat16, seed=11)
-    for group, dtype in zip(optimizer.param_groups, (torch.float32, torch.float64), strict=True):
-        group["capturable"] = there
-        if there:
-            group["lr"] = torch.tensor(group["lr"], dtype=dtype)
-    for _ in range(8):  # RAdam's variance is known then
-        for param in params:
-            param.grad = torch.randn(param.shape)
-        optimizer.step()
-    return engine.snapshot(optimizer)
-
-
-def vectors() -> dict[str, Tensor]:
-    """Computes more rows than a program does, with which stands one that the host knows."""
-    rows = [Hyper(lr=0.5), Hyper.of({"lr": Deferred.of(torch.arange(100.0)) * 0.1})]
+def computed() -> dict[str, Tensor]:
+    """Computes rows by all operations, and one that the host knows; torch's powers are exact here, too."""
+    x, y = (Deferred.of(torch.arange(1, COUNT + 1, dtype=dtype)) for dtype in (torch.float32, torch.float64))
+    formulas = {
+        "lr": x * 0.1 + y.sqrt() / 3.0,
+        "beta1": 0.5**x,
+        "one_minus_beta1": 1.0 - y**2.0,
+        "step": x % 16.0,
+        "eps": select(x > 50.0, y, 0.3),
+        "one_minus_dampening": select(Deferred("is_equal", y, 1.0), 1.0, 0.7),
+    }
+    rows = [Hyper(lr=0.5), Hyper.of(formulas)]
     if backends.name() == "reference":
-        return {"table": torch.tensor(one_by_one(rows, torch.device("cpu")), dtype=torch.float64)}
-    table = table_of_rows(rows, BatchMemory(torch.device("cpu"), 1), torch.device("cpu"))
-    return {"table": table[: 101 * len(Hyper._fields)].view(101, -1)}
-
-
-RUNS: dict[str, Callable[[], dict[str, Tensor]]] = {
-    "steps of radam with tensors": partial(steps, "radam"),
-    "steps of dampening with tensors": partial(steps, "dampening"),
-    "rows of vectors": vectors,
-}
+        return {"table": torch.tensor(one_by_one(rows, CPU), dtype=torch.float64)}
+    table = table_of_rows(rows, BatchMemory(CPU, 1), CPU)
+    return {"table": table[: (1 + COUNT) * len(Hyper._fields)].view(1 + COUNT, -1)}

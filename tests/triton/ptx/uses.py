@@ -268,7 +268,7 @@ def _totals() -> Outcome:
 
 
 def _second_stages() -> Iterator[Use]:
-    yield from (Use(name, ("rows", name), run) for name, run in rows.RUNS.items())
+    yield Use("rows", ("rows",), rows.computed)
     yield Use("add_totals", ("add_totals",), _totals)
     yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (1.0,), torch.float64))
     for dtype in (torch.float32, torch.float64):
