@@ -69,7 +69,7 @@ class Deferred:
     __mul__, __rmul__ = _with_other("multiply")
     __truediv__, __rtruediv__ = _with_other("divide")
     __pow__, __rpow__ = _with_other("power")
-    __gt__, _ = _with_other("is_greater")
+    __gt__ = _with_other("is_greater")[0]
 
     def __neg__(self) -> Deferred:
         return self * -1.0

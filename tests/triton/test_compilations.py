@@ -121,6 +121,19 @@ def test_later_steps_and_scheduled_numbers_compile_nothing() -> None:
         assert device.launches == launches + 20 * launches
 
 
+def test_numbers_on_the_device_wherever_they_lie_compile_nothing() -> None:
+    with present(ARCHITECTURE) as device:
+        numbers = torch.full((4,), 0.1)
+        optimizer = train([100], capturable=True, lr=numbers[0])
+        compiled = len(device.compiled())
+        for index in range(1, 4):
+            param = nn.Parameter(torch.ones(index))
+            param.grad = torch.ones(index)
+            optimizer.add_param_group({"params": [param], "lr": numbers[index], "l1": numbers[index].double()})
+            optimizer.step()
+        assert len(device.compiled()) == compiled
+
+
 def test_more_groups_compile_nothing() -> None:
     with present(ARCHITECTURE) as device:
         optimizer = train([100])
