@@ -12,7 +12,7 @@ _FIRST_LINE = re.compile(
 _SECOND_LINE = re.compile(r"^\s*/\* 0x([0-9a-f]{16}) \*/")
 
 _NAMES = {
-    "FP32": "FADD FMUL FFMA FSETP FSEL FMNMX FMNMX3 FCHK FSET FADD2 FMUL2 FFMA2 HADD2 HFMA2 HMUL2 HSETP2 F2FP I2FP",
+    "FP32": "FADD FMUL FFMA FCHK FADD2 FMUL2 FFMA2 HADD2 HFMA2 HMUL2 F2FP I2FP",
     "FP64": "DADD DMUL DFMA DSETP DMNMX",
     "MUFU": "MUFU",
     "CVT": "F2F F2I I2F FRND I2I",
@@ -25,7 +25,7 @@ _NAMES = {
 _UNITS = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 
 UNITS = (*_NAMES, "INT")
-"""What executes an instruction. INT is everything else: integers, predicates, moves."""
+"""What executes an instruction. INT is everything else: integers, predicates, comparisons of whatever type but float64, moves."""
 
 _BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 

@@ -70,6 +70,8 @@ def test_fields_of_an_instruction() -> None:
         ("STG.E.U16 desc[UR4][R2.64], R4", "STORE", 2),
         ("F2F.F64.F32 R2, R4", "CVT", 0),
         ("F2FP.BF16.F32.PACK_AB R2, R4, R5", "FP32", 0),
+        ("FSETP.NEU.AND P0, PT, R2, R4, PT", "INT", 0),
+        ("FMNMX R2, R2, R4, !PT", "INT", 0),
         ("DSETP.NEU.AND P0, PT, R2, R4, PT", "FP64", 0),
         ("SHFL.BFLY PT, R2, R3, 0x1, 0x1f", "SMEM", 0),
         ("BAR.SYNC.DEFER_BLOCKING 0x0", "CTRL", 0),
