@@ -72,6 +72,8 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
         optimizer.step()
     for of_one_sum in (params, params[1:]):  # with a float64 among them the sum is one, else a float32
         rk.elastic_net_penalty(of_one_sum, 1.0, 1.0).backward()
+    for of_one_power in (rk.l1_penalty, rk.l2_penalty):
+        of_one_power(params[1], 1.0).backward()
     ones = {dtype: torch.ones(10, 10, dtype=dtype, requires_grad=True) for dtype in cases.DTYPES}
     for penalty, dtype in PENALTIES.values():
         penalty(ones[dtype], 1.0).backward()

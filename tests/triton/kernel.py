@@ -127,8 +127,10 @@ class Kernel:
             words += ["narrow"] if self.state_dtype == torch.bfloat16 else []
             words += ["shifted"] if self.shifted else []
         words += [_COLUMNS[constants[key].value] for key in ("COLUMN",) if key in constants]
+        words += [constants[key] for key in ("WANTED",) if key in constants]
         words += [f"by {self._signature['scale'][1:]}"] if constants.get("SCALED") else []
         words += ["with sums"] if constants.get("STATS") else []
+        words += ["in pairs"] if constants.get("PAIRS") else []
         words += ["that may be left out"] if constants.get("MAY_SKIP") else []
         return " ".join([*words, str(self.dtype).removeprefix("torch.")])
 

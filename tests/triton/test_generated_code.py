@@ -156,13 +156,19 @@ def test_columns_and_long_rows_are_moved_16_bytes_at_a_time(architecture: str) -
 
 def test_every_other_kernel_is_compiled_for_every_dtype(architecture: str) -> None:
     found = {kernel.name for kernel in compiled_for(architecture)}
-    names = ("reduce weight", "reduce gradient", "elementwise penalty_gradient by fp64", "elementwise shrink")
+    names = (
+        "reduce weight both",
+        "reduce gradient square",
+        "elementwise penalty_gradient by fp64",
+        "elementwise shrink",
+    )
     names += tuple(f"proximal {metric}" for metric in METRICS)
     expected = {f"{name} {str(dtype)[6:]}" for name, dtype in product(names, cases.DTYPES)}
     expected |= {f"reduce_value {formulas}_value {str(dtype)[6:]}" for formulas, (_, dtype) in PENALTIES.items()}
     expected |= {
         f"slope {formulas}_slope {str(PENALTIES[formulas][1])[6:]}" for formulas in FORMULAS if FORMULAS[formulas].slope
     }
+    expected |= {f"reduce weight {wanted} float32" for wanted in ("absolute", "square")}
     expected |= {"reduce_weighted bfloat16", "slope_weighted bfloat16", "total float32", "total float64"}
     expected |= {f"{name} float32" for name in ("group_squares", "group_gradient")} | {"group_norms float64"}
     assert found >= expected | {
@@ -278,6 +284,6 @@ def test_machine_code_fuses_within_divisions_and_roots_only(architecture: str) -
         return len(re.findall(r"\b[FD]FMA\b", kernels[name].machine_code)) - 5 * divisions(kernels[name])
 
     assert beyond_divisions("elementwise penalty_gradient by fp64 float32") == 0
-    assert beyond_divisions("reduce weight float32") == 0
+    assert beyond_divisions("reduce weight both float32") == 0
     # All divisions share a function for operands out of the ordinary.
     assert beyond_divisions("update sgd float32") == beyond_divisions("update sgd float16")

@@ -14,6 +14,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from regkernels import reference
 from regkernels.backends.triton import architectures, by_groups
+from regkernels.backends.triton.architectures import Architecture
 from regkernels.backends.triton.kernels import columns, step, sums
 from regkernels.backends.triton.kernels.metrics import METRICS
 from regkernels.backends.triton.kernels.penalties import OPERATORS
@@ -59,28 +60,24 @@ INTERPRETED = isinstance(step.update, InterpretedFunction)
 
 def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
     device = batch.device
-    architecture = architectures.of_device(device)
     with guard(device):
         memory = _memory(batch)
         work = memory.work(batch.segments.numpy(), batch.generation)
         table = table_of_rows(batch.rows, memory, device)
         partials = empty(device, len(SUMS) if with_sums else 0, work.layout.chunks)
+        architecture = architectures.of_device(device)
 
         def constants(kind: Kind) -> dict[str, Any]:
-            states = len(reference.RULES[kind.rule].state_names)
-            by_element = {"PENALTY": kind.penalty, "OPERATOR": OPERATORS.get(kind.penalty), "PIPELINE": 1}
-            if states or with_sums:  # for less, addresses in shared memory cost more than waiting does
-                by_element["PIPELINE"] = architecture.stages
             return {
                 "OBSERVE": RULES[kind.rule].observe,
                 "RULE": RULES[kind.rule].advance,
-                "STATES": states,
+                "STATES": len(reference.RULES[kind.rule].state_names),
                 "PER_ELEMENT": reference.RULES[kind.rule].step_per_element,
                 "STATE": tl.bfloat16 if kind.narrow else TYPES[reference.compute_dtype(kind.dtype)],
                 "ROUNDING": kind.rounding,
                 "STATS": with_sums,
                 "MAY_SKIP": batch.may_leave_out,
-                **({} if kind.penalty == "group" else by_element),
+                **({} if kind.penalty == "group" else _by_element(kind, architecture, with_sums)),
             }
 
         over_chunks(
@@ -99,6 +96,24 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
         totals = empty(device, batch.totals, len(SUMS))
         second_stage(sums.add_totals, totals.shape, work, partials, totals, work.ranges, len(work.layout.launches))
         return totals
+
+
+def _by_element(kind: Kind, architecture: Architecture, with_sums: bool) -> dict[str, Any]:
+    """Returns the constants of a step of elements that are in no groups."""
+    pairs = with_sums and architecture.adds_pairs(kind.dtype)
+    # For less, addresses in shared memory cost more than waiting does.
+    is_pipelined = with_sums or len(reference.RULES[kind.rule].state_names) > 0
+    constants = {
+        "PENALTY": kind.penalty,
+        "OPERATOR": OPERATORS.get(kind.penalty),
+        "PAIRS": pairs,
+        "PIPELINE": architecture.stages if is_pipelined else 1,
+    }
+    return (
+        {**constants, "maxnreg": architecture.registers_of_pairs}
+        if pairs and architecture.registers_of_pairs
+        else constants
+    )
 
 
 def proximal(batch: Batch) -> None:
@@ -124,14 +139,14 @@ def gradient_square_sum(batch: Batch) -> Tensor:
     with guard(batch.device):
         work = _memory(batch).work_of_elements(batch.segments.numpy(), batch.generation)
         out = empty(batch.device)
-        second_stage(sums.square_sum, (1,), work, reduced(work, columns.GRADIENT, batch.device), out)
+        second_stage(sums.square_sum, (1,), work, reduced(work, columns.GRADIENT, batch.device, "square"), out)
         return out
 
 
 def gradient_square_sums(batch: Batch, classes: int) -> list[Tensor]:
     with guard(batch.device):
         work = _memory(batch).work_of_elements(batch.segments.numpy(), batch.generation)
-        partials = reduced(work, columns.GRADIENT, batch.device)
+        partials = reduced(work, columns.GRADIENT, batch.device, "square")
         totals = empty(batch.device, batch.totals, len(SUMS))
         # What is reduced has one sum, which takes the first column; the others stay as they are.
         grid = (batch.totals, len(partials))

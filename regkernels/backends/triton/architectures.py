@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from regkernels import reference
+
 
 class Shape(NamedTuple):
     """Says how wide a launch is: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time."""
@@ -31,11 +33,17 @@ class Architecture(NamedTuple):
     registers_of_rows: (
         int  # at most, where a program holds few numbers for each element of a row; 0: as many as it takes
     )
+    pairs: bool  # sums are pairs of float32, as float64 would take longer than memory
+    registers_of_pairs: int  # at most, of a step with such sums; 0: as many as it takes
     stages: int  # blocks that are on their way at a time, through shared memory; 1: none, and registers are loaded
 
     def block(self, shape: Shape, dtype: torch.dtype) -> int:
         """Returns the elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
         return shape.warps * self.warp_size * shape.vectors * (16 // dtype.itemsize)
+
+    def adds_pairs(self, dtype: torch.dtype) -> bool:
+        """Tells whether sums of numbers of a type are pairs of float32."""
+        return self.pairs and reference.compute_dtype(dtype) == torch.float32
 
     def holding(self, elements: int, dtype: torch.dtype) -> Shape:
         """Returns the shape of a program that holds so many elements, a power of two, in 2 vectors of each thread."""
@@ -51,8 +59,12 @@ _NVIDIA = Architecture(
     second_stage=Shape(16, 4),
     options_of_groups={"maxnreg": 255},  # else ptxas spills to have one program more at a time
     registers_of_rows=168,  # for three programs of 4 warps
+    pairs=False,
+    registers_of_pairs=0,
     stages=3,
 )
+_SLOW_FLOAT64 = _NVIDIA._replace(pairs=True)
+_RTX_50 = _SLOW_FLOAT64._replace(registers_of_pairs=168)  # else ptxas spills to have one program more at a time
 _AMD = Architecture(
     warp_size=64,
     update=Shape(4, 1),
@@ -61,16 +73,18 @@ _AMD = Architecture(
     second_stage=Shape(8, 4),
     options_of_groups={},
     registers_of_rows=0,
+    pairs=False,
+    registers_of_pairs=0,
     stages=1,
 )
 
 ARCHITECTURES = {
     "sm_80": _NVIDIA,
-    "sm_86": _NVIDIA,
-    "sm_89": _NVIDIA,
+    "sm_86": _SLOW_FLOAT64,
+    "sm_89": _SLOW_FLOAT64,
     "sm_90": _NVIDIA,
     "sm_100": _NVIDIA,
-    "sm_120": _NVIDIA,
+    "sm_120": _RTX_50,
     "gfx942": _AMD,
     "gfx950": _AMD,
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from regkernels import reference
 from regkernels.backends.triton import architectures
 from regkernels.backends.triton.architectures import Shape
-from regkernels.backends.triton.kernels import columns, sums
+from regkernels.backends.triton.kernels import sums
 from regkernels.backends.triton.tables import Launch, Work
 
 TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -92,12 +92,16 @@ def empty(device: torch.device, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64, device=device)
 
 
-def reduced(work: Work, column: Any, device: torch.device) -> Tensor:
-    """Returns partial sums of a column of the table, one for each chunk: float64, (sums, chunks); of weights |x| and x^2, of gradients
-    x^2 alone."""
-    partials = empty(device, 1 if column is columns.GRADIENT else 2, work.layout.chunks)
-    shape = architectures.of_device(device).reduce
-    over_chunks(sums.reduce, shape, work, [partials], [work.layout.chunks], lambda _: {"COLUMN": column})
+def reduced(work: Work, column: Any, device: torch.device, wanted: str) -> Tensor:
+    """Returns partial sums of a column of the table, one for each chunk: float64, (sums, chunks). ``wanted``: which sums, as
+    `kernels.sums.reduce` names them."""
+    partials = empty(device, 2 if wanted == "both" else 1, work.layout.chunks)
+    architecture = architectures.of_device(device)
+
+    def constants(kind: Any) -> dict[str, Any]:
+        return {"COLUMN": column, "WANTED": wanted, "PAIRS": architecture.adds_pairs(kind.dtype)}
+
+    over_chunks(sums.reduce, architecture.reduce, work, [partials], [work.layout.chunks], constants)
     return partials
 
 

@@ -34,7 +34,8 @@ def penalty(tensors: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     with guard(device):
         work = work_of(tensors, tensors)
         out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=device)
-        second_stage(sums.penalty, (1,), work, reduced(work, columns.WEIGHT, device), out, l1, l2)
+        wanted = "both" if l1 and l2 else "absolute" if l1 else "square"
+        second_stage(sums.penalty, (1,), work, reduced(work, columns.WEIGHT, device, wanted), out, l1, l2)
         return out
 
 

@@ -187,7 +187,7 @@ def update_blocks(
 
 @triton.jit
 def add_unchanged(lanes, chunk, end, STORAGE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
-    """Forms the sums of a chunk's first ``end`` blocks, where the step is left out."""
+    """Forms the sums of a chunk's first ``end`` blocks from what is stored: where the step is left out, or has been made."""
     weight = chunks.pointer(chunk, WEIGHT, STORAGE, False)
     gradient = chunks.pointer(chunk, GRADIENT, STORAGE, False)
     for block in range(0, end):
@@ -216,6 +216,7 @@ def update(
     STATE: tl.constexpr,
     ROUNDING: tl.constexpr,
     STATS: tl.constexpr,
+    PAIRS: tl.constexpr,
     MAY_SKIP: tl.constexpr,
     SHIFTED: tl.constexpr,
     PIPELINE: tl.constexpr,
@@ -236,7 +237,7 @@ def update(
         unchanged = tl.where(skip, blocks, 0)
         full = tl.where(skip, 0, full)
         blocks -= unchanged
-    lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
+    lanes = sums.no_lanes(BLOCK, chunks.vector(STORAGE), PAIRS)
     bounds = (0, full, blocks)
     for k in tl.static_range(2):  # the full blocks, then the rest
         lanes = update_blocks(
@@ -266,8 +267,14 @@ def update(
     if STATS:
         if MAY_SKIP:
             lanes = add_unchanged(lanes, chunk, unchanged, STORAGE, COMPUTE, BLOCK)
-        tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
-        tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
-        tl.store(partials + NONZEROS * stride + chunk.index, tl.sum(lanes.nonzeros).to(tl.float64))
-        tl.store(partials + GRADIENT_SQUARE * stride + chunk.index, tl.sum(lanes.gradient))
+        found = sums.add_lanes(lanes)
+        if PAIRS:  # noqa: SIM102  (one condition is known to the compiler, the other to the device)
+            if not (sums.hold(lanes, found, "both") & sums.hold(lanes, found, "square")):
+                tl.debug_barrier()  # weights are loaded by other threads than those that have stored them
+                anew = sums.no_lanes(BLOCK, chunks.vector(STORAGE))
+                found = sums.add_lanes(add_unchanged(anew, chunk, tl.cdiv(chunk.numel, BLOCK), STORAGE, COMPUTE, BLOCK))
+        tl.store(partials + ABSOLUTE * stride + chunk.index, found.absolute)
+        tl.store(partials + SQUARE * stride + chunk.index, found.square)
+        tl.store(partials + NONZEROS * stride + chunk.index, found.nonzeros.to(tl.float64))
+        tl.store(partials + GRADIENT_SQUARE * stride + chunk.index, found.gradient)
         tl.store(partials + ZERO_GROUPS * stride + chunk.index, 0.0)

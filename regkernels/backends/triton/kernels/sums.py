@@ -1,7 +1,7 @@
 """Sums in a fixed order: per lane of a block over the blocks of a chunk, over lanes, over chunks. No atomics.
 
-All in float64: exact enough at every length, and wide enough that no square of a float32 overflows. Nothing depends on
-how many programs run at a time, so equal input gives equal bits.
+All in float64: exact enough at every length, and wide enough that no square of a float32 overflows. With PAIRS, the sums of a chunk
+are pairs of float32 instead, where these are right. Nothing depends on how many programs run at a time, so equal input gives equal bits.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from regkernels.backends.triton.kernels import chunks
-from regkernels.backends.triton.kernels.columns import ABSOLUTE, GRADIENT, SQUARE, SUMS
+from regkernels.backends.triton.kernels import chunks, pairs
+from regkernels.backends.triton.kernels.columns import SUMS
 from regkernels.backends.triton.kernels.dtypes import widen
 
 
@@ -25,10 +25,22 @@ class Lanes(NamedTuple):
     gradient: Any
 
 
+class Totals(NamedTuple):
+    """Holds the sums of a chunk, in the order of `Lanes`."""
+
+    absolute: Any
+    square: Any
+    nonzeros: Any
+    gradient: Any
+
+
 @triton.jit
-def no_lanes(BLOCK: tl.constexpr, VECTOR: tl.constexpr):
-    zeros = tl.zeros([BLOCK // VECTOR], tl.float64)
-    return Lanes(zeros, zeros, tl.zeros([BLOCK // VECTOR], tl.int32), zeros)
+def no_lanes(BLOCK: tl.constexpr, VECTOR: tl.constexpr, PAIRS: tl.constexpr = False):
+    if PAIRS:
+        return pairs.no_pairs(BLOCK, VECTOR)
+    else:
+        zeros = tl.zeros([BLOCK // VECTOR], tl.float64)
+        return Lanes(zeros, zeros, tl.zeros([BLOCK // VECTOR], tl.int32), zeros)
 
 
 @triton.jit
@@ -39,19 +51,38 @@ def add_vectors(x, VECTOR: tl.constexpr):
 
 @triton.jit
 def add_weights(lanes, w, VECTOR: tl.constexpr):
-    x = tl.abs(w).to(tl.float64)  # in this order w is converted once
-    return Lanes(
-        lanes.absolute + add_vectors(x, VECTOR),
-        lanes.square + add_vectors(x * x, VECTOR),
-        lanes.nonzeros + add_vectors((x != 0).to(tl.int32), VECTOR),
-        lanes.gradient,
-    )
+    if lanes.square.dtype == tl.float32:
+        return pairs.add_weights(lanes, w, VECTOR)
+    else:
+        x = tl.abs(w).to(tl.float64)  # in this order w is converted once
+        return Lanes(
+            lanes.absolute + add_vectors(x, VECTOR),
+            lanes.square + add_vectors(x * x, VECTOR),
+            lanes.nonzeros + add_vectors((x != 0).to(tl.int32), VECTOR),
+            lanes.gradient,
+        )
 
 
 @triton.jit
 def add_gradients(lanes, g, VECTOR: tl.constexpr):
-    x = g.to(tl.float64)
-    return Lanes(lanes.absolute, lanes.square, lanes.nonzeros, lanes.gradient + add_vectors(x * x, VECTOR))
+    if lanes.square.dtype == tl.float32:
+        return pairs.add_gradients(lanes, g, VECTOR)
+    else:
+        x = g.to(tl.float64)
+        return Lanes(lanes.absolute, lanes.square, lanes.nonzeros, lanes.gradient + add_vectors(x * x, VECTOR))
+
+
+@triton.jit
+def add_lanes(lanes):
+    if lanes.square.dtype == tl.float32:
+        return Totals(
+            pairs.add_lanes(lanes.absolute, lanes.absolute_rest),
+            pairs.add_lanes(lanes.square, lanes.square_rest),
+            tl.sum(lanes.nonzeros),
+            pairs.add_lanes(lanes.gradient, lanes.gradient_rest),
+        )
+    else:
+        return Totals(tl.sum(lanes.absolute), tl.sum(lanes.square), tl.sum(lanes.nonzeros), tl.sum(lanes.gradient))
 
 
 @triton.jit
@@ -61,6 +92,7 @@ def add_blocks(
     begin,
     end,
     COLUMN: tl.constexpr,
+    WANTED: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -70,12 +102,23 @@ def add_blocks(
     values = chunks.pointer(chunk, COLUMN, STORAGE, WIDE)
     for block in range(begin, end):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
-        w = widen(chunks.load(values, offsets, mask, WIDE), COMPUTE)
-        if COLUMN == GRADIENT:
-            lanes = add_gradients(lanes, w, chunks.vector(STORAGE))
+        x = widen(chunks.load(values, offsets, mask, WIDE), COMPUTE)
+        if WANTED == "square":
+            lanes = add_gradients(lanes, x, chunks.vector(STORAGE))
         else:
-            lanes = add_weights(lanes, w, chunks.vector(STORAGE))
+            lanes = add_weights(lanes, x, chunks.vector(STORAGE))
     return lanes
+
+
+@triton.jit
+def hold(lanes, found, WANTED: tl.constexpr):
+    """Tells whether the sums that are wanted are right, of which ``found`` was made of pairs."""
+    if WANTED == "square":
+        return pairs.holds_of_squares(found.gradient, tl.sum(lanes.magnitude))
+    elif WANTED == "absolute":
+        return pairs.holds(found.absolute)
+    else:
+        return pairs.holds(found.absolute) & pairs.holds_of_squares(found.square, found.absolute)
 
 
 @triton.jit(do_not_specialize=["first_chunk", "stride"])
@@ -86,21 +129,30 @@ def reduce(
     first_chunk: tl.int64,
     stride: tl.int64,
     COLUMN: tl.constexpr,
+    WANTED: tl.constexpr,
+    PAIRS: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sums, per chunk of what COLUMN points to, into ``partials`` (sums, stride): |x| and x^2 of weights, x^2 of gradients."""
+    """Sums, per chunk of what COLUMN points to, into ``partials`` (sums, stride): |x|, x^2, or both in this order, as is WANTED."""
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
-    lanes = no_lanes(BLOCK, chunks.vector(STORAGE))
-    lanes = add_blocks(lanes, chunk, 0, full, COLUMN, STORAGE, COMPUTE, BLOCK, True)
-    lanes = add_blocks(lanes, chunk, full, blocks, COLUMN, STORAGE, COMPUTE, BLOCK, False)
-    if COLUMN == GRADIENT:
-        tl.store(partials + chunk.index, tl.sum(lanes.gradient))
+    lanes = no_lanes(BLOCK, chunks.vector(STORAGE), PAIRS)
+    lanes = add_blocks(lanes, chunk, 0, full, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, True)
+    lanes = add_blocks(lanes, chunk, full, blocks, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, False)
+    found = add_lanes(lanes)
+    if PAIRS:  # noqa: SIM102  (one condition is known to the compiler, the other to the device)
+        if not hold(lanes, found, WANTED):
+            anew = no_lanes(BLOCK, chunks.vector(STORAGE))
+            anew = add_blocks(anew, chunk, 0, blocks, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, False)
+            found = add_lanes(anew)
+    if WANTED == "square":
+        tl.store(partials + chunk.index, found.gradient)
     else:
-        tl.store(partials + ABSOLUTE * stride + chunk.index, tl.sum(lanes.absolute))
-        tl.store(partials + SQUARE * stride + chunk.index, tl.sum(lanes.square))
+        tl.store(partials + chunk.index, found.absolute)
+        if WANTED == "both":
+            tl.store(partials + stride + chunk.index, found.square)
 
 
 @triton.jit
@@ -130,10 +182,11 @@ def penalty(partials, out, stride: tl.int64, l1: tl.float64, l2: tl.float64, BLO
     """Computes ``l1 * sum |w| + l2 * sum w^2``; a strength of 0 switches its term off, also where the sum is infinite."""
     absolute = tl.zeros([BLOCK], tl.float64)
     square = absolute
+    squares = partials + tl.where(l1 != 0, stride, 0)  # sums that are not wanted have not been formed
     for start in range(0, stride, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        absolute += tl.load(partials + ABSOLUTE * stride + offsets, mask=offsets < stride, other=0.0)
-        square += tl.load(partials + SQUARE * stride + offsets, mask=offsets < stride, other=0.0)
+        absolute += tl.load(partials + offsets, mask=(offsets < stride) & (l1 != 0), other=0.0)
+        square += tl.load(squares + offsets, mask=(offsets < stride) & (l2 != 0), other=0.0)
     total = tl.where(l1 != 0, l1 * tl.sum(absolute), 0.0) + tl.where(l2 != 0, l2 * tl.sum(square), 0.0)
     tl.store(out, total)
 
