@@ -15,10 +15,12 @@ from regkernels import reference
 
 
 class Shape(NamedTuple):
-    """Says how wide a launch is: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time."""
+    """Says how wide a launch is: warps per program, and how many 16-byte vectors of each buffer a thread holds at a time. ``stages``: how
+    many blocks are on their way at a time, through shared memory; 1: none, and registers are loaded."""
 
     warps: int
     vectors: int
+    stages: int = 1
 
 
 class Architecture(NamedTuple):
@@ -50,11 +52,12 @@ class Architecture(NamedTuple):
         return Shape(elements * dtype.itemsize // (2 * 16 * self.warp_size), 2)
 
 
-# A read-only kernel needs more loads in flight per thread than an update, which has up to five buffers to read.
+# A read-only kernel needs more loads in flight per thread than an update, which has up to five buffers to read. Into registers ptxas
+# would load one vector after another.
 _NVIDIA = Architecture(
     warp_size=32,
     update=Shape(4, 1),
-    reduce=Shape(4, 4),
+    reduce=Shape(2, 2, stages=4),
     elementwise=Shape(4, 2),
     second_stage=Shape(16, 4),
     options_of_groups={"maxnreg": 255},  # else ptxas spills to have one program more at a time

@@ -99,7 +99,8 @@ def reduced(work: Work, column: Any, device: torch.device, wanted: str) -> Tenso
     architecture = architectures.of_device(device)
 
     def constants(kind: Any) -> dict[str, Any]:
-        return {"COLUMN": column, "WANTED": wanted, "PAIRS": architecture.adds_pairs(kind.dtype)}
+        pairs = architecture.adds_pairs(kind.dtype)
+        return {"COLUMN": column, "WANTED": wanted, "PAIRS": pairs, "PIPELINE": architecture.reduce.stages}
 
     over_chunks(sums.reduce, architecture.reduce, work, [partials], [work.layout.chunks], constants)
     return partials

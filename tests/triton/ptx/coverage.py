@@ -22,7 +22,7 @@ EXCUSES = [
         "one of the numbers to divide is 2^32 or more: huge tensors",
     ),
     Excuse("never True", "group_.*", "^bra to .* if setp.ge.s64", "no piece and no chunk is empty"),
-    Excuse("never True", "reduce .*", "^bra to bar if setp.lt.s32 .*, (2048|4096)$", "no chunk is empty"),
+    Excuse("never True", "reduce .*", "^bra to bar if setp.lt.s32 .*, (512|1024)$", "no chunk is empty"),
     Excuse(
         "never False", "update .* in pairs", "^bra to .* if and.pred", "sums hold; `test_pairs` tries those that do not"
     ),

@@ -47,8 +47,8 @@ def checked(dtype: torch.dtype, device: RunningDevice) -> int:
 
 
 def placed(x: Tensor) -> list[Tensor]:
-    """Returns tensors of two blocks and a rest, of one and of none, and one that is not at a multiple of 16 bytes."""
-    return [x.repeat(5)[: 2 * 4096 + 9], x.repeat(3)[: 4096 + 9], x[:9].clone(), x.repeat(3)[1:6000]]
+    """Returns tensors of more than a chunk, of some blocks and a rest, of one and of none, and one that is not at a multiple of 16 bytes."""
+    return [x.repeat(5)[: 8192 + 9], x.repeat(3)[: 4096 + 9], x[: 1024 + 9].clone(), x[:9].clone(), x[1:].repeat(2)[1:]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -97,10 +97,11 @@ def add_blocks(
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
+    PIPELINE: tl.constexpr = 1,
 ):
     """Sums over the blocks ``begin`` to ``end`` of a chunk."""
     values = chunks.pointer(chunk, COLUMN, STORAGE, WIDE)
-    for block in range(begin, end):
+    for block in tl.range(begin, end, num_stages=PIPELINE):
         offsets, mask = chunks.elements(chunk, block, BLOCK)
         x = widen(chunks.load(values, offsets, mask, WIDE), COMPUTE)
         if WANTED == "square":
@@ -131,6 +132,7 @@ def reduce(
     COLUMN: tl.constexpr,
     WANTED: tl.constexpr,
     PAIRS: tl.constexpr,
+    PIPELINE: tl.constexpr,
     STORAGE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -139,7 +141,7 @@ def reduce(
     chunk = chunks.find(segments, owners, first_chunk)
     full, blocks = chunks.count_blocks(chunk, BLOCK)
     lanes = no_lanes(BLOCK, chunks.vector(STORAGE), PAIRS)
-    lanes = add_blocks(lanes, chunk, 0, full, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, True)
+    lanes = add_blocks(lanes, chunk, 0, full, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, True, PIPELINE)
     lanes = add_blocks(lanes, chunk, full, blocks, COLUMN, WANTED, STORAGE, COMPUTE, BLOCK, False)
     found = add_lanes(lanes)
     if PAIRS:  # noqa: SIM102  (one condition is known to the compiler, the other to the device)
