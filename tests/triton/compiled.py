@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -20,6 +21,7 @@ from torch import nn
 
 import regkernels as rk
 from regkernels import reference
+from regkernels.backends.triton import tables
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from tests.support import cases, engine
 from tests.support.random_numbers import placed
@@ -72,6 +74,8 @@ def _use_everything(take: Callable[[list[Update]], list[Update]]) -> None:
         optimizer.step()
     for of_one_sum in (params, params[1:]):  # with a float64 among them the sum is one, else a float32
         rk.elastic_net_penalty(of_one_sum, 1.0, 1.0).backward()
+    with patch.object(tables, "MANY", 0):
+        rk.elastic_net_penalty(params[1:3], 1.0, 1.0)
     for of_one_power in (rk.l1_penalty, rk.l2_penalty):
         of_one_power(params[1], 1.0).backward()
     ones = {dtype: torch.ones(10, 10, dtype=dtype, requires_grad=True) for dtype in cases.DTYPES}

@@ -73,9 +73,15 @@ def over_chunks(
 
 
 def second_stage(kernel: Any, grid: Sequence[int], work: Work, partials: Tensor, out: Tensor, *more: Any) -> None:
-    """Launches what adds the partial sums of chunks, in a fixed order, into ``out``."""
+    """Launches what adds the partial sums of chunks, in a fixed order, into ``out``; where there are many, those of runs of chunks."""
     shape = architectures.of_device(out.device).second_stage
-    launch(kernel, tuple(grid), shape, torch.float64, partials, out, work.layout.chunks, *more)
+    count = work.layout.chunks
+    if work.runs is not None:
+        rows, runs = partials.numel() // count, len(work.runs)
+        of_runs = empty(out.device, rows, runs)
+        launch(sums.add_runs, (runs, rows), shape, torch.float64, partials, of_runs, count, runs, work.runs)
+        partials, count = of_runs, runs
+    launch(kernel, tuple(grid), shape, torch.float64, partials, out, count, *more)
 
 
 def launch(

@@ -110,14 +110,16 @@ def _reduced(
         # With the shape of `reduce` the logarithm's numbers would not fit into registers.
         shape = architectures.of_device(device).elementwise
         over_chunks(kernel, shape, work, [partials], numbers, lambda _: constants)
-        return _total(partials, scale, tensors)
+        out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=device)
+        second_stage(values.total, (1,), work, partials, out, scale)
+        return out
 
 
-def _total(partials: Tensor, scale: float, tensors: Sequence[Tensor]) -> Tensor:
-    """Adds partial sums, times ``scale``, in the type that the penalty of ``tensors`` has: 0-dim."""
+def _total(partials: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Adds partial sums, in the type that the penalty of ``tensors`` has: 0-dim."""
     out = torch.empty((), dtype=reference.penalty_dtype(tensors), device=partials.device)
     shape = architectures.of_device(out.device).second_stage
-    launch(values.total, (1,), shape, torch.float64, partials, out, len(partials), scale)
+    launch(values.total, (1,), shape, torch.float64, partials, out, len(partials), 1.0)
     return out
 
 
@@ -136,7 +138,7 @@ def group_norms(
             launch(groups.group_norms, (len(totals),), shape, torch.float64, table.listed, owners, partials, totals)
         for unused in (of for of, w in zip(norms, tensors, strict=True) if w.numel() == 0):
             unused.zero_()
-        return _total(totals, 1.0, tensors)
+        return _total(totals, tensors)
 
 
 def group_gradient(

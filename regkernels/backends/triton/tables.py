@@ -28,6 +28,24 @@ def _shifted(table: Integers) -> Integers:
     return ((table[:, segments.PLACE] % 8 != 0) & (table[:, segments.GROUPS] == 0)).astype(numpy.int64)
 
 
+MANY, RUN = 16384, 4096
+"""Of more chunks than so many, sums are first formed over runs of so many neighbours, in a launch of their own: one program would take
+longer for all of them than that launch."""
+
+
+def runs_of(ranges: Integers) -> tuple[Integers, Integers]:
+    """Cuts each range into runs of `RUN`; returns these, (runs, 2), and which of them each range has, in the shape of ``ranges``."""
+    first, end = ranges.reshape(-1, 2).T.astype(numpy.int64)
+    count = -(-(end - first) // RUN)
+    after = count.cumsum()
+    of_range = numpy.repeat(numpy.arange(len(count)), count)
+    begin = first[of_range] + (numpy.arange(len(of_range)) - (after - count)[of_range]) * RUN
+    runs = numpy.column_stack([begin, numpy.minimum(begin + RUN, end[of_range])])
+    return runs.astype(numpy.int32), numpy.column_stack([after - count, after]).reshape(ranges.shape).astype(
+        numpy.int32
+    )
+
+
 class Launch(NamedTuple):
     """Describes a launch. Segments of one kind, cut and shift are neighbours in the table, and so are their chunks."""
 
@@ -46,7 +64,10 @@ class Layout(NamedTuple):
     cuts: Integers  # the index in `cuts.CUTS` of each segment in that order
     first: Integers  # chunk of each segment in that order
     owners: Integers  # int32 (chunks,): the segment of each chunk
-    ranges: Integers  # int32 (totals, launches, 2): first chunk and the one after the last of a total in a launch
+    ranges: (
+        Integers  # int32 (totals, launches, 2): first chunk, or run, and the one after the last of a total in a launch
+    )
+    runs: Integers  # int32 (runs, 2): first chunk and the one after the last of each run; none where chunks are few
     launches: list[Launch]
     chunks: int
 
@@ -76,10 +97,14 @@ class Layout(NamedTuple):
         # Totals are in order within a launch, so the segments of one (launch, total) are neighbours.
         run = launch_of * totals + ordered[:, segments.TOTAL]
         of_run, begin, length = numpy.unique(run, return_index=True, return_counts=True)
-        ranges = numpy.zeros((totals, len(own_keys), 2), dtype=numpy.int32)
+        ranges: Integers = numpy.zeros((totals, len(own_keys), 2), dtype=numpy.int32)
         ranges[of_run % totals, of_run // totals, 0] = first[begin]
         ranges[of_run % totals, of_run // totals, 1] = end[begin + length - 1]
-        return cls(order, cuts, first, owners, ranges, launches, int(count.sum()))
+        chunks = int(count.sum())
+        runs: Integers = numpy.empty((0, 2), dtype=numpy.int32)
+        if chunks > MANY:
+            runs, ranges = runs_of(ranges)
+        return cls(order, cuts, first, owners, ranges, runs, launches, chunks)
 
     def fits(self, table: Integers) -> bool:
         """Tells whether a table of the same sizes is cut in the same way, wherever its segments lie."""
@@ -102,6 +127,7 @@ class Work(NamedTuple):
     segments: Tensor
     owners: Tensor
     ranges: Tensor
+    runs: Tensor | None
 
     @classmethod
     def of(cls, layout: Layout, table: Integers, device: torch.device) -> Work:
@@ -111,6 +137,7 @@ class Work(NamedTuple):
             upload(layout.addressed(table), device),
             upload(layout.owners, device),
             upload(layout.ranges, device),
+            upload(layout.runs, device) if len(layout.runs) else None,
         )
 
 

@@ -26,6 +26,7 @@ EXCUSES = [
     Excuse(
         "never False", "update .* in pairs", "^bra to .* if and.pred", "sums hold; `test_pairs` tries those that do not"
     ),
+    Excuse("never True", "add_runs", "^bra to .* if setp.ge.s32", "no run is empty"),
     Excuse("never True", "add_totals", "^bra to .* if setp.lt.s32 .*, 1", "there is a launch"),
     Excuse("never True", "group_norms", "^bra to .* if setp.lt.s64 .*, 1", "every group has a piece"),
     Excuse(

@@ -216,6 +216,7 @@ NAMES = (
     "penalty float64 0.3 1.0",
     "square_sum",
     "total float32",
+    "add_runs",
     "add_totals",
 )
 """Uses that launch every function, which small tensors do in tenths of a second."""

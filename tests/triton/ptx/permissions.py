@@ -20,6 +20,7 @@ WRITTEN = {
     "reduce": {"partials": "w"},
     "reduce_value": {"partials": "w"},
     "reduce_weighted": {"partials": "w"},
+    "add_runs": {"of_runs": "w"},
     "add_totals": {"totals": "w"},
     "penalty": {"out": "w"},
     "square_sum": {"out": "w"},

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import regkernels as rk
-from regkernels import backends, reference
+from regkernels import reference
 from regkernels.backends.triton import architectures
-from regkernels.backends.triton import launch as launching
-from regkernels.backends.triton.kernels import sums, values
-from regkernels.table.segments import SUMS
 from tests.support import cases, engine
 from tests.support.hostile import PRECISION
 from tests.support.random_numbers import placed
-from tests.triton.ptx import rows
+from tests.triton.ptx import rows, second_stages
 from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update
 
 MISALIGNED = 5003
@@ -236,53 +233,13 @@ def _penalties() -> Iterator[Use]:
         yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
 
 
-# --- rows, and the second stage of sums, over more chunks than small tensors have ---
-
-_CHUNKS = 9001
-
-
-def _second_stage(kernel: Any, weights: Sequence[float], dtype: torch.dtype, *numbers: float) -> Outcome:
-    """Adds the rows of partial sums, each times its weight."""
-    torch.manual_seed(13)
-    found: Outcome = {}
-    for chunks in (_CHUNKS, 1, 0):
-        partials = torch.randn(len(weights), chunks, dtype=torch.float64)
-        out = torch.zeros((), dtype=dtype)
-        if backends.name() == "reference":
-            out.copy_(partials.sum(1) @ torch.tensor(weights, dtype=torch.float64))
-        else:
-            shape = architectures.of_device(out.device).second_stage
-            launching.launch(kernel, (1,), shape, torch.float64, partials, out, chunks, *numbers)
-        found[f"value of {chunks} chunks"] = out
-    return found
-
-
-def _totals() -> Outcome:
-    torch.manual_seed(13)
-    partials = torch.randn(len(SUMS), _CHUNKS, dtype=torch.float64)
-    totals = torch.zeros(2, len(SUMS), dtype=torch.float64)
-    ranges = torch.tensor([[[0, 5000], [5000, 5007]], [[5007, 5007], [5007, _CHUNKS]]], dtype=torch.int32)
-    if backends.name() == "reference":
-        return {"value": torch.stack([partials[:, :5007].sum(1), partials[:, 5007:].sum(1)])}
-    shape = architectures.of_device(totals.device).second_stage
-    launching.launch(sums.add_totals, (2, len(SUMS)), shape, torch.float64, partials, totals, _CHUNKS, ranges, 2)
-    return {"value": totals}
-
-
-def _second_stages() -> Iterator[Use]:
-    yield Use("rows", ("rows",), rows.computed)
-    yield Use("add_totals", ("add_totals",), _totals)
-    yield Use("square_sum", ("square_sum",), partial(_second_stage, sums.square_sum, (1.0,), torch.float64))
-    for dtype in (torch.float32, torch.float64):
-        name = str(dtype)[6:]
-        for l1, l2 in ((1.0, 0.2), (0.3, 1.0)):
-            run = partial(_second_stage, sums.penalty, (l1, l2), dtype, l1, l2)
-            yield Use(f"penalty {name} {l1} {l2}", ("second stage of penalty", dtype, l1), run)
-        run = partial(_second_stage, values.total, (0.7,), dtype, 0.7)
-        yield Use(f"total {name}", ("total", dtype), run)
-
-
-USES = [*_steps(), *_operators(), *_penalties(), *_second_stages()]
+USES = [
+    *_steps(),
+    *_operators(),
+    *_penalties(),
+    Use("rows", ("rows",), rows.computed),
+    *(Use(*stage) for stage in second_stages.found()),
+]
 
 
 def selected(uses: Sequence[Use] = USES) -> list[Use]:

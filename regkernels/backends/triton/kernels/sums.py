@@ -165,11 +165,21 @@ def add_partials(lanes, partials, begin, end, BLOCK: tl.constexpr):
     return lanes
 
 
+@triton.jit(do_not_specialize=["stride", "count"])
+def add_runs(partials, of_runs, stride: tl.int64, count: tl.int64, runs, BLOCK: tl.constexpr):
+    """Adds up a run of one of the sums: ``of_runs`` (sums, count) from ``partials`` (sums, stride). ``runs`` (count, 2) names the first
+    chunk, and the one after the last, of each."""
+    run, which = tl.program_id(0), tl.program_id(1)
+    begin, end = tl.load(runs + 2 * run), tl.load(runs + 2 * run + 1)
+    lanes = add_partials(tl.zeros([BLOCK], tl.float64), partials + which * stride, begin, end, BLOCK)
+    tl.store(of_runs + which * count + run, tl.sum(lanes))
+
+
 @triton.jit(do_not_specialize=["stride", "launches"])
 def add_totals(partials, totals, stride: tl.int64, ranges, launches: tl.int32, BLOCK: tl.constexpr):
     """Adds up one of the sums of one total: ``totals`` (totals, sums) from ``partials`` (sums, stride).
 
-    ``ranges`` (totals, launches, 2) names the first chunk, and the one after the last, of a total within each launch.
+    ``ranges`` (totals, launches, 2) names the first chunk, or run, and the one after the last, of a total within each launch.
     """
     total, which = tl.program_id(0), tl.program_id(1)
     lanes = tl.zeros([BLOCK], tl.float64)
