@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
+from tests.triton.ptx.machine import Unsupported
 from tests.triton.ptx.programs import started
 
 
@@ -32,6 +33,19 @@ def test_a_warp_is_added_up_and_asked() -> None:
         mul.wide.u32 %rd9, %r0, 8; add.s64 %rd8, %rd0, %rd9; st.global.v2.b32 [%rd8], {%r5, %r6};"""
     started(body, out)
     assert (out.reshape(32, 2) == [31 * 16, 127]).all()
+
+
+@pytest.mark.parametrize("space", ["shared", "shared::cta"])
+def test_shared_memory_is_the_programs_own(space: str) -> None:
+    """Under both names; that of another program in a cluster is another instruction."""
+    out = numpy.zeros(64, "u4")
+    body = f"""mad.lo.s32 %r7, %r1, 32, %r0; shl.b32 %r5, %r0, 2; st.{space}.b32 [%r5], %r7; bar.sync 0;
+        xor.b32 %r5, %r5, 124; ld.shared.b32 %r6, [%r5]; ld.{space}.b32 %r8, [%r5]; add.s32 %r6, %r6, %r8;
+        mul.wide.u32 %rd9, %r7, 4; add.s64 %rd8, %rd0, %rd9; st.global.b32 [%rd8], %r6;"""
+    started(body, out, programs=2)
+    assert (out.reshape(2, 32) == 2 * numpy.arange(64).reshape(2, 32)[:, ::-1]).all()
+    with pytest.raises(Unsupported, match="shared_cluster"):
+        started("ld.shared::cluster.b32 %r5, [%r0];", out)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -118,7 +118,8 @@ def _instruction(text: str) -> Instruction:
     if found is None:
         raise Unsupported(text)
     negated, guard, opcode, operands = found.groups()
-    return Instruction(opcode.replace("::", "_"), tuple(map(_operand, _split(operands))), guard, bool(negated), text)
+    opcode = opcode.replace(".shared::cta", ".shared").replace("::", "_")  # both are the program's own shared memory
+    return Instruction(opcode, tuple(map(_operand, _split(operands))), guard, bool(negated), text)
 
 
 def _split(text: str) -> list[str]:
