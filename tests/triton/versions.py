@@ -1,7 +1,8 @@
-"""Compiles every kernel with each Triton that the supported versions of torch bring: gigabytes to download, and minutes.
+"""Compiles or runs every kernel with each Triton that the supported versions of torch bring: gigabytes to download, and minutes.
 
 ``python -m tests.triton.versions [3.6 ...] [-- ARGUMENT ...]`` makes a virtual environment for each in build/triton-VERSION, and
-prints there what ``python -m tests.triton.compiled ARGUMENT ...`` does. The exit status is non-zero where a kernel does not compile.
+prints there what ``python -m tests.triton.compiled ARGUMENT ...`` does: ``-- sm_90`` compiles for one target, ``-- --run sm_90`` runs
+what it was compiled to, and ``--record`` notes either in docs/ptx.md. The exit status is non-zero where one of them failed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         own = {**os.environ, "PYTHONPATH": str(ROOT)}
         if subprocess.run(command, cwd=ROOT, env=own).returncode:
             failed.append(version)
-    print(f"failed: {', '.join(failed)}" if failed else "all kernels were compiled by all of them")
+    print(f"failed: {', '.join(failed)}" if failed else "none failed")
     return int(bool(failed))
 
 
