@@ -17,7 +17,7 @@ from regkernels.backends.triton.kernels.penalties import FORMULAS
 from tests.support import cases
 from tests.triton.compiled import METRICS, OPERATORS, PENALTIES, compiled_for
 from tests.triton.kernel import BY_GROUPS_FUNCTIONS, Kernel
-from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states
+from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states, wide_accesses
 from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, FURTHER, SHIFTED, THIRDS, WITH_SUMS, taken
 
 pytestmark = pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in FURTHER])
@@ -126,17 +126,11 @@ def test_thirds_make_a_whole(architecture: str) -> None:
 
 def test_rows_are_moved_16_bytes_at_a_time(architecture: str) -> None:
     """Once each: a program holds them until it stores them."""
-
-    def number(kernel: Kernel) -> tuple[int, int]:
-        of_thread = kernel.block // (kernel.warps * ARCHITECTURES[architecture].warp_size)
-        read, written = ([of_thread * size // 16 for size in sizes] for sizes in bytes_moved(kernel))
-        return sum(read), sum(written)
-
     # Where tiles are on their way ahead of time, the loads of the first ones are there, too.
     assert_all(
         [kernel for kernel in having(architecture, "update_resident") if kernel.is_wide],
-        lambda kernel: (min(kernel.wide_loads, number(kernel)[0]), kernel.wide_stores),
-        number,
+        lambda kernel: (min(kernel.wide_loads, wide_accesses(kernel)[0]), kernel.wide_stores),
+        wide_accesses,
     )
 
 

@@ -43,3 +43,10 @@ def bytes_moved(kernel: Kernel) -> tuple[list[int], list[int]]:
             return weight + ([4] if kernel.penalty == "weighted_l1" else []), weight
         case _:
             return 2 * weight + stored_states(kernel), weight + stored_states(kernel)
+
+
+def wide_accesses(kernel: Kernel) -> tuple[int, int]:
+    """Loads and stores of 16 bytes that a thread needs for a block, where each element is read and written once."""
+    of_thread = kernel.block // (kernel.warps * ARCHITECTURES[kernel.architecture].warp_size)
+    read, written = ([of_thread * size // 16 for size in sizes] for sizes in bytes_moved(kernel))
+    return sum(read), sum(written)
