@@ -1,7 +1,7 @@
 """Every kernel, compiled for every architecture, and what can be read in the result.
 
 ``python -m tests.triton.compiled [architecture ...]`` prints a table of it; ``--cache FOLDER`` keeps what was compiled. With ``--run``
-the kernels that are PTX are run on the CPU instead.
+the kernels that are PTX are run on the CPU instead. ``--record`` notes in docs/ptx.md what was compiled, or run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from regkernels.backends.triton import tables
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from tests.support import cases, engine
 from tests.support.random_numbers import placed
+from tests.triton import record
 from tests.triton.driver import present
 from tests.triton.kernel import Kernel
 from tests.triton.updates import ALWAYS, BY_GROUPS, SHIFTED, WITH_SUMS, Update, taken
@@ -122,12 +123,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("architecture", nargs="*", help=f"of {', '.join(ARCHITECTURES)}; default: all")
     parser.add_argument("--cache", metavar="FOLDER", help="keep what is compiled, for TRITON_CACHE_DIR on a device")
     parser.add_argument("--run", action="store_true", help="run the PTX of NVIDIA's architectures on the CPU instead")
+    parser.add_argument("--record", action="store_true", help="note in docs/ptx.md what was compiled, or run")
     options = parser.parse_args(arguments)
     if options.run:
         from tests.triton.ptx import everything  # which imports this module
 
-        everything.main(options.architecture)
-    found = table(options.architecture or list(ARCHITECTURES), options.cache)
+        everything.main(options.architecture, options.record)
+    architectures = options.architecture or list(ARCHITECTURES)
+    found = table(architectures, options.cache)
+    for architecture in architectures if options.record else ():
+        record.write(architecture, "compiled", len(compiled_for(architecture, whole=True, kept=options.cache)))
     Console(width=None if sys.stdout.isatty() else 160).print(found)
 
 

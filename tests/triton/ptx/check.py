@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "REGKERNELS_CHECK"
 USUAL = "sm_90"
-NEWEST = (3, 7)
+NEWEST = (3, 8)
 """Of Triton's versions: what a driver has to be is no promise of Triton's, so a newer one has to be tried first."""
 
 

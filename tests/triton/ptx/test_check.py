@@ -62,7 +62,7 @@ def test_another_backend_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_a_triton_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "version", lambda: "99.1.0")
-    assert "99.1.0 is newer than 3.7" in refused() and "pip install 'triton<=3.7.*'" in refused()
+    assert "99.1.0 is newer than 3.8" in refused() and "pip install 'triton<=3.8.*'" in refused()
     monkeypatch.setattr(gpu, "missing_because", lambda: "Triton 3.5 is not supported; upgrade torch")
     assert "Triton 3.5 is not supported; upgrade torch" in refused()
 
