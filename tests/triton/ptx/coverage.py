@@ -21,6 +21,12 @@ EXCUSES = [
         "^bra to (div|rem) if setp.ne.b64 .*, 0",
         "one of the numbers to divide is 2^32 or more: huge tensors",
     ),
+    Excuse(
+        "never False",
+        ".*",
+        "^bra to cvt if setp.ne.b64 .*, 0",
+        "the same, where a branch is the other way around, as Triton 3.8 writes it",
+    ),
     Excuse("never True", "group_.*", "^bra to .* if setp.ge.s64", "no piece and no chunk is empty"),
     Excuse("never True", "reduce .*", "^bra to bar if setp.lt.s32 .*, (512|1024)$", "no chunk is empty"),
     Excuse(
@@ -50,7 +56,7 @@ EXCUSES = [
     Excuse(
         "never True",
         "update_(groups|resident)",
-        "^bra to add if setp.eq.f",
+        "^bra to add if setp.(eq|neu).f",
         "of this kind of groups one is tried, with an lr",
     ),
     Excuse(
