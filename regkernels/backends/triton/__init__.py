@@ -107,7 +107,7 @@ def _by_element(kind: Kind, architecture: Architecture, with_sums: bool) -> dict
         "PENALTY": kind.penalty,
         "OPERATOR": OPERATORS.get(kind.penalty),
         "PAIRS": pairs,
-        "PIPELINE": architecture.stages if is_pipelined else 1,
+        "PIPELINE": architecture.update.stages if is_pipelined else 1,
     }
     return (
         {**constants, "maxnreg": architecture.registers_of_pairs}

@@ -37,7 +37,6 @@ class Architecture(NamedTuple):
     )
     pairs: bool  # sums are pairs of float32, as float64 would take longer than memory
     registers_of_pairs: int  # at most, of a step with such sums; 0: as many as it takes
-    stages: int  # blocks that are on their way at a time, through shared memory; 1: none, and registers are loaded
 
     def block(self, shape: Shape, dtype: torch.dtype) -> int:
         """Returns the elements of a block: a thread's vectors hold whole numbers of them, so every load is 16 bytes wide."""
@@ -56,7 +55,7 @@ class Architecture(NamedTuple):
 # would load one vector after another.
 _NVIDIA = Architecture(
     warp_size=32,
-    update=Shape(4, 1),
+    update=Shape(4, 1, stages=3),
     reduce=Shape(2, 2, stages=4),
     elementwise=Shape(4, 2),
     second_stage=Shape(16, 4),
@@ -64,7 +63,6 @@ _NVIDIA = Architecture(
     registers_of_rows=168,  # for three programs of 4 warps
     pairs=False,
     registers_of_pairs=0,
-    stages=3,
 )
 _SLOW_FLOAT64 = _NVIDIA._replace(pairs=True)
 _RTX_50 = _SLOW_FLOAT64._replace(registers_of_pairs=168)  # else ptxas spills to have one program more at a time
@@ -78,7 +76,6 @@ _AMD = Architecture(
     registers_of_rows=0,
     pairs=False,
     registers_of_pairs=0,
-    stages=1,
 )
 
 ARCHITECTURES = {

@@ -33,10 +33,10 @@ def steps(kind: Kind, each: Launch, rows: Tensor, partials: Tensor, chunks: int,
     if cut.span:
         held = max(cut.span, RESIDENT) * dtype.itemsize * (2 + len(reference.RULES[kind.rule].state_names))
         if cut.wide:
-            constants["PIPELINE"] = min(architecture.stages, 1 + _SHARED // held)
+            constants["PIPELINE"] = min(architecture.update.stages, 1 + _SHARED // held)
         return [Step(update_resident, shape, dtype, [rows, partials], [chunks], constants)]
     if cut.wide:
-        constants["PIPELINE"] = architecture.stages
+        constants["PIPELINE"] = architecture.update.stages
     if draws(kind) and architecture.warp_size == 64:
         dtype = (
             torch.float64

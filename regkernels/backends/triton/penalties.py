@@ -224,7 +224,7 @@ class _Table:
                 first,
                 ACROSS=across,
                 WIDE=wide,
-                PIPELINE=architecture.stages if only_reads and wide else 1,
+                PIPELINE=architecture.reduce.stages if only_reads and wide else 1,
                 STORAGE=TYPES[dtype],
                 COMPUTE=TYPES[reference.compute_dtype(dtype)],
             )
