@@ -208,8 +208,9 @@ def test_threads_exchange_no_more_than_wide_states_within_whole_blocks(architect
 def test_nothing_is_spilled(architecture: str) -> None:
     def spilled(kernel: Kernel) -> int:
         # Three passes with the hyper-parameters of all steps have more scalars than AMD has registers for them; so has a
-        # step with a random counter for each element.
-        allowed = kernel.spilled_scalars if kernel.function in BY_GROUPS_FUNCTIONS or kernel.shifted else 0
+        # step with a random counter for each element. Others may have a few that only what is jumped over reads.
+        is_large = kernel.function in BY_GROUPS_FUNCTIONS or kernel.shifted
+        allowed = kernel.spilled_scalars if is_large else min(kernel.spilled_scalars, 12)
         return kernel.usage.spilled - allowed
 
     assert_all(compiled_for(architecture), spilled, lambda kernel: 0)
