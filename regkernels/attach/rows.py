@@ -47,7 +47,9 @@ class Rows:
         """Returns metric, operands and row for what a user's function has returned for a parameter."""
         if not isinstance(step, Tensor) or step.dim() == 0:
             validation.nonnegative(f"what metric has returned for {name}", step, wait=False)
-            return "constant", (), self._add(group, "constant", Step(number(step, group)))
+            # It is read after the last parameter's, and a function may use one tensor for all of them.
+            own = step.clone() if isinstance(step, Tensor) else step
+            return "constant", (), self._add(group, "constant", Step(number(own, group)))
         if step.shape != param.shape or not step.is_floating_point() or step.layout != torch.strided:
             raise ValueError(
                 f"metric has returned a tensor of shape {tuple(step.shape)}, {step.dtype} and {step.layout} for {name}, whose shape "
@@ -103,7 +105,7 @@ def _stay(counts: Sequence[Any], group: Mapping[str, Any]) -> bool:
 def _equal(row: Hyper, other: Hyper) -> bool:
     """Tells whether two rows are known to be equal: numbers that only a device knows are not."""
     return all(
-        not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b for a, b in zip(row, other, strict=True)
+        isinstance(a, (int, float)) and isinstance(b, (int, float)) and a == b for a, b in zip(row, other, strict=True)
     )
 
 

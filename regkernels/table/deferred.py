@@ -6,7 +6,7 @@ In torch each operation on such a number is a launch of its own, and a row of hy
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -26,12 +26,20 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "is_equal": torch.eq,
     "choose": lambda condition, value, otherwise: torch.where(condition != 0, value, otherwise),
 }
-"""What can be written down, and what torch calls it. Conditions are 1 or 0; exponents are whole numbers, not negative."""
+"""What can be written down, and what torch calls it. Conditions are 1 or 0; exponents are whole numbers, not negative: of others kernels
+make NaN."""
 
 
 def _with_other(operation: str) -> tuple[Callable[[Deferred, Any], Deferred], Callable[[Deferred, Any], Deferred]]:
     """Returns the methods that write down an operation of two numbers, and of the same in the other order."""
     return lambda own, other: Deferred(operation, own, other), lambda own, other: Deferred(operation, other, own)
+
+
+def _unknown(what: str) -> TypeError:
+    return TypeError(
+        f"a number that only a device knows was {what}: write arithmetic, > and <, regkernels.table.hyper.select and square_root, which the "
+        "device does later"
+    )
 
 
 class Deferred:
@@ -68,8 +76,27 @@ class Deferred:
     __sub__, __rsub__ = _with_other("subtract")
     __mul__, __rmul__ = _with_other("multiply")
     __truediv__, __rtruediv__ = _with_other("divide")
-    __pow__, __rpow__ = _with_other("power")
-    __gt__ = _with_other("is_greater")[0]
+    _power, __rpow__ = _with_other("power")
+    __gt__, __lt__ = _with_other("is_greater")
+    __hash__ = (
+        object.__hash__
+    )  # of dictionaries a number is the key by what it is: no two have one hash, and == is not asked
+
+    def __pow__(self, exponent: float | Tensor | Deferred) -> Deferred:
+        if isinstance(exponent, (int, float)) and not (exponent >= 0 and float(exponent).is_integer()):
+            raise ValueError(
+                f"exponent {exponent}: of a number that only a device knows, powers are whole and not negative; sqrt() is its root"
+            )
+        return self._power(exponent)
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise _unknown("compared by == or !=")
+
+    def __bool__(self) -> NoReturn:
+        raise _unknown("asked whether it is 0, as by if, max and min")
+
+    def __repr__(self) -> str:
+        return f"Deferred({self.operation or self.tensor!r}, of {self.count})"
 
     def __neg__(self) -> Deferred:
         return self * -1.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import regkernels as rk
 from regkernels.backends.triton import architectures
@@ -102,3 +103,14 @@ def test_the_same_input_gives_the_same_bits() -> None:
     _, again = step(w, g)
     for value, expected in zip(again, first, strict=True):
         engine.assert_same_bits(value, expected)
+
+
+def test_a_gradient_in_the_memory_of_its_weight_is_that_before_the_step(pairs: list[bool]) -> None:
+    """Of numbers whose squares overflow, which would be added up once more after the step."""
+    param = nn.Parameter(torch.full((SIZE,), 1e30))
+    param.grad = param.detach()
+    expected = math.sqrt(exactly(param.detach(), 2))
+    optimizer = rk.optim.SGD([param], lr=0.5, stats=True)
+    optimizer.step()
+    assert optimizer.stats.grad_norm.item() == close(expected)
+    assert pairs == [False]

@@ -74,10 +74,12 @@ def test_operations_have_the_bits_of_ieee() -> None:
 def test_roots_floors_and_choices() -> None:
     values = [value for value in SPECIAL if not value < 0]
     row = {"lr": there(values).sqrt(), "eps": Deferred("choose", there(values), -0.0, there(values))}
-    table = computed(row, {"decay": Deferred("floor", there([0.0, 0.9, 5.0, 2.0**32 + 0.5]))})
+    table = computed(
+        row, {"decay": Deferred("floor", there([0.0, 0.9, 5.0, 2.0**32 + 0.5, -0.5, -3.0, 1e300, math.inf, math.nan]))}
+    )
     assert_column(table, "lr", [math.sqrt(value) for value in values])
     assert_column(table, "eps", [-0.0 if value != 0 else value for value in values])
-    assert_column(table[len(values) :], "decay", [0.0, 0.0, 5.0, 2.0**32])
+    assert_column(table[len(values) :], "decay", [0.0, 0.0, 5.0, 2.0**32, -1.0, -3.0, 1e300, math.inf, math.nan])
 
 
 @pytest.mark.parametrize("base", [0.9, 0.999, 0.97, 0.95, 1.0 - 1e-8, 0.5, 0.0])
@@ -90,6 +92,11 @@ def test_powers_are_rounded_correctly(base: float) -> None:
 
 def test_a_vanishing_power_and_the_latest_count_of_all() -> None:
     assert_column(computed({"lr": 0.9 ** there([1e5, 2.0**53])}), "lr", [0.0, 0.0])
+
+
+def test_other_powers_are_seen() -> None:
+    """Where only the device knows that an exponent is none that it has."""
+    assert_column(computed({"lr": 2.0 ** there([0.5, -1.0, 2.0, math.nan])}), "lr", [math.nan, math.nan, 4.0, math.nan])
 
 
 # --- where numbers come from ---

@@ -70,3 +70,19 @@ def test_rows_become_numbers_or_one_row_each() -> None:
     assert row.multiplicity == 3
     expected = [Hyper(lr=0.1, eps=0.5, threshold=0.1 * factor) for factor in (1.0, 2.0, 3.0)]
     assert [Hyper(*map(float, own)) for own in one_by_one([row], CPU)] == expected
+
+
+@pytest.mark.parametrize(
+    "question",
+    [bool, lambda x: x == 1.0, lambda x: x != 1.0, lambda x: max(x, 0.1), lambda x: x in [0.1]],
+    ids=["bool", "==", "!=", "max", "in"],
+)
+def test_what_only_the_device_could_answer_is_refused(question: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match=r"only a device knows was .*select and square_root"):
+        question(there(1.0) * 2.0)
+
+
+@pytest.mark.parametrize("exponent", [-1, 0.5, -0.5, math.nan, math.inf])
+def test_powers_that_kernels_do_not_have_are_refused(exponent: float) -> None:
+    with pytest.raises(ValueError, match=f"exponent {exponent}"):
+        there(2.0) ** exponent

@@ -36,7 +36,7 @@ from regkernels.backends.triton.rows import table_of_rows
 from regkernels.backends.triton.tables import BatchMemory
 from regkernels.reference.kinds import Kind, MetricKind
 from regkernels.table.batch import Batch
-from regkernels.table.segments import SUMS
+from regkernels.table.segments import GRADIENT, SUMS, WEIGHT
 
 __all__ = [
     "INTERPRETED",
@@ -62,12 +62,17 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
     device = batch.device
     with guard(device):
         memory = _memory(batch)
-        work = memory.work(batch.segments.numpy(), batch.generation)
+        segments = batch.segments.numpy()
+        work = memory.work(segments, batch.generation)
         table = table_of_rows(batch.rows, memory, device)
         partials = empty(device, len(SUMS) if with_sums else 0, work.layout.chunks)
         architecture = architectures.of_device(device)
 
+        # Sums of pairs that do not hold are formed anew after the step, when a gradient in the weight's memory is gone.
+        may_pair = with_sums and not (segments[:, WEIGHT] == segments[:, GRADIENT]).any()
+
         def constants(kind: Kind) -> dict[str, Any]:
+            pairs = may_pair and architecture.adds_pairs(kind.dtype)
             return {
                 "OBSERVE": RULES[kind.rule].observe,
                 "RULE": RULES[kind.rule].advance,
@@ -77,7 +82,9 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
                 "ROUNDING": kind.rounding,
                 "STATS": with_sums,
                 "MAY_SKIP": batch.may_leave_out,
-                **({} if kind.penalty == "group" else _by_element(kind, architecture, with_sums)),
+                **(
+                    {} if kind.penalty == "group" else _by_element(kind, architecture, with_sums=with_sums, pairs=pairs)
+                ),
             }
 
         over_chunks(
@@ -98,9 +105,8 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
         return totals
 
 
-def _by_element(kind: Kind, architecture: Architecture, with_sums: bool) -> dict[str, Any]:
+def _by_element(kind: Kind, architecture: Architecture, *, with_sums: bool, pairs: bool) -> dict[str, Any]:
     """Returns the constants of a step of elements that are in no groups."""
-    pairs = with_sums and architecture.adds_pairs(kind.dtype)
     # For less, addresses in shared memory cost more than waiting does.
     is_pipelined = with_sums or len(reference.RULES[kind.rule].state_names) > 0
     constants = {

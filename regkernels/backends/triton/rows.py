@@ -81,7 +81,8 @@ class _Code:
         self.instructions: list[tuple[int, ...]] = []
         self.inputs: list[tuple[int, int]] = []
         self.tensors: list[Tensor] = []
-        self._numbers: dict[Deferred | int, int] = {}
+        self._numbers: dict[Deferred, int] = {}
+        self._constants: dict[int, int] = {}  # by their bits
         for field, value in enumerate(row):
             if isinstance(value, (Tensor, Deferred)):
                 self._append("store", self._number(deferred(value)), field)
@@ -94,15 +95,17 @@ class _Code:
 
     def _number(self, value: float | Deferred) -> int:
         """Returns the number of the instruction that yields a value; adds it, and those before it, where there is none."""
-        key = value if isinstance(value, Deferred) else int(_BITS.unpack(_FLOAT.pack(value))[0])
-        if key not in self._numbers:
-            self._numbers[key] = self._yielding(key)
-        return self._numbers[key]
+        if isinstance(value, Deferred):
+            if value not in self._numbers:
+                self._numbers[value] = self._yielding(value)
+            return self._numbers[value]
+        bits = int(_BITS.unpack(_FLOAT.pack(value))[0])
+        if bits not in self._constants:
+            self._constants[bits] = self._input("constant", bits)
+        return self._constants[bits]
 
-    def _yielding(self, value: Deferred | int) -> int:
-        """Adds what yields a number, or a constant that is given by its bits."""
-        if isinstance(value, int):
-            return self._input("constant", value)
+    def _yielding(self, value: Deferred) -> int:
+        """Adds what yields a number."""
         if value.tensor is None:
             return self._append(value.operation, *map(self._number, value.operands))
         tensor = value.tensor.to(self._device)

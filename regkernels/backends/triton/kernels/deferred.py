@@ -67,7 +67,14 @@ def whole_power(base, exponent):
         result, result_rest = tl.where(odd, multiplied, result), tl.where(odd, rest, result_rest)
         square, square_rest = product(square, square_rest, square, square_rest)
         left = left // 2
-    return result
+    return tl.where((exponent >= 0) & (exponent == floor(exponent)), result, float("nan"))
+
+
+@triton.jit
+def floor(x):
+    is_small = tl.abs(x) < constant(4503599627370496.0, x)  # 2**52: what is not has no fraction
+    cut = tl.where(is_small, x, 0.0).to(tl.int64).to(tl.float64)
+    return tl.where(is_small, tl.where(cut > x, cut - 1.0, cut), x)
 
 
 @triton.jit
@@ -90,7 +97,7 @@ def applied(operation, a, b, c):
             value = tl.sqrt(a)
     else:
         if operation == FLOOR:
-            value = a.to(tl.int64).to(tl.float64)  # a is not negative
+            value = floor(a)
         elif operation == IS_GREATER:
             value = (a > b).to(tl.float64)
         elif operation == IS_EQUAL:
@@ -126,7 +133,9 @@ def compute_rows(programs, slots, rows, BLOCK: tl.constexpr):
     inputs = programs + tl.load(program + INPUTS) + places
     own = slots + tl.load(program + SLOTS) + places
     row = rows + (tl.load(program + ROW) + places) * PARAMETERS
-    for number in range(tl.load(program + LENGTH)):
+    # What is beyond the rows does nothing, or two programs would write to the same place.
+    length = tl.where(tl.program_id(1) * BLOCK < count, tl.load(program + LENGTH), 0)
+    for number in range(length):
         instruction = code + number * INSTRUCTION
         operation = tl.load(instruction)
         first, second, third = tl.load(instruction + 1), tl.load(instruction + 2), tl.load(instruction + 3)
