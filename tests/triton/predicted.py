@@ -88,8 +88,8 @@ def by_groups(name: str, shape: tuple[int, int], dim: int, elements: int) -> Cas
 
 
 CASES = [
-    *step("AdamW float32", "adamw_maximize", torch.float32),
-    *step("AdamW bfloat16", "adamw_maximize", torch.bfloat16),
+    *step("AdamW float32", "adam", torch.float32),
+    *step("AdamW bfloat16", "adam", torch.bfloat16),
     *step("AdamW bfloat16, stochastic", "adam", torch.bfloat16, "stochastic"),
     *step("AdamW bfloat16, remainder", "adam", torch.bfloat16, "remainder"),
     *step("AdamW bfloat16, stochastic, states too", "adam", torch.bfloat16, "stochastic", wide=False),

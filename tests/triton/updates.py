@@ -58,6 +58,9 @@ THIRDS = {"sm_80": 0, "sm_100": 1, "gfx950": 2}
 """For the others of the same compilers the tests compile a third of each list, into which rules, dtypes and roundings are dealt:
 what takes minutes otherwise, and `make kernels` does."""
 
+ANYWAY = [*(Update("sgd", dtype) for dtype in cases.DTYPES), Update("adam", torch.float32)]
+"""What other kernels are launched beside."""
+
 FURTHER = ("sm_86", "sm_89", "sm_120")
 """Relatives of these, of which the tests compile what takes the most registers alone."""
 
@@ -66,4 +69,4 @@ def taken(architecture: str, updates: list[Update]) -> list[Update]:
     if architecture in FULL:
         return updates
     thirds = covering.dealt(updates, range(3))
-    return [u for u, third in zip(updates, thirds, strict=True) if third == THIRDS[architecture] or u.rule == "sgd"]
+    return [u for u, third in zip(updates, thirds, strict=True) if third == THIRDS[architecture] or u in ANYWAY]

@@ -107,8 +107,9 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
 
 def _by_element(kind: Kind, architecture: Architecture, *, with_sums: bool, pairs: bool) -> dict[str, Any]:
     """Returns the constants of a step of elements that are in no groups."""
-    # For less, addresses in shared memory cost more than waiting does.
-    is_pipelined = with_sums or len(reference.RULES[kind.rule].state_names) > 0
+    # For no states and no sums, addresses in shared memory cost more than waiting does; for three there are no registers for them.
+    states = len(reference.RULES[kind.rule].state_names)
+    is_pipelined = states in (1, 2) or (with_sums and not states)
     constants = {
         "PENALTY": kind.penalty,
         "OPERATOR": OPERATORS.get(kind.penalty),

@@ -27,12 +27,21 @@ EXCUSES = [
         "^bra to cvt if setp.ne.b64 .*, 0",
         "the same, where a branch is the other way around, as Triton 3.8 writes it",
     ),
-    Excuse("never True", "group_.*", "^bra to .* if setp.ge.s64", "no piece and no chunk is empty"),
+    Excuse("never True", "group_.*", "^bra to .* if setp.[gl]e.s64", "no piece and no chunk is empty"),
     Excuse("never True", "reduce .*", "^bra to bar if setp.lt.s32 .*, (512|1024)$", "no chunk is empty"),
     Excuse(
         "never False", "update .* in pairs", "^bra to .* if and.pred", "sums hold; `test_pairs` tries those that do not"
     ),
     Excuse("never True", "add_runs", "^bra to .* if setp.ge.s32", "no run is empty"),
+    Excuse(
+        "never False", "group_gradient", "^ld.global.b64 if setp.lt.s64", "of the groups of a tile there is the first"
+    ),
+    Excuse(
+        "never False",
+        "update_(groups|resident)",
+        "^bra to mul if or.pred",
+        "of this kind of groups one is tried, with these terms of a gradient",
+    ),
     Excuse("never True", "add_totals", "^bra to .* if setp.lt.s32 .*, 1", "there is a launch"),
     Excuse("never True", "group_norms", "^bra to .* if setp.lt.s64 .*, 1", "every group has a piece"),
     Excuse(

@@ -228,7 +228,8 @@ def _penalties() -> Iterator[Use]:
         yield Use(f"elastic_net_penalty float64{name}", ("l1, l2", torch.float64, special), run)
     for dim in (0, 1):
         penalty = partial(rk.group_l1_penalty, strength=0.7, dim=dim)
-        shapes = [*OTHER_SHAPES[dim], *((90, 200), (70, 9), (2, 70000) if dim == 0 else (3000, 3))]
+        long = [(2, 70000), (3, 5001)] if dim == 0 else [(3000, 3)]
+        shapes = [*OTHER_SHAPES[dim], (90, 200), (70, 9), *long]
         run = partial(_penalty, penalty, shapes, [torch.float32])
         yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
 

@@ -34,8 +34,8 @@ from regkernels.backends.triton.kernels.step import gradient_of
 
 @triton.jit
 def proposal(w, g, states, shared, h, OBSERVE: tl.constexpr, RULE: tl.constexpr, PER_ELEMENT: tl.constexpr):
-    """Makes steps 2 to 8 of the specification, without the groups' part of the last: what a soft-threshold takes and leaves."""
-    g = gradient_of(w, g, h)
+    """Makes steps 5 to 8 of the specification, without the groups' part of the last: what a soft-threshold takes and leaves. ``g``: of
+    `gradient_of`."""
     _, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, shared, states, h)
     decayed = w * h.decay
@@ -101,7 +101,7 @@ def propose(
         for i in tl.range(strip.begin, strip.end, TILE, num_stages=PIPELINE):
             offsets, mask = offsets_of(strip, o, i, TILE, STRIP)
             _stored, w, g, states = load_tile(buffers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
-            e, x, _ = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+            e, x, _ = proposal(w, gradient_of(w, g, h), states, shared, h, OBSERVE, RULE, PER_ELEMENT)
             squares = add_squares(squares, products(e, x, mask))
     return sum_squares(squares)
 
@@ -136,7 +136,7 @@ def write(
             stored, w, g, states = load_tile(buffers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
             if STATS:
                 lanes = add_gradients(lanes, g, 1)
-            e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+            e, x, states = proposal(w, gradient_of(w, g, h), states, shared, h, OBSERVE, RULE, PER_ELEMENT)
             z = shrink(e, x, kept, factor, divisor)
             moves = h.lr != 0
             new = store_tile(

@@ -111,11 +111,12 @@ def update_resident(
         stored, w, g, states = load_tile(buffers, offsets, mask, STATES, STORAGE, COMPUTE, ROUNDING)
         if STATS:
             lanes = add_gradients(lanes, g, VECTOR)
+        gradient = gradient_of(w, g, h, STATES < 3)
         shared = tl.zeros([1, STRIP], COMPUTE)
         if PER_ELEMENT:
-            v, _ = OBSERVE(gradient_of(w, g, h), states, h)
+            v, _ = OBSERVE(gradient, states, h)
             shared = mean_of(tl.sum(tl.where(mask, v.to(tl.float64), 0.0), axis=0), strip, COMPUTE)
-        e, x, states = proposal(w, g, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
+        e, x, states = proposal(w, gradient, states, shared, h, OBSERVE, RULE, PER_ELEMENT)
         squares = sum_squares(products(e, x, mask))
         kept, factor, divisor = shrinkage_of(squares, shared, strength, largest_shrink, h, RULE, STATES, PER_ELEMENT)
         z = shrink(e, x, kept, factor, divisor)

@@ -41,10 +41,10 @@ def load_row(rows, row, TYPE: tl.constexpr):
 
 
 @triton.jit
-def gradient_of(w, g, h):
-    """Makes steps 2 to 4 of the specification."""
+def gradient_of(w, g, h, JUMPS: tl.constexpr = True):
+    """Makes steps 2 to 4 of the specification. JUMPS: over what is not asked for, where there are registers for it."""
     g = g * h.scale
-    if (h.coupled_decay != 0) | (h.subgradient != 0):  # together they cost a fifth of a rule
+    if not JUMPS or ((h.coupled_decay != 0) | (h.subgradient != 0)):  # together they cost a fifth of a rule
         g = tl.where(h.coupled_decay != 0, g + h.coupled_decay * w, g)
         g = tl.where(h.subgradient != 0, g + h.subgradient * sign(w), g)
     return g
