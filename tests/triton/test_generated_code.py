@@ -269,7 +269,7 @@ def test_machine_code_fuses_within_divisions_and_roots_only(architecture: str) -
                 5 * divisions(kernel)
                 + fused_per_root(kernel) * roots(kernel)
                 + 2 * (kernel.draws > 0)
-                + 2 * ROWS * (kernel.function == "compute_rows")
+                + 3 * ROWS * (kernel.function == "compute_rows")
             ),
         )
         return

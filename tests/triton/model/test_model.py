@@ -126,6 +126,20 @@ def test_the_way_on_from_a_fork(instructions: list[str], names: str) -> None:
     assert [each.name for each in once] == names.split() and not loops
 
 
+def test_what_a_loop_jumps_over_as_a_whole_is_an_option_and_off() -> None:
+    """Where threads may part and meet again, some of them do what is there."""
+    load, store, back = "LDG.E.128 R4, desc[UR4][R4.64]", "STG.E.128 desc[UR4][R4.64], R12", "@P1 BRA 0x0"
+    for instructions, names in (
+        ([load, "@P0 BRA 0x30", "FADD R1", store, back, "EXIT"], "LDG BRA STG BRA"),
+        (
+            [load, "BSSY B0, 0x50", "@P0 BRA 0x40", "FADD R1", "BSYNC B0", store, back],
+            "LDG BSSY BRA FADD BSYNC STG BRA",
+        ),
+    ):
+        _, (loop,) = paths.split(sass.parse(code(*instructions)))
+        assert [each.name for each in loop] == names.split()
+
+
 def test_loops_are_the_innermost() -> None:
     """And one that moves less than 16 bytes at a time is one, too, where there is no other."""
     nested = sass.parse(code("MOV R1", "IADD3 R2", "LDG.E R4", "@P0 BRA 0x20", "@P1 BRA 0x10", "EXIT"))
@@ -203,14 +217,20 @@ def test_bytes_that_are_asked_for_in_the_rounds_of_a_loop() -> None:
 
 
 def test_a_prediction_by_hand() -> None:
-    """A load that is waited for, and a store, by 4 warps for 512 elements, 16 times; then both in a loop of four rounds."""
+    """A load that is waited for, and a store, by 4 warps for 512 elements, 16 times; then both in a loop of four rounds; then in one that
+    the compiler has unrolled, of two."""
     load, store = ("LDG.E.128 R4", 1, 0, ()), ("STG.E.128 desc[UR4][R4.64], R12", 1, None, (0,))
     cycles, instructions = MEMORY + 2, 3
-    for text, rounds in (code(load, store, "EXIT"), 1), (code(load, store, "@P0 BRA 0x0", "EXIT"), 4):
-        found = predict(text, Work(512 * rounds, 1.0, 3.0, rounds, 4, 32, 0), CHIP)
-        memory, latency, issue = 4 / 10, cycles / (16 * 512 * rounds), instructions / (4 * rounds) / 128
+    once, loop = code(load, store, "EXIT"), code(load, store, "@P0 BRA 0x0", "EXIT")
+    unrolled = code(load, store, load, store, "@P0 BRA 0x0", "EXIT")
+    for text, rounds in (once, 1), (loop, 4), (unrolled, 4):
+        found = predict(text, Work(512 * rounds, 4.0, 4.0, rounds, 4, 32, 0), CHIP)
+        memory, latency, issue = 8 / 10, cycles / (16 * 512 * rounds), instructions / (4 * rounds) / 128
         assert found.percent == pytest.approx(100 * memory / math.sqrt(memory**2 + latency**2 + issue**2))
-        cycles, instructions = 4 * (MEMORY + 1 + 1 + EXTRA["BRA"]) + 1, 4 * 3 + 1
+        if text is once:
+            cycles, instructions = 4 * (MEMORY + 1 + 1 + EXTRA["BRA"]) + 1, 4 * 3 + 1
+        else:
+            cycles, instructions = 2 * (2 * (MEMORY + 1) + 1 + EXTRA["BRA"]) + 1, 2 * 5 + 1
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,10 @@ def update_element(
     PER_ELEMENT: tl.constexpr,
     PENALTY: tl.constexpr,
     OPERATOR: tl.constexpr,
+    JUMPS: tl.constexpr,
 ):
-    """Makes steps 2 to 11 of the specification."""
-    g = gradient_of(w, g, h)
+    """Makes steps 2 to 11 of the specification. JUMPS: see `gradient_of`."""
+    g = gradient_of(w, g, h, JUMPS)
     v, states = OBSERVE(g, states, h)
     move, s, states = RULE(g, v, states, h)
     decayed = w * h.decay
@@ -153,7 +154,7 @@ def update_blocks(
         l1_weight = w
         if PENALTY == "weighted_l1":
             l1_weight = chunks.load(l1_weights, offsets, mask, WIDE)
-        z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR)
+        z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR, not SHIFTED)
         if ROUNDING == "stochastic":
             # Held throughout, it takes the last registers of these kernels on sm_90; loaded anew, those of others on sm_80.
             place = tl.load(chunk.segment + PLACE) + chunk.start
