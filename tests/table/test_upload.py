@@ -6,7 +6,6 @@ What is captured is not: on a machine without a device, page-locked memory is an
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -57,20 +56,11 @@ class Interrupted:
         return self._stock[piece]
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
-    """What another thread takes."""
-    found: list[Tensor] = []
-    other = threading.Thread(target=lambda: found.append(upload._set_apart(table(100))))
+def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Tensor] = []
+    other = threading.Thread(target=lambda: taken.append(upload._set_apart(table(100))))
     monkeypatch.setattr(upload, "_stock", Interrupted(torch.zeros(1 << 16, dtype=torch.uint8), other))
-    yield found
-    other.join()
-
-
-def test_threads_take_turns(taken: list[Tensor]) -> None:
     own = upload._set_apart(table(0))
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    other.join()
     assert torch.equal(own, table(0))
     assert torch.equal(taken[0], table(100))
