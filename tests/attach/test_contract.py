@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import regkernels as rk
 from regkernels import attach_prox
@@ -109,3 +109,21 @@ def test_a_compiled_step_shrinks() -> None:
             step()
     assert torch.equal(*params)
     torch._dynamo.reset()
+
+
+@pytest.mark.interpreted
+def test_a_metric_may_use_one_tensor_for_all_parameters() -> None:
+    for capturable in (False, True):
+        params = [nn.Parameter(torch.ones(4)) for _ in range(2)]
+        optimizer = torch.optim.SGD(params, lr=0.0)
+        optimizer.param_groups[0]["capturable"] = capturable
+        step = torch.zeros(())
+
+        def metric(param: Tensor, *_: Any, first: Tensor = params[0], step: Tensor = step) -> Tensor:
+            return step.fill_(0.125 if param is first else 0.5)
+
+        attach_prox(optimizer, l1=1.0, metric=metric)
+        for param in params:
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        assert [param[0].item() for param in params] == [0.875, 0.5]

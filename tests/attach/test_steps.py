@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -293,20 +292,3 @@ def test_weights_and_states_in_layouts_of_their_own() -> None:
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-13, atol=0)
     assert (found[0] == 0).any()
-
-
-def test_a_metric_may_use_one_tensor_for_all_parameters() -> None:
-    for capturable in (False, True):
-        params = [nn.Parameter(torch.ones(4)) for _ in range(2)]
-        optimizer = torch.optim.SGD(params, lr=0.0)
-        optimizer.param_groups[0]["capturable"] = capturable
-        step = torch.zeros(())
-
-        def metric(param: Tensor, *_: Any, first: Tensor = params[0], step: Tensor = step) -> Tensor:
-            return step.fill_(0.125 if param is first else 0.5)
-
-        attach_prox(optimizer, l1=1.0, metric=metric)
-        for param in params:
-            param.grad = torch.zeros_like(param)
-        optimizer.step()
-        assert [param[0].item() for param in params] == [0.875, 0.5]

@@ -154,7 +154,9 @@ def update_blocks(
         l1_weight = w
         if PENALTY == "weighted_l1":
             l1_weight = chunks.load(l1_weights, offsets, mask, WIDE)
-        z, states = update_element(w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR, not SHIFTED)
+        z, states = update_element(
+            w, g, states, l1_weight, h, OBSERVE, RULE, PER_ELEMENT, PENALTY, OPERATOR, not SHIFTED
+        )
         if ROUNDING == "stochastic":
             # Held throughout, it takes the last registers of these kernels on sm_90; loaded anew, those of others on sm_80.
             place = tl.load(chunk.segment + PLACE) + chunk.start
