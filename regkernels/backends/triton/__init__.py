@@ -67,9 +67,8 @@ def update(batch: Batch, *, with_sums: bool) -> Tensor | None:
         table = table_of_rows(batch.rows, memory, device)
         partials = empty(device, len(SUMS) if with_sums else 0, work.layout.chunks)
         architecture = architectures.of_device(device)
-
         # Sums of pairs that do not hold are formed anew after the step, when a gradient in the weight's memory is gone.
-        may_pair = with_sums and not (segments[:, WEIGHT] == segments[:, GRADIENT]).any()
+        may_pair = with_sums and architecture.pairs and not (segments[:, WEIGHT] == segments[:, GRADIENT]).any()
 
         def constants(kind: Kind) -> dict[str, Any]:
             pairs = may_pair and architecture.adds_pairs(kind.dtype)

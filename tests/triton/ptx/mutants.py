@@ -115,7 +115,7 @@ def sample(found: Iterable[Mutant], count: int) -> list[Mutant]:
 EXCUSES = [
     Excuse("guard", ".*", "st.shared", "after the shuffles all threads of a warp have the sum, and may all store it"),
     Excuse("constant", ".*", "setp.eq.b32 .*, 0", "another thread, which has the same sum, stores it"),
-    Excuse("guard", "group_gradient", "ld.global.b64", "an index modulo the number of groups is that of a norm"),
+    Excuse("guard", "group_gradient", "ld.global.b64", "of the groups of a tile there is the first"),
     Excuse("constant", "group_.*|update_.*", "and.b64 .*, -4294967296", "the longer way to the same quotient"),
     Excuse("constant", "update_(?:groups|resident)", "shl.b64 .*, 32", "the upper half of a count below 2^32"),
     Excuse("constant", ".*", "and.b32 .*, [0-9]+", "the bit that it lets through is 0"),
