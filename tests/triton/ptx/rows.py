@@ -27,7 +27,8 @@ def computed() -> dict[str, Tensor]:
         "eps": select(x > 50.0, y, 0.3),
         "one_minus_dampening": select(Deferred("is_equal", y, 1.0), 1.0, 0.7),
     }
-    rows = [Hyper(lr=0.5), Hyper.of(formulas)]
+    one = Deferred.of(torch.tensor(0.25, dtype=torch.float64)) * 2.0
+    rows = [Hyper.of({"lr": one}), Hyper.of(formulas)]  # of which the first has less for a program to do
     if backends.name() == "reference":
         return {"table": torch.tensor(one_by_one(rows, CPU), dtype=torch.float64)}
     table = table_of_rows(rows, BatchMemory(CPU, 1), CPU)
