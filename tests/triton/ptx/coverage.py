@@ -28,7 +28,7 @@ EXCUSES = [
         "the same, where a branch is the other way around, as Triton 3.8 writes it",
     ),
     Excuse("never True", "group_.*", "^bra to .* if setp.[gl]e.s64", "no piece and no chunk is empty"),
-    Excuse("never True", "reduce .*", "^bra to bar if setp.lt.s32 .*, (512|1024)$", "no chunk is empty"),
+    Excuse("never True", "(reduce|update) .*", "^bra to (bar|mov) if setp.lt.s32 .*, (512|1024)$", "no chunk is empty"),
     Excuse(
         "never False", "update .* in pairs", "^bra to .* if and.pred", "sums hold; `test_pairs` tries those that do not"
     ),

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 from numpy.typing import NDArray
 
@@ -26,6 +27,13 @@ def towards_zero(a: int, b: int) -> int:
 
 def moved(a: int, by: int) -> int:
     return a >> min(by, 99)
+
+
+def signed_field(a: int, at: int, n: int) -> int:
+    """As the PTX manual writes it: bit by bit."""
+    at, n = at & 255, n & 255
+    sign = (a >> min(at + n - 1, 31)) & 1 if n else 0
+    return sum(((a >> (at + i)) & 1 if i < n and at + i <= 31 else sign) << i for i in range(32))
 
 
 INTEGERS: list[tuple[str, str, str, Function]] = [
@@ -101,6 +109,13 @@ def test_integers(opcode: str, result: str, types: str, function: Function) -> N
         if opcode[:3] == "rem" and row[1] == 0:
             expected = row[0] % (1 << size)
         assert int(found) == expected, row
+
+
+@pytest.mark.parametrize("begin", [0, 5, 30, 31, 32, 261])
+def test_signed_fields(begin: int) -> None:
+    words, begins, lengths = patterns(32, 1), numpy.full(64, begin, "u4"), numpy.arange(64, dtype="u4")
+    got = applied("bfe.s32", "b32", {"a": ("s32", words), "at": ("b32", begins), "n": ("b32", lengths)})
+    assert got.tolist() == [signed_field(int(a), begin, n) for n, a in enumerate(words)]
 
 
 def test_bytes_are_permuted() -> None:

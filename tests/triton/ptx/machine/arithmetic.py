@@ -144,9 +144,9 @@ def count(c: Context) -> Effect:
 @translates("bfe")
 def extract(c: Context) -> Effect:
     c.modifiers()
-    if c.type[0] != "u":
-        raise c.unsupported()
-    return c.give(f"field({c.read(1, c.type)}, {c.read(2, 'u32')}, {c.read(3, 'u32')})")
+    return c.give(
+        f"{'signed_field' if c.type[0] == 's' else 'field'}({c.read(1, c.type)}, {c.read(2, 'u32')}, {c.read(3, 'u32')})"
+    )
 
 
 @translates("bfi")

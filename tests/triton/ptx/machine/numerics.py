@@ -144,6 +144,13 @@ def field(a: Array, begin: Array, length: Array) -> Array:
     return right(a, begin & u4(255)) & ~mask
 
 
+def signed_field(a: Array, begin: Array, length: Array) -> Array:
+    """Takes a field of bits out of signed integers; its upper bit, or the integer's where it ends before, fills the rest."""
+    size = u4(8 * a.dtype.itemsize)
+    rest = size - numpy.minimum(length & u4(255), size)
+    return right(left(right(a, begin & u4(255)), rest), rest)
+
+
 def with_field(inserted: Array, a: Array, begin: Array, length: Array) -> Array:
     begin, length = begin & u4(255), length & u4(255)
     mask = left(~left(a | ~a.dtype.type(0), length), begin)
