@@ -38,7 +38,7 @@ class Case:
             present, and computes the right thing, is the baseline of the ratios.
         bytes_moved: that must be read and written at least; 0 where the question is not about memory.
         memory: bytes that the contenders take up together, at a guess; a case that does not fit is skipped and said.
-        limit: which stream of the machine bounds it: "update", "read" or "copy".
+        stream: which of the machine's streams it is compared with: "update", "read" or "copy".
         clock: "device" (wall time on a CPU), "wall" or "host"; see `benchmarks.clocks`.
         x: where it stands on the axis of a picture: elements, tensors or threads.
     """
@@ -49,7 +49,7 @@ class Case:
     bytes_moved: int = 0
     memory: int = 0
     shapes: str = ""
-    limit: str = "update"
+    stream: str = "update"
     clock: str = "device"
     x: float | None = None
     notes: dict[str, str] = field(default_factory=dict)  # by contender: why it is not what it seems

@@ -57,7 +57,7 @@ def clock(name: str, device: str) -> Clock:
 STREAMS = ("copy", "update", "read")
 
 
-def limits(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict[str, float]:
+def rates(device: str, elements: int, streams: Iterable[str] = STREAMS) -> dict[str, float]:
     """Measures GB/s of plain streams over float32 arrays, by torch's own kernels and with torch's threads: the median of
     several runs, as of everything that is compared with it."""
     x = torch.ones(elements, device=device)

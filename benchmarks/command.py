@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.readme:
         from benchmarks import report
 
-        return report.update_readme()
+        return report.update()
     if options.projection:
         from benchmarks import projection
 
@@ -109,7 +109,7 @@ def _measure(
     path = folder / kept.path.relative_to(record.RESULTS)
     # The last whole record stays until this one is whole.
     unfinished = path.with_suffix(".unfinished.json")
-    kept.limits_gb_per_s = running.machine_limits(task.device)
+    kept.streams_gb_per_s = running.machine_streams(task.device)
     _say(bar.console, f"\n{tables.machine(kept)}", style="bold")
     said: set[str] = set()
     _report([], task.left_out, bar.console, said)

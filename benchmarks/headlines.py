@@ -1,4 +1,4 @@
-"""Picks the cases that stand for a suite, in README.md's table and in the picture of bars."""
+"""Picks the cases that stand for a suite: in docs/benchmarks.md's table, in README.md's short one and in the picture of bars."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ TABLE = (
     ("penalty_forward", "elastic net, float32: gpt2-small"),
     ("penalty_backward", "elastic net, float32: gpt2-small"),
     ("many_tensors", "adamw: 1000x1000"),
+    ("many_tensors", "adamw: 2000x64"),
+)
+SHORT = (
+    ("optimizer_step", "adamw, float32: gpt2-small"),
+    ("full_step", "adamw, L1 and L2: gpt2-small"),
+    ("full_step", "adamw, L1, L2, clipping and logging: resnet50"),
+    ("penalty_backward", "elastic net, float32: gpt2-small"),
     ("many_tensors", "adamw: 2000x64"),
 )
 BARS = (

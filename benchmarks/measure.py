@@ -27,7 +27,7 @@ class Plan:
 def measure(
     case: Case,
     contenders: dict[str, Contender],
-    limits: dict[str, float],
+    rates: dict[str, float],
     plan: Plan,
     device: str = "cpu",
     tick: Callable[[float], object] = lambda part: None,
@@ -52,7 +52,7 @@ def measure(
     rows = []
     for name, contender in contenders.items():
         bytes_moved = case.bytes_moved if contender.bytes_moved is None else contender.bytes_moved
-        rows.append(_row(case, name, baseline, bytes_moved, warm, cold, limits))
+        rows.append(_row(case, name, baseline, bytes_moved, warm, cold, rates))
     return rows
 
 
@@ -70,7 +70,7 @@ def _row(
     bytes_moved: int,
     warm: dict[str, list[float]],
     cold: dict[str, list[float]],
-    limits: dict[str, float],
+    rates: dict[str, float],
 ) -> Row:
     times = warm[name]
     low, high = quantiles(times)
@@ -95,9 +95,9 @@ def _row(
         rounds=len(times),
         bytes_moved=bytes_moved,
         gigabytes_per_second=round(rate, 2),
-        percent_of_limit=round(100 * rate / limits[case.limit], 1),
-        limit=case.limit,
-        limit_gb_per_s=limits[case.limit],
+        percent_of_stream=round(100 * rate / rates[case.stream], 1),
+        stream=case.stream,
+        stream_gb_per_s=rates[case.stream],
         note=case.notes.get(name, ""),
         peak_bytes=case.peaks.get(name),
     )

@@ -46,7 +46,7 @@ def case(suite: str, name: str, scope: Scope, dtype: torch.dtype, *, backward: b
         bytes_moved=(3 if backward else 1) * dtype.itemsize * elements,
         memory=5 * dtype.itemsize * elements,  # with gradients, |w| and w * w kept for the backward pass, and a bit
         shapes=name,
-        limit="update" if backward else "read",
+        stream="update" if backward else "read",
         notes=notes,
     )
 

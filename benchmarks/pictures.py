@@ -1,4 +1,4 @@
-"""Draws pictures of a record: how near to the machine's limit everyone comes, and how time grows."""
+"""Draws pictures of a record: how fast everyone moves memory, beside a plain stream,, and how time grows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OTHERS = (
     "#DDCC77",
 )
 MARKERS = "sDv^<>pX*hdP"
-LIMIT = "#444444"
+STREAM = "#444444"
 # By suite: a title, and the label of the axis.
 AXES = {
     "elements": ("one tensor, larger and larger", "elements"),
@@ -49,7 +49,7 @@ def draw(record: Record, path: Path) -> list[Path]:
     written = []
     cases = [rows for rows in headlines(record, BARS) if any(row.bytes_moved for row in rows)]
     if cases:
-        written.append(_save(_bars(record, cases), path, "limit"))
+        written.append(_save(_bars(record, cases), path, "stream"))
     for suite, (title, label) in AXES.items():
         rows = [row for row in record.rows if row.suite == suite and row.x]
         if len({row.x for row in rows}) > 2:
@@ -79,13 +79,13 @@ def _bars(record: Record, cases: Sequence[Sequence[Row]]) -> Figure:
         len(cases), 1, sharex=True, height_ratios=[height + 0.8 for height in heights], squeeze=False
     )
     figure.suptitle(_title(record), fontsize=11, fontweight="bold")
-    most = max(110.0, *(row.percent_of_limit for rows in cases for row in rows))
+    most = max(110.0, *(row.percent_of_stream for rows in cases for row in rows))
     for axes, rows in zip(panels[:, 0], cases, strict=True):
         for place, row in enumerate(rows):
             weight, alpha = "bold" if is_ours(row.peer) else "normal", 0.35 if is_wrong(row) else 1.0
-            axes.barh(place, row.percent_of_limit, 0.72, color=look(row.peer)["color"], alpha=alpha, zorder=2)
+            axes.barh(place, row.percent_of_stream, 0.72, color=look(row.peer)["color"], alpha=alpha, zorder=2)
             for column, text in (
-                (1.09, f"{row.percent_of_limit:.0f} %"),
+                (1.09, f"{row.percent_of_stream:.0f} %"),
                 (1.22, f"{figures(row.ms)} ms"),
                 (1.235, "wrong" if is_wrong(row) else ""),
             ):
@@ -99,7 +99,7 @@ def _bars(record: Record, cases: Sequence[Sequence[Row]]) -> Figure:
                     fontsize=9,
                     weight=weight,
                 )
-        axes.axvline(100, color=LIMIT, linestyle="--", linewidth=1.4, zorder=3)
+        axes.axvline(100, color=STREAM, linestyle="--", linewidth=1.4, zorder=3)
         axes.set_yticks(range(len(rows)), [row.peer for row in rows], fontsize=9)
         for label, row in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if is_ours(row.peer) else "normal")
@@ -108,7 +108,7 @@ def _bars(record: Record, cases: Sequence[Sequence[Row]]) -> Figure:
         axes.set_title(_case_title(rows[0]), fontsize=10, loc="left")
         axes.tick_params(axis="y", length=0)
         _tidy(axes, "x")
-    panels[-1, 0].set_xlabel("% of the machine's limit: bytes that have to be moved, by the rate of a plain stream")
+    panels[-1, 0].set_xlabel("bytes that have to be moved, in % of what a plain stream moves in that time")
     return figure
 
 
@@ -128,20 +128,20 @@ def _lines(record: Record, rows: Sequence[Row], title: str, label: str) -> Figur
             alpha=0.15,
             linewidth=0,
         )
-    limits = sorted({(row.x, _limit_ms(row, record)) for row in rows if row.bytes_moved and row.peer == "regkernels"})
-    if len(limits) > 1:
+    streams = sorted({(row.x, _stream_ms(row, record)) for row in rows if row.bytes_moved and row.peer == "regkernels"})
+    if len(streams) > 1:
         axes.plot(
-            *zip(*limits, strict=True),
+            *zip(*streams, strict=True),
             "--",
-            color=LIMIT,
+            color=STREAM,
             linewidth=1.4,
-            label="limit of the machine's memory",
+            label="a plain stream over the same bytes",
             zorder=1,
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
     lowest, highest = min(row.low_ms for row in rows), max(row.high_ms for row in rows)
-    # The limit of tiny cases is far below what anything takes, and would squeeze the rest.
+    # The stream of tiny cases is far below what anything takes, and would squeeze the rest.
     axes.set_ylim(lowest / 2, highest * 1.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x).replace(" ", "\u2009")))
     axes.yaxis.set_major_locator(LogLocator(numticks=12))
@@ -157,8 +157,8 @@ def _lines(record: Record, rows: Sequence[Row], title: str, label: str) -> Figur
     return figure
 
 
-def _limit_ms(row: Row, record: Record) -> float:
-    return row.bytes_moved / record.limits_gb_per_s[row.limit] / 1e6
+def _stream_ms(row: Row, record: Record) -> float:
+    return row.bytes_moved / record.streams_gb_per_s[row.stream] / 1e6
 
 
 def _duration(milliseconds: float, _: object) -> str:
@@ -173,8 +173,8 @@ def _case_title(row: Row) -> str:
 
 
 def _title(record: Record) -> str:
-    limits = record.limits_gb_per_s
-    streams = f"streams {limits['update']:.0f} GB/s in place, reads {limits['read']:.0f} GB/s"
+    rates = record.streams_gb_per_s
+    streams = f"streams {rates['update']:.0f} GB/s in place, reads {rates['read']:.0f} GB/s"
     return f"{machine_and_threads(record)}: {streams}"
 
 
@@ -200,5 +200,5 @@ def _save(figure: Figure, record: Path, what: str) -> Path:
 
 def beside(record: Path) -> list[tuple[str, Path]]:
     """Returns the pictures of a record with what is on them, in the order in which they are to be read."""
-    pictures = [(what, record.with_name(f"{record.stem}-{what}.png")) for what in ("limit", *AXES)]
+    pictures = [(what, record.with_name(f"{record.stem}-{what}.png")) for what in ("stream", *AXES)]
     return [(what, path) for what, path in pictures if path.exists()]

@@ -42,10 +42,10 @@ class Row:
     rounds: int
     bytes_moved: int  # that must be read and written at least; 0: the question is not about memory
     gigabytes_per_second: float
-    percent_of_limit: float
-    limit: str  # which of the machine's streams 100 % is
+    percent_of_stream: float
+    stream: str  # which of the machine's streams 100 % is
     note: str = ""  # such as: wrong, with the difference
-    limit_gb_per_s: float | None = None  # measured right before the case, as neighbours come and go
+    stream_gb_per_s: float | None = None  # measured right before the case, as neighbours come and go
     peak_bytes: int | None = (
         None  # of memory, beyond what is there before and after; None where that is not the question
     )
@@ -71,7 +71,7 @@ class Record:
     threads: int = field(default_factory=torch.get_num_threads)
     commit: str = field(default_factory=lambda: commit())
     versions: dict[str, str] = field(default_factory=lambda: versions())
-    limits_gb_per_s: dict[str, float] = field(default_factory=dict)
+    streams_gb_per_s: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 

@@ -38,7 +38,7 @@ def _of_the_container() -> int | None:
     return max(0, limit - used + (int(files.group(1)) if files else 0))
 
 
-def elements_for_limits(device: str) -> int:
+def elements_for_streams(device: str) -> int:
     """Returns the elements of two float32 arrays that are several times the last-level caches together, and take half of what is free at most."""
     if device == "cuda":
         bytes_each = max(1 << 30, 16 * getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0))

@@ -105,11 +105,11 @@ def _measured(
 
     # The whole machine's at the start, but this one now: neighbours, and with them what is left of the memory's speed,
     # change within minutes.
-    limits = record.limits_gb_per_s | (machine_limits(record.device, [case.limit]) if case.bytes_moved else {})
+    rates = record.streams_gb_per_s | (machine_streams(record.device, [case.stream]) if case.bytes_moved else {})
     while contenders:
         turns = {name: announced(name, contender) for name, contender in contenders.items()}
         try:
-            return measure(case, turns, limits, plan, record.device, tick)
+            return measure(case, turns, rates, plan, record.device, tick)
         except Exception as error:
             leave_out(running, reason(error))
         turns.clear()
@@ -118,10 +118,10 @@ def _measured(
     return []
 
 
-def machine_limits(device: str, streams: Iterable[str] = clocks.STREAMS) -> dict[str, float]:
-    limits = clocks.limits(device, room.elements_for_limits(device), streams)
+def machine_streams(device: str, streams: Iterable[str] = clocks.STREAMS) -> dict[str, float]:
+    rates = clocks.rates(device, room.elements_for_streams(device), streams)
     forget()
-    return limits
+    return rates
 
 
 def reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ def case_table(rows: Sequence[Row]) -> Table:
     first = rows[0]
     about_memory = any(row.bytes_moved for row in rows)
     headings = ["peer", "ms", "20 % to 80 %"]
-    headings += ["GB/s", "% of limit"] if about_memory else []
+    headings += ["GB/s", "% of stream"] if about_memory else []
     headings += ["ratio", "20 % to 80 %", "ms cold"]
     with_peaks = any(row.peak_bytes is not None for row in rows)
     headings += ["peak MiB"] if with_peaks else []
@@ -30,7 +30,9 @@ def case_table(rows: Sequence[Row]) -> Table:
         ]
         if about_memory:
             cells += (
-                [f"{figures(row.gigabytes_per_second)}", f"{row.percent_of_limit:.0f}"] if row.bytes_moved else ["", ""]
+                [f"{figures(row.gigabytes_per_second)}", f"{row.percent_of_stream:.0f}"]
+                if row.bytes_moved
+                else ["", ""]
             )
         cells += [figures(row.ratio), f"{figures(row.ratio_low)} to {figures(row.ratio_high)}", figures(row.cold_ms)]
         if with_peaks:
@@ -46,8 +48,8 @@ def machine_and_threads(record: Record) -> str:
 
 
 def machine(record: Record) -> str:
-    limits = ", ".join(f"{name} {limit:.0f}" for name, limit in record.limits_gb_per_s.items())
-    return f"{machine_and_threads(record)}, {record.instruction_set}; its limits in GB/s: {limits}"
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in record.streams_gb_per_s.items())
+    return f"{machine_and_threads(record)}, {record.instruction_set}; plain streams in GB/s: {rates}"
 
 
 def notes(rows: Iterable[Row]) -> Iterable[str]:

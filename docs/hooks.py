@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import griffe
-from mkdocs.exceptions import PluginError
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "benchmarks/results/"
 
-_PLACE = "<!-- benchmarks -->"
-_PART = re.compile(r"<!-- (?:GPU )?benchmarks: begin -->\n(.*?)\n<!-- (?:GPU )?benchmarks: end -->", re.S)
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
 _NAME = re.compile(r"<code>(regkernels(?:\.\w+)+)(\(\))?</code>")
 
@@ -28,23 +27,32 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Puts README.md's parts about benchmarks, which are written from records, in their place.
-
-    And makes plain text of links that lead from a page out of this folder: in the repository they work.
-    """
-    if "/" not in page.file.src_uri:
-        markdown = _OUTSIDE.sub(r"\1", markdown)
-    if _PLACE not in markdown:
+    """Leads to the committed pictures within the site, and makes plain text of other links out of this folder: in the repository they work."""
+    if "/" in page.file.src_uri:
         return markdown
-    parts = _PART.findall((ROOT / "README.md").read_text())
-    if not parts:
-        raise PluginError("README.md has no part with benchmarks; `python -m regkernels bench --readme` writes it")
-    return markdown.replace(_PLACE, "\n\n".join(parts))
+    return _OUTSIDE.sub(r"\1", markdown.replace(f"](../{RESULTS}", f"]({RESULTS}"))
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """Makes a link of each `regkernels.…` that the reference has an entry for."""
     return _NAME.sub(r'<autoref optional identifier="\1"><code>\1\2</code></autoref>', html)
+
+
+@event_priority(-100)  # after the plugin that writes it
+def on_post_build(config: Any) -> None:
+    """Lets the search find sections that speak of regularisation in either spelling: its stems of the two differ."""
+    path = Path(config["site_dir"]) / "search" / "search_index.json"
+    index = json.loads(path.read_text())
+    for section in index["docs"]:
+        words = re.findall(r"regulari[sz]\w*", f"{section['title']} {section['text']}".lower())
+        if words:
+            section["text"] += f"<p>({' '.join(sorted({_spelled_otherwise(word) for word in words}))})</p>"
+    path.write_text(json.dumps(index, separators=(",", ":")))
+
+
+def _spelled_otherwise(word: str) -> str:
+    letter = len("regulari")
+    return word[:letter] + {"s": "z", "z": "s"}[word[letter]] + word[letter + 1 :]
 
 
 class Escaped(griffe.Extension):

@@ -87,14 +87,15 @@ def draw(findings: Findings, picture: str) -> None:
     their_lambdas = [lambdas[index] for index in findings.compared]
     path_picture.coefficients(weights, path, findings.names, their_lambdas, findings.theirs)
     right.plot(lambdas, (100 * findings.accuracy).tolist(), color="#0072B2")
-    right.set(title="Accuracy on rows left out")
-    right.set_ylabel("accuracy (%)", color="#0072B2")
+    right.set(title="Accuracy and size")
+    right.set_ylabel("accuracy on rows left out (%)", color="#0072B2")
     count = right.twinx()
     count.step(lambdas, path.nonzeros.tolist(), color="#E69F00", where="mid")
     count.plot(their_lambdas, (findings.theirs != 0).sum(1), "o", color="#E69F00", markersize=4)
     count.set_ylabel(f"nonzero weights (of {path.weights.shape[1]})", color="#B87700")
     count.set_ylim(0, path.weights.shape[1])
     count.spines[["top"]].set_visible(False)
+    path_picture.explain(count, "lower left")
     figure.savefig(picture)
 
 

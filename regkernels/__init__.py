@@ -1,6 +1,6 @@
 """Offers weight regularisation and the optimizer step in one pass over parameter memory.
 
-Its rooms, and who knows of whom, are listed under "Architecture" in README.md; names are only collected here.
+Its rooms, and who knows of whom, are listed in docs/architecture.md; names are only collected here.
 """
 
 import sys

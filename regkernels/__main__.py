@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train a network on handwritten digits, with and without regkernels (about a minute)",
         description="Trains one network on scikit-learn's handwritten digits without a penalty, with the textbook "
         "recipe (a penalty in the loss) and with regkernels, and compares accuracy, exact zeros and speed in a table "
-        "and a picture. Nothing is downloaded. Needs the extra: pip install regkernels[demo]",
+        "and a picture. Nothing is downloaded. It needs: pip install scikit-learn matplotlib rich",
         allow_abbrev=False,
     )
     demo.add_argument(
@@ -135,7 +135,11 @@ def _add_bench(commands: Any) -> None:
     instead.add_argument(
         "--force", action="store_true", help="compare even if machines, devices or numbers of threads differ"
     )
-    other.add_argument("--readme", action="store_true", help="rewrite README.md's speed tables from committed records")
+    other.add_argument(
+        "--readme",
+        action="store_true",
+        help="rewrite the speed tables of README.md and of the benchmarks' page from committed records",
+    )
     other.add_argument(
         "--projection",
         action="store_true",
@@ -234,7 +238,7 @@ def _demo(options: argparse.Namespace) -> int:
     if missing:
         listed = "".join(f"\n  {name}: {reason}" for name, reason in missing.items())
         print(
-            f"The demo needs packages that could not be imported:{listed}\nTo install them: pip install regkernels[demo]",
+            f"The demo needs packages that could not be imported:{listed}\nTo install them: pip install scikit-learn matplotlib rich",
             file=sys.stderr,
         )
         return 1

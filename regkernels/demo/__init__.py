@@ -1,7 +1,7 @@
 """The demo trains one network in four ways on scikit-learn's handwritten digits, and shows what comes of it.
 
 Nothing here is for use in other programs: those of `examples/` are, and speed is measured by `benchmarks/`. Importing this package needs
-no extra; running the demo needs ``pip install regkernels[demo]``.
+none of what it needs; running the demo needs ``pip install scikit-learn matplotlib rich``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _NEEDED = {"scikit-learn": "sklearn.datasets", "matplotlib": "matplotlib", "rich
 
 
 def missing_packages() -> dict[str, str]:
-    """Finds the packages of the extra that cannot be imported, each with Python's reason."""
+    """Finds the packages that the demo needs and that cannot be imported, each with Python's reason."""
     missing = {}
     for package, module in _NEEDED.items():
         try:

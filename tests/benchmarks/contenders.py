@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 from benchmarks.case import Case, Contender
 from benchmarks.record import Record
 
-LIMITS = {"copy": 50.0, "update": 60.0, "read": 45.0}
+STREAMS = {"copy": 50.0, "update": 60.0, "read": 45.0}
 
 
 def nothing() -> None:

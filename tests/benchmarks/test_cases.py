@@ -15,7 +15,7 @@ from benchmarks.measure import Plan, measure
 from benchmarks.peers import Task, Unsupported
 from benchmarks.suites import SUITES
 
-LIMITS = {"update": 1.0, "read": 1.0, "copy": 1.0}
+STREAMS = {"update": 1.0, "read": 1.0, "copy": 1.0}
 PUBLISHED = {  # tensors and elements
     "resnet50": (161, 25_557_032),
     "vit-b": (152, 86_567_656),
@@ -55,7 +55,7 @@ def test_every_case_can_be_timed(name: str, quick: bool, tiny: None) -> None:
     seen = set()
     for case in suite(name).cases(Scope(quick=quick)):
         made = contenders(case)
-        rows = measure(case, made, LIMITS, Plan(1e-9, least=1, burst=2))
+        rows = measure(case, made, STREAMS, Plan(1e-9, least=1, burst=2))
         assert [row.peer for row in rows] == list(made)
         assert case.suite == name and case.name not in seen
         assert all(row.ms > 0 for row in rows)

@@ -21,7 +21,7 @@ from benchmarks.case import Case, Contender, Scope
 from benchmarks.measure import Plan
 from benchmarks.peers import Peer, Unsupported
 from benchmarks.record import LeftOut, Record
-from tests.benchmarks.contenders import LIMITS, absent, bench, case, crashing, failing, found, kept, makers, nothing
+from tests.benchmarks.contenders import STREAMS, absent, bench, case, crashing, failing, found, kept, makers, nothing
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
     monkeypatch.setattr(
         peers, "PEERS", {name: Peer(name, find, lambda task, params: nothing) for name, find in known.items()}
     )
-    monkeypatch.setattr(running, "machine_limits", lambda device, streams=(): LIMITS)
+    monkeypatch.setattr(running, "machine_streams", lambda device, streams=(): STREAMS)
     monkeypatch.setattr(progress, "FULL", Plan(seconds=0.01, least=2, most=3, burst=2))
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "SCRATCH", tmp_path / "scratch")
@@ -64,7 +64,7 @@ def test_rows_go_into_tables_and_a_record(suite: Any, tmp_path: Path, capsys: py
     found = kept(tmp_path / "mine")
     keys = [(row.case, row.peer) for row in found.rows]
     assert keys == [("first", "torch fused"), ("first", "regkernels"), ("second", "regkernels")]
-    assert found.threads == 1 and found.limits_gb_per_s == LIMITS
+    assert found.threads == 1 and found.streams_gb_per_s == STREAMS
     assert found.versions["torch fused"] == "1.2.3"
     assert found.left_out == [LeftOut("", "", "exotic", "No module named 'exotic'")]
     printed = capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_rows_go_into_tables_and_a_record(suite: Any, tmp_path: Path, capsys: py
         "question: first",
         "question: second",
         "not here: exotic: No module",
-        "% of limit",
+        "% of stream",
         "cpu-1-threads.json",
     ):
         assert text in printed, text

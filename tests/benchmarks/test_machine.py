@@ -50,6 +50,6 @@ def test_limits_are_measured_beyond_all_caches(monkeypatch: pytest.MonkeyPatch, 
             (folder / "shared_cpu_list").write_text(cores if level == 3 else str(core))
     monkeypatch.setattr(room, "CACHES", tmp_path)
     monkeypatch.setattr(room, "available", lambda device: 2**40)
-    assert 4 * room.elements_for_limits("cpu") == 8 * 2 * 96 * 2**20
+    assert 4 * room.elements_for_streams("cpu") == 8 * 2 * 96 * 2**20
     monkeypatch.setattr(room, "available", lambda device: 2**28)
-    assert 4 * room.elements_for_limits("cpu") == 2**26
+    assert 4 * room.elements_for_streams("cpu") == 2**26

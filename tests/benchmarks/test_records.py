@@ -1,4 +1,4 @@
-"""Records of benchmarks: compared with each other, drawn, and written into README.md."""
+"""Records of benchmarks: compared with each other, drawn, and written into README.md and the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.headlines import TABLE, headlines
 from benchmarks.record import LeftOut, Record, Row
 from regkernels.__main__ import main
 
-LIMITS = {"copy": 50.0, "update": 60.0, "read": 45.0}
+STREAMS = {"copy": 50.0, "update": 60.0, "read": 45.0}
 GPT = "gpt2-small, 148 tensors, 124 M"
 
 
@@ -43,8 +43,8 @@ def row(peer: str, ms: float, baseline_ms: float, spread: float = 0.02, **fields
         "rounds": 10,
         "bytes_moved": 3_484_314_624,
         "gigabytes_per_second": 3484 / ms,
-        "percent_of_limit": 100 * 3484 / ms / 60,
-        "limit": "update",
+        "percent_of_stream": 100 * 3484 / ms / 60,
+        "stream": "update",
     }
     return Row(**values | fields)
 
@@ -56,7 +56,7 @@ def a_record(*rows: Row, **fields: Any) -> Record:
         "instruction_set": "avx2",
         "commit": "abc",
         "versions": {"regkernels": "1", "torch": "2"},
-        "limits_gb_per_s": LIMITS,
+        "streams_gb_per_s": STREAMS,
     }
     return Record(**values | fields, rows=list(rows))
 
@@ -167,7 +167,7 @@ def test_files_that_are_no_records(
     assert main(["bench", "--compare", str(tmp_path), str(tmp_path)]) == 2
 
 
-# --- pictures and README.md ---
+# --- pictures, README.md and the page ---
 
 
 def full_record() -> Record:
@@ -192,7 +192,7 @@ def test_pictures(tmp_path: Path) -> None:
     path = tmp_path / "cpu-8-threads.json"
     written = pictures.draw(full_record(), path)
     assert [picture.name for picture in written] == [
-        f"cpu-8-threads-{what}.png" for what in ("limit", "elements", "tensors")
+        f"cpu-8-threads-{what}.png" for what in ("stream", "elements", "tensors")
     ]
     assert [picture for _, picture in pictures.beside(path)] == written
     for picture in written:
@@ -222,46 +222,53 @@ def test_headlines_fall_back_to_what_there_is() -> None:
 
 
 @pytest.fixture
-def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts README.md, the page and the records elsewhere; returns where."""
+    parts = {tmp_path / "README.md": report.short_part, tmp_path / "page.md": report.whole_part}
+    for name, value in {"ROOT": tmp_path, "PARTS": parts}.items():
+        monkeypatch.setattr(report, name, value)
     monkeypatch.setattr(report, "CPU", tmp_path / "results" / "cpu.json")
     monkeypatch.setattr(report, "GPU", tmp_path / "results" / "gpu.json")
-    report.README.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    return report.README
+    for path in parts:
+        path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    return tmp_path
 
 
-def test_readme(readme: Path) -> None:
+def test_texts(texts: Path) -> None:
     path = full_record().save(report.CPU)
     pictures.draw(full_record(), path)
     assert main(["bench", "--readme"]) == 0
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "Some CPU, 8 threads, avx2; regkernels 1, torch 2, commit abc. The machine streams 60 GB/s" in text
-    assert "| regkernels | 55.0 | 106 | 0.945 (0.927 to 0.964) | torch fused, 52.0 | the same |" in text
-    lines = [line for line in text.splitlines() if "| many tensors |" in line]
+    readme, page = ((texts / name).read_text() for name in ("README.md", "page.md"))
+    for text, part in ((readme, report.short_part), (page, report.whole_part)):
+        assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+        assert report.rewritten(text, part) == text
+    assert "| 55.0 ms | torch fused: 52.0 ms | 0.945× |" in readme and "FlatParameters" not in readme
+    assert "Some CPU, 8 threads, avx2; regkernels 1, torch 2, commit abc. The machine streams 60 GB/s" in page
+    assert "| regkernels | 55.0 | 106 | 0.945 (0.927 to 0.964) | torch fused, 52.0 | the same |" in page
+    lines = [line for line in page.splitlines() if "| many tensors |" in line]
     assert [("FlatParameters" in line, "2000x64" in line) for line in lines] == [
         (False, False),
         (True, False),
         (False, True),  # FlatParameters is hardly faster there
     ]
-    assert "compute something else than they should: optimi (optimizer step)." in text
-    assert "Not installed on this machine: exotic." in text
-    assert "](results/cpu-elements.png)" in text
-    assert report.rewritten(text) == text
+    assert "compute something else than they should: optimi (optimizer step)." in page
+    assert "Not installed on this machine: exotic." in page
+    assert "](../results/cpu-elements.png)" in page
 
 
-def test_readme_with_a_gpu(readme: Path) -> None:
+def test_texts_with_a_gpu(texts: Path) -> None:
     full_record().save(report.CPU)
     replace(full_record(), machine="Some GPU", device="cuda", instruction_set="sm_90").save(report.GPU)
-    text = report.rewritten(readme.read_text())
+    text = report.rewritten((texts / "page.md").read_text(), report.whole_part)
     assert text.index(report.END) < text.index(report.GPU_BEGIN) < text.index("Some GPU, sm_90; ") < text.index("after")
-    assert report.rewritten(text) == text
+    assert report.rewritten(text, report.whole_part) == text
 
 
-def test_readme_without_record_or_marks(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_without_record_or_marks(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--readme"]) == 1
     assert "results/cpu.json is missing" in capsys.readouterr().err
     full_record().save(report.CPU)
-    readme.write_text("nothing")
+    (texts / "page.md").write_text("nothing")
+    before = (texts / "README.md").read_text()
     assert main(["bench", "--readme"]) == 1
-    assert readme.read_text() == "nothing"
+    assert (texts / "page.md").read_text() == "nothing" and (texts / "README.md").read_text() == before

@@ -18,7 +18,7 @@ import regkernels
 from regkernels import demo
 from regkernels.__main__ import main
 
-needs_extra = pytest.mark.skipif(bool(demo.missing_packages()), reason="needs regkernels[demo]")
+needs_extra = pytest.mark.skipif(bool(demo.missing_packages()), reason="needs scikit-learn, matplotlib and rich")
 if not demo.missing_packages():
     import matplotlib.image
     from rich.console import Console
@@ -99,7 +99,7 @@ def test_missing_extra(package: str, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(["demo", "--quick"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "pip install regkernels[demo]" in err
+    assert "pip install scikit-learn matplotlib rich" in err
     assert {"sklearn": "scikit-learn"}.get(package, package) in err
     assert "Traceback" not in err
 
@@ -108,7 +108,7 @@ def test_missing_extra_as_a_user_sees_it(tmp_path: Path) -> None:
     program = "import sys; sys.modules['sklearn'] = None; from regkernels.__main__ import main; sys.exit(main())"
     done = command("demo", cwd=tmp_path, program=("-c", program))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "pip install regkernels[demo]" in done.stderr and "Traceback" not in done.stderr
+    assert "pip install scikit-learn matplotlib rich" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +247,7 @@ def test_info_in_a_terminal(
     [
         (["--help"], ["info", "demo", "--version"]),
         (["info", "--help"], ["bug report"]),
-        (["demo", "--help"], ["--output", "--quick", "--seed", "--epochs", "pip install regkernels[demo]"]),
+        (["demo", "--help"], ["--output", "--quick", "--seed", "--epochs", "pip install scikit-learn matplotlib rich"]),
     ],
 )
 def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
