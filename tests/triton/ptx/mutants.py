@@ -124,6 +124,8 @@ EXCUSES = [
     Excuse("constant", "group_.*", "setp.ne.b64 .*, 0", "the longer way to the same quotient"),
     Excuse("constant", "group_gradient", "selp.f32 .*, 0f0+,", "is multiplied by weights that are 0"),
     Excuse("constant", "group_norms", "mov.b64 .*, 0d0+", "beyond the last group, whose norm is not stored"),
+    Excuse("constant", "group_.*", "min.s64 .*, 1073741824", "no program has as many elements"),
+    Excuse("constant", ".*", "cp.async.wait_group 0", "the last copies that are on their way are of nothing"),
     Excuse("guard", ".*", "ld.shared", "a thread that reads too much does not look at it"),
     Excuse("operands", "proximal", "sub.rn", "of the difference the magnitude is compared"),
     Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", "the end of a tail that no size here has", harmless=False),
@@ -202,6 +204,7 @@ class MutatingDevice(RunningDevice):
 
 NAMES = (
     "step momentum float32 with sums",
+    "step momentum float32 clipped",
     "step sgd float32 by groups",
     "attach_prox SGD float64",
     "prox.soft_threshold float32",
@@ -210,6 +213,7 @@ NAMES = (
     "l1_penalty with weights at NaN",
     "group_l1_penalty of 0",
     "group_l1_penalty of 1",
+    "group_l1_penalty of runs of every length",
     "elastic_net_penalty float64",
     "elastic_net_penalty float64 at NaN",
     "penalty float64 1.0 0.2",

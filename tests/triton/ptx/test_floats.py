@@ -138,3 +138,5 @@ def test_every_nan_is_the_one_that_devices_make() -> None:
     x = numpy.full(32, numpy.nan, "f4")
     x.view("u4")[:] = 0xFFC01234
     assert (applied("add.rn.f32", "b32", {"x": ("f32", x), "y": ("f32", x)}) == 0x7FFFFFFF).all()
+    wide = x.astype("f8")
+    assert (applied("add.rn.f64", "b64", {"x": ("f64", wide), "y": ("f64", -wide)}) == 0xFFF8000000000000).all()

@@ -34,6 +34,12 @@ OTHER_SHAPES = {
 }
 """Groups of every other kind: in several runs, shared by programs, and where no 16 bytes can be moved at a time."""
 
+RUNS = [
+    *((2, 2, length + more) for length in range(72, 2048, 128) for more in (0, 1)),
+    *((200, 5, 7), (90, 70, 3), (130, 5, 63), (300, 72), (500, 8), (40, 3, 136)),
+]
+"""Of groups along dimension 1: a run ends in each place of a tile, tiles begin within runs, and pieces of several groups follow each other."""
+
 Outcome = dict[str, Tensor]
 
 
@@ -214,6 +220,13 @@ def _weighted(tensors: list[Tensor]) -> Tensor:
     return rk.l1_penalty(tensors, 0.7, factors)
 
 
+def _of_columns(tensors: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.select(1, 0).zero_()  # a group whose norm is 0
+    return rk.group_l1_penalty(tensors, 0.7, dim=1)
+
+
 def _penalties() -> Iterator[Use]:
     elastic_net = partial(rk.elastic_net_penalty, l1=0.3, l2=0.2)
     of_one_sum = ([torch.float64], [torch.float32, torch.float16, torch.bfloat16])
@@ -234,6 +247,8 @@ def _penalties() -> Iterator[Use]:
         shapes = [*OTHER_SHAPES[dim], (90, 200), (70, 9), *long]
         run = partial(_penalty, penalty, shapes, [torch.float32])
         yield Use(f"group_l1_penalty of {dim}", ("group penalty", dim), run, True)
+    run = partial(_penalty, _of_columns, RUNS, [torch.float32])
+    yield Use("group_l1_penalty of runs of every length", ("group penalty", 1), run, True)
 
 
 USES = [

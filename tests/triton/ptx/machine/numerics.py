@@ -22,6 +22,12 @@ def bits32(x: Array) -> Array:
     return where(nan, u4(0x7FFFFFFF), x.view(u4)) if nan.any() else x.view(u4)
 
 
+def bits64(x: Array) -> Array:
+    """Returns the bits of float64 results; one NaN stands for all, as PTX promises none, and threads that compute one may differ in it."""
+    nan = x != x
+    return where(nan, u8(0xFFF8000000000000), x.view(u8)) if nan.any() else x.view(u8)
+
+
 def bits16(x: Array) -> Array:
     return where(x != x, u2(0x7FFF), x.view(u2))
 

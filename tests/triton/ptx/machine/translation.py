@@ -109,8 +109,13 @@ class Registers:
         if size > have or (size < have and types.is_float(result.type)):
             raise Unsupported(f"{result.type} in {result.register}")
         if types.is_float(result.type):
-            to_bits = {"f32": f"bits32{text}", "bf16": f"brain_bits{text}", "f16": f"bits16{text}"}
-            return to_bits.get(result.type, f"{text}.view(u8)")
+            to_bits = {
+                "f32": f"bits32{text}",
+                "f64": f"bits64{text}",
+                "bf16": f"brain_bits{text}",
+                "f16": f"bits16{text}",
+            }
+            return to_bits[result.type]
         if size < have:
             kind = f"{'i' if result.type[0] == 's' else 'u'}{have // 8}"
             text = f"{text}.astype({kind})"
