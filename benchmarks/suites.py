@@ -12,6 +12,7 @@ SUITES = (
     "elements",
     "tensors",
     "stacked",
+    "paths",
     "sharded",
     "threads",
     "first_step",

@@ -19,9 +19,13 @@ class Batches:
         name: what error messages call the data.
         data: not changed; an iterable is gone through again and again.
         dtype: that floating-point inputs and targets are converted to; None leaves them.
+        sample_weight: how much each row of a pair of tensors counts, >= 0; rows of weight 0 are left out before anything is read.
+            ``weights`` has what is left; it is None without.
     """
 
-    def __init__(self, name: str, data: Data, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, name: str, data: Data, dtype: torch.dtype | None = None, sample_weight: Tensor | None = None
+    ) -> None:
         self._name, self._dtype = name, dtype
         self.whole = isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(p, Tensor) for p in data)
         if not self.whole and (not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes, dict))):
@@ -32,6 +36,9 @@ class Batches:
             raise TypeError(
                 f"{name} is an iterator, which is empty after the first pass: pass a list of batches or a DataLoader"
             )
+        self.weights: Tensor | None = None
+        if sample_weight is not None:
+            data, self.weights = self._counting(data, sample_weight)
         batches: Iterable[Any] = [data] if self.whole else data
         self.rows = sum(self._rows(batch, "" if self.whole else f"[{index}]") for index, batch in enumerate(batches))
         if self.rows == 0:
@@ -42,6 +49,25 @@ class Batches:
         for batch in self._batches:
             inputs, targets = batch if self.whole else self._converted(batch)
             yield inputs, targets, len(targets) / self.rows
+
+    def _counting(self, data: Any, weights: Tensor) -> tuple[Data, Tensor]:
+        """Returns the rows that count, and by how much."""
+        if not self.whole:
+            raise TypeError(
+                f"sample_weight goes with {self._name}=(inputs, targets), a pair of tensors, not with batches"
+            )
+        inputs, targets = data
+        weights = torch.as_tensor(weights)
+        if weights.shape != targets.shape[:1]:
+            raise ValueError(
+                f"sample_weight must have one number for each of the {len(targets)} rows, got shape {tuple(weights.shape)}"
+            )
+        if weights.is_complex() or not weights.isfinite().all() or (weights < 0).any():
+            raise ValueError("sample_weight must be finite and >= 0; leave rows out with 0")
+        if not weights.any():
+            raise ValueError("sample_weight is 0 for all rows: at least one must count")
+        rows = weights != 0
+        return (inputs[rows.to(inputs.device)], targets[rows.to(targets.device)]), weights[rows].double()
 
     def _rows(self, batch: Any, where: str) -> int:
         if not isinstance(batch, Sequence) or len(batch) != 2:

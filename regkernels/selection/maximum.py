@@ -12,21 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from regkernels import validation
+from regkernels.selection.coordinates import Coordinates, natural
 from regkernels.selection.data import Batches, Data
 from regkernels.selection.groups import Groups
 from regkernels.selection.newton import conjugate_gradients, flat_of, parts, second_order
 from regkernels.selection.objective import Loss, Objective
+from regkernels.selection.smoothness import refuse_kinks
 from regkernels.table.grouping import Weighting
 
 _STATIONARY = 1e-9
 """How small the gradient of the unpenalised parameters must become, against what the outputs' gradients could add up to."""
 
+_ROUNDING, _SEPARATED = 1e-13, 1e-8
+"""How small the residual of an exact fit is, as a share of the one before: by rounding, and of a loss whose minimum is at infinity."""
+
 
 class Null(NamedTuple):
-    """Describes the model whose penalised weights are zero. ``gradients``: of the penalised weights. ``exact``: it fits all targets."""
+    """Describes the model whose penalised weights are zero.
+
+    ``gradients``: of the penalised weights, features centred. ``exact``: it fits all targets. ``pull``: the largest gradient in ``coordinates``.
+    """
 
     gradients: list[Tensor]
     exact: bool
+    coordinates: Coordinates
+    pull: float
 
 
 def lambda_max(
@@ -39,7 +49,9 @@ def lambda_max(
     dim: int | str = 0,
     size: int = 1,
     weight: Weighting = "sqrt_size",
+    positive: bool = False,
     regularise: Callable[[str, Tensor], bool] | None = None,
+    sample_weight: Tensor | None = None,
 ) -> float:
     """Returns the smallest strength at which all penalised weights of a linear model are zero: where a path starts.
 
@@ -60,7 +72,10 @@ def lambda_max(
         l1_ratio: share of the strength that is L1, in (0, 1], as in scikit-learn's ElasticNet; the rest is weight decay.
         penalty: "l1" or "group_l1".
         dim, size, weight: the groups of "group_l1", as in its param-group keys.
+        positive: the weights must not become negative: of "l1" then max(-g), for a positive gradient holds a weight at zero anyway.
         regularise: which parameters are penalised, by name and tensor, as in `regkernels.param_groups`.
+        sample_weight: how much each row counts, shape (rows,), >= 0; with ``data`` a pair of tensors and a loss that does not reduce
+            (``reduction="none"``). Rows of weight 0 are not looked at.
 
     Returns:
         A number >= 0; exactly 0 where the unpenalised parameters alone fit all targets (all labels equal).
@@ -76,9 +91,10 @@ def lambda_max(
     validation.one_of("penalty", penalty, ("l1", "group_l1"))
     groups = Groups(dim, size, weight)
     with undisturbed_random_state():
-        objective = Objective(model, loss, Batches("data", data, torch.float64), regularise, torch.float64)
+        batches = Batches("data", data, torch.float64, sample_weight)
+        objective = Objective(model, loss, batches, regularise, torch.float64)
         null = fit_null(objective)
-    return 0.0 if null.exact else largest(null.gradients, groups if penalty == "group_l1" else None) / ratio
+    return starting_strength(null, groups if penalty == "group_l1" else None, positive=positive) / ratio
 
 
 def lambda_grid(maximum: float, n_lambdas: int = 100, lambda_min_ratio: float = 1e-3) -> Tensor:
@@ -124,20 +140,40 @@ def largest(gradients: list[Tensor], groups: Groups | None) -> float:
     return max((s.max().item() for s in sizes if s.numel()), default=0.0)
 
 
+def starting_strength(null: Null, groups: Groups | None, *, positive: bool) -> float:
+    """Returns the smallest strength that holds all penalised weights at zero."""
+    if null.exact:
+        return 0.0
+    held = [(-g).clamp(min=0) for g in null.gradients] if positive and groups is None else null.gradients
+    return largest(held, groups)
+
+
 def undisturbed_random_state() -> Any:
     """Leaves the random number generators, when it ends, as it found them, whatever shuffles or drops out within."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
 
 
-def fit_null(objective: Objective) -> Null:
+def fit_null(objective: Objective, groups: Groups | None = None) -> Null:
     """Sets the penalised weights of the objective's model to zero and fits the others. float64 is asked for, not checked."""
     refuse_networks(objective)
+    coordinates = natural(objective, groups)
     objective.zero_penalised()
+    refuse_kinks(objective)
     before = _residual(objective)
     if objective.unpenalised:
         _fit(objective, before)
-    _, gradients = objective.gradient(objective.penalised)
-    return Null(gradients, exact=_residual(objective) <= 1e-8 * before)
+    gradient = flat_of(objective.gradient()[1])
+    gradients = parts(coordinates.centred(gradient), objective.params)[: len(objective.penalised)]
+    largest_pull = coordinates.pull(gradient).abs().max().item()
+    left = _residual(objective)
+    exact = left <= _ROUNDING * before or (left <= _SEPARATED * before and _equal_targets(objective))
+    return Null(list(gradients), exact, coordinates, largest_pull)
+
+
+def _equal_targets(objective: Objective) -> bool:
+    """Tells whether all rows have the same target: a loss such as the logistic one then becomes small, never zero."""
+    first = next(iter(objective.batches))[1][:1]
+    return all(bool((targets == first).all()) for _, targets, _ in objective.batches)
 
 
 def _fit(objective: Objective, residual: float) -> None:

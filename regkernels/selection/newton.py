@@ -11,11 +11,10 @@ from regkernels.selection.objective import Objective
 
 Product = Callable[[Tensor], Tensor]
 _MOST_ITERATIONS = 500
-_POWER_ITERATIONS = 20
 
 
 def second_order(objective: Objective, params: list[nn.Parameter]) -> tuple[list[Tensor], Product]:
-    """Returns the gradients of f by ``params`` at the present weights, and its Hessian by them times a flat vector."""
+    """Returns the gradients of f by ``params`` at the present weights, and its Hessian by them times a flat vector, or each row of a matrix."""
     _, gradients = objective.gradient(params, graph=True)
     connected = [(gradient, index) for index, gradient in enumerate(gradients) if gradient.requires_grad]
 
@@ -29,29 +28,14 @@ def second_order(objective: Objective, params: list[nn.Parameter]) -> tuple[list
             [vectors[index] for _, index in connected],
             retain_graph=True,
             allow_unused=True,
+            is_grads_batched=flat.dim() == 2,
         )
         return flat_of(
-            [torch.zeros_like(p) if image is None else image for p, image in zip(params, images, strict=True)]
+            [torch.zeros_like(v) if image is None else image for v, image in zip(vectors, images, strict=True)],
+            flat.dim() - 1,
         )
 
     return [gradient.detach() for gradient in gradients], product
-
-
-def hessian_norm(objective: Objective) -> float:
-    """Estimates the largest curvature of f at the present weights, from below by power iteration; > 0."""
-    params = objective.params
-    _, product = second_order(objective, params)
-    # Fixed, so that no random number is drawn, and without a pattern that an eigenvector could be orthogonal to.
-    vector = flat_of(
-        [torch.arange(1, p.numel() + 1, dtype=p.dtype, device=p.device).mul(12.9898).sin() for p in params]
-    )
-    norm = 1.0
-    for _ in range(_POWER_ITERATIONS):
-        vector = product(vector / torch.linalg.vector_norm(vector))
-        norm = torch.linalg.vector_norm(vector).item()
-        if not 0 < norm < float("inf"):
-            return 1.0
-    return norm
 
 
 def conjugate_gradients(product: Product, right: Tensor, tolerance: float) -> Tensor:
@@ -79,12 +63,16 @@ def conjugate_gradients(product: Product, right: Tensor, tolerance: float) -> Te
     return x
 
 
-def flat_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns all elements, one tensor after the other."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+def flat_of(tensors: Sequence[Tensor], leading: int = 0) -> Tensor:
+    """Returns all elements, one tensor after the other; of tensors stacked along ``leading`` dimensions, those of each."""
+    return torch.cat(
+        [tensor.flatten(leading) if tensor.dim() > leading else tensor[..., None] for tensor in tensors], -1
+    )
 
 
 def parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Undoes `flat_of`."""
     sizes = [tensor.numel() for tensor in like]
-    return [part.view_as(tensor) for part, tensor in zip(flat.split(sizes), like, strict=True)]
+    return [
+        part.reshape(*flat.shape[:-1], *tensor.shape) for part, tensor in zip(flat.split(sizes, -1), like, strict=True)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from regkernels.param_groups import param_groups
 from regkernels.selection.data import Batches
+from regkernels.selection.plain_models import check_model
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -34,7 +36,7 @@ class Objective:
         regularise: Callable[[str, Tensor], bool] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_model(model)
+        check_model(model)
         if not callable(loss):
             raise TypeError(f"loss must be callable with (model_output, target), got a {type(loss).__name__}")
         self.model: nn.Module = copy.deepcopy(model)
@@ -43,6 +45,8 @@ class Objective:
             self.model.to(dtype)
             if isinstance(self.loss, nn.Module):
                 self.loss.to(dtype)
+        if batches.weights is not None:
+            self.loss = partial(_weighted, self.loss, batches.weights)
         self.batches = batches
         chosen, others = param_groups(self.model, regularise=regularise)
         self.penalised: list[nn.Parameter] = chosen["params"]
@@ -69,6 +73,20 @@ class Objective:
         with torch.no_grad():
             for param in self.penalised:
                 param.zero_()
+
+    @contextlib.contextmanager
+    def at_zero(self) -> Iterator[None]:
+        """Sets all trainable parameters to 0, and afterwards to what they were."""
+        before = [param.detach().clone() for param in self.params]
+        with torch.no_grad():
+            for param in self.params:
+                param.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for param, old in zip(self.params, before, strict=True):
+                    param.copy_(old)
 
     @torch.no_grad()
     def value(self) -> float:
@@ -132,9 +150,10 @@ def _check_shapes(output: Any, targets: Tensor) -> None:
         )
 
 
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, param in model.named_parameters():
-        if isinstance(param, nn.UninitializedParameter):
-            raise ValueError(f"{name} of the model has no shape yet (a lazy module): run a forward pass first")
+def _weighted(loss: Loss, weights: Tensor, output: Any, targets: Tensor) -> Tensor:
+    """Returns the weighted mean of what the loss is of each row; of rows that are not those of the weights, the mean."""
+    values = loss(output, targets)
+    if not isinstance(values, Tensor) or values.dim() == 0 or len(values) != len(targets):
+        raise ValueError('sample_weight needs a loss that returns a loss for each row; pass reduction="none" to it')
+    rows = values.reshape(len(targets), -1).mean(1)
+    return rows.mean() if targets.shape[:1] != weights.shape else (weights.to(rows) * rows).sum() / weights.sum()

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from regkernels import validation as checks
 from regkernels.param_groups import param_groups
+from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.data import Batches, Data
-from regkernels.selection.maximum import Null, fit_null, lambda_grid, largest, undisturbed_random_state
+from regkernels.selection.groups import Groups
+from regkernels.selection.maximum import Null, fit_null, lambda_grid, starting_strength, undisturbed_random_state
 from regkernels.selection.objective import Loss, Objective
 from regkernels.selection.penalty import LIKE_L1_AT_ZERO, Penalty, norm_inf
 from regkernels.selection.progress import shown
@@ -43,6 +45,7 @@ def regularization_path(
     max_steps: int = 1000,
     validation: Data | None = None,
     score: Score | None = None,
+    sample_weight: Tensor | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> RegularizationPath:
@@ -71,13 +74,16 @@ def regularization_path(
         weight_decay: >= 0, with the factor 1/2, for all strengths alike.
         regularise: which parameters are penalised, by name and tensor, as in `regkernels.param_groups`.
         optimizer: a function of param groups that returns an optimizer, for example ``lambda groups: regkernels.optim.Adam(groups,
-            lr=1e-3)``; made anew for each strength. Needed for mini-batches and large networks. None: proximal gradient steps by
-            `regkernels.optim.SGD` over all of the data, with Newton steps on the weights that are not zero.
-        tol: a point has converged when 0 is within ``tol`` times the largest strength of the subdifferential of the objective, for
-            every weight. None: 1e-10 in float64, else 1e-5. ``math.inf``: every point counts as converged, for a fixed number of steps.
+            lr=1e-3)``; made anew for each strength. Needed for mini-batches and large networks. None: proximal gradient steps
+            over all of the data, with Newton steps on the weights that are not zero.
+        tol: a point has converged when 0 is within ``tol`` of the subdifferential of the objective, for every weight, as a share of the
+            largest gradient at zero weights, both in units of the features (of other paths than decreasing ones with "l1" or "group_l1":
+            as a share of the largest strength). None: 1e-10 in float64, else 1e-5, or what rounding leaves. ``math.inf``: every point counts as converged, for a fixed number of steps.
         max_steps: for each strength, of the solver or of ``optimizer``.
         validation: ``(inputs, targets)`` or batches, for ``score``.
         score: ``score(model_output, target)``, larger is better, a mean over the rows; evaluated with ``model.eval()``. None: minus ``loss``.
+        sample_weight: how much each row counts, shape (rows,), >= 0; with ``data`` a pair of tensors and a loss that does not reduce
+            (``reduction="none"``). Rows of weight 0 are not looked at.
         progress: True or False; None shows a bar on a terminal, for paths of more than two seconds. It takes rich.
         options: further keys of the penalised param group: ``group_dim``, ``mcp_gamma``, ``positive``; ``l1_weights``, a list of
             tensors or a dict by parameter name, makes the path of an adaptive lasso (give ``lambdas``).
@@ -116,7 +122,7 @@ def regularization_path(
             f"{', '.join(LIKE_L1_AT_ZERO)} know where they start; pass lambdas=[...]"
         )
     with undisturbed_random_state():
-        objective = Objective(model, loss, Batches("data", data), regularise)
+        objective = Objective(model, loss, Batches("data", data, None, sample_weight), regularise)
         if isinstance(options.get("l1_weights"), Mapping):
             chosen, _ = param_groups(objective.model, regularise=regularise, **options)
             penalty = Penalty(key, l1_ratio, weight_decay, {**options, "l1_weights": chosen["l1_weights"]})
@@ -126,22 +132,27 @@ def regularization_path(
         if held_out is not None and score is None:
             with objective.evaluating():
                 objective.check(held_out, "validation")
-        null = None
+        null, coordinates = None, Coordinates.plain(objective)
         if direction == "decreasing":
-            null = _start_from_zero(objective, model, loss, data, regularise)
+            null = _start_from_zero(
+                objective, model, loss, Batches("data", data, torch.float64, sample_weight), regularise, penalty.groups
+            )
+            if penalty.has_subdifferential:
+                coordinates = null.coordinates.like(objective.params)
             if strengths is None:
-                maximum = 0.0 if null.exact else largest(null.gradients, penalty.groups) / penalty.l1_ratio
+                maximum = starting_strength(null, penalty.groups, positive=penalty.positive) / penalty.l1_ratio
                 strengths = lambda_grid(maximum, n_lambdas, lambda_min_ratio).tolist()
         assert strengths is not None
-        tolerance = _tolerance(tol, strengths, objective)
+        reference = null.pull if null is not None and penalty.has_subdifferential else max(strengths)
+        tolerance = _tolerance(tol, reference, objective, coordinates)
         stop_at = 0.0 if math.isinf(tolerance) else tolerance
         solver: ProximalNewton | Training | _Zero
         if null is not None and null.exact:
             solver = _Zero(objective)
         elif optimizer is not None:
-            solver = Training(objective, penalty, optimizer, stop_at, int(max_steps))
+            solver = Training(objective, penalty, optimizer, stop_at, int(max_steps), coordinates)
         else:
-            solver = ProximalNewton(objective, penalty, stop_at, int(max_steps))
+            solver = ProximalNewton(objective, penalty, stop_at, int(max_steps), coordinates)
         points = Points(objective.penalised_names)
         for strength in shown(strengths, progress):
             solution = solver.solve(strength)
@@ -176,12 +187,13 @@ def _start_from_zero(
     objective: Objective,
     model: nn.Module,
     loss: Loss,
-    data: Data,
+    batches: Batches,
     regularise: Callable[[str, Tensor], bool] | None,
+    groups: Groups | None,
 ) -> Null:
     """Sets the weights to zero and the other parameters to what fits best then, found in float64."""
-    precise = Objective(model, loss, Batches("data", data, torch.float64), regularise, torch.float64)
-    null = fit_null(precise)
+    precise = Objective(model, loss, batches, regularise, torch.float64)
+    null = fit_null(precise, groups)
     with torch.no_grad():
         for param, exact in zip(objective.params, precise.params, strict=True):
             param.copy_(exact)
@@ -200,13 +212,15 @@ def _checked_lambdas(lambdas: Any, direction: str) -> list[float]:
     return sorted(strengths, reverse=direction == "decreasing")
 
 
-def _tolerance(tol: Any, strengths: list[float], objective: Objective) -> float:
-    """Returns the tolerance in units of the loss per weight."""
+def _tolerance(tol: Any, reference: float, objective: Objective, coordinates: Coordinates) -> float:
+    """Returns the tolerance in the units of the coordinates; by default, no less than rounding leaves."""
     if tol is None:
-        tol = 1e-10 if all(param.dtype == torch.float64 for param in objective.params) else 1e-5
+        dtypes = [param.dtype for param in objective.params]
+        tol = 1e-10 if all(dtype == torch.float64 for dtype in dtypes) else 1e-5
+        tol = max(tol, 8 * max(torch.finfo(dtype).eps for dtype in dtypes) * coordinates.rounding)
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
         raise ValueError(f"tol must be a number >= 0, got {tol!r}")
-    return tol * (max(strengths) or norm_inf(objective.gradient()[1]) or 1.0)
+    return tol * (reference or norm_inf(objective.gradient()[1]) or 1.0)
 
 
 def _warn(path: RegularizationPath, tolerance: float, *, all_zero: bool) -> None:

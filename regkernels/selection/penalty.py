@@ -12,8 +12,10 @@ from regkernels import penalties, validation
 from regkernels.optim import SGD
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.reference.family import FAMILY
+from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
+from regkernels.selection.newton import flat_of, parts
 from regkernels.table.grouping import Weighting
 
 KEYS = ("l1", "group_l1", *FAMILY)
@@ -44,7 +46,7 @@ class Penalty:
         grouping = {name[6:]: options[name] for name in ("group_dim", "group_size", "group_weight") if name in options}
         self.groups = Groups(**grouping) if key == "group_l1" else None
         self._l1_weights: Sequence[Tensor] | None = options.get("l1_weights")
-        self._positive = bool(options.get("positive", False))
+        self.positive = bool(options.get("positive", False))
         # Further penalties and constraints would change the subdifferential.
         known = {"l1": {"l1_weights", "positive"}, "group_l1": {"group_dim", "group_size", "group_weight"}}
         self.has_subdifferential = key in known and options.keys() <= known[key]
@@ -97,14 +99,44 @@ class Penalty:
         gradient = gradient + weight_decay * weight
         if self.groups is not None:
             return _group_distance(weight, gradient, own, self.groups)
-        return _l1_distance(weight, gradient, self._threshold(own, index), positive=self._positive)
+        return _l1_distance(weight, gradient, self._threshold(own, index), positive=self.positive)
 
-    def violation(self, strength: float, penalised: list[nn.Parameter], gradients: list[Tensor]) -> float:
-        """The largest distance of 0 from the subdifferential; ``gradients``: of the penalised parameters, then of the others."""
-        own = gradients[: len(penalised)]
+    def violation(
+        self, strength: float, penalised: list[nn.Parameter], gradients: list[Tensor], coordinates: Coordinates
+    ) -> float:
+        """The largest distance of 0 from the subdifferential, in the units of ``coordinates``.
+
+        ``gradients``: of the penalised parameters, then of the others.
+        """
+        own = len(penalised)
+        centred = parts(coordinates.centred(flat_of(gradients)), gradients)
         weights = [param.detach() for param in penalised]
-        distances = [self._distance(strength, i, w, g) for i, (w, g) in enumerate(zip(weights, own, strict=True))]
-        return norm_inf([*distances, *gradients[len(penalised) :]])
+        inverse = parts(coordinates.inverse, penalised)
+        distances = [self._distance(strength, i, w, g) for i, (w, g) in enumerate(zip(weights, centred, strict=False))]
+        if self.groups is not None:
+            inverse = [self.groups.rows(part)[:, 0] for part in inverse]
+        scaled = [distance * part for distance, part in zip(distances, inverse, strict=True)]
+        return norm_inf([*scaled, flat_of(gradients[own:]) * coordinates.inverse_others] if gradients[own:] else scaled)
+
+    def leaning(self, strength: float, index: int, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Returns ``weight`` with its zeros that should not be zero moved a hair downhill, for their sign."""
+        if self.groups is not None:
+            return weight
+        enters = (weight == 0) & (self._distance(strength, index, weight, gradient) > 0)
+        return torch.where(enters, -gradient.sign() * torch.finfo(weight.dtype).tiny, weight)
+
+    def proximal(self, strength: float, index: int, weight: Tensor, step: Tensor) -> Tensor:
+        """Returns where the penalty takes ``weight``, given a step size for each element, the same within a group."""
+        own, weight_decay = self.strengths(strength)
+        if self.groups is None:
+            threshold = step * self._threshold(own, index)
+            shrunk = weight - torch.minimum(torch.maximum(weight, -threshold), threshold)
+            shrunk = shrunk.clamp(min=0) if self.positive else shrunk
+        else:
+            norms = self._norms_of_elements(weight)
+            threshold = step * own * self.groups.weight(weight)
+            shrunk = torch.where(norms <= threshold, 0.0, weight - _over(weight, norms) * threshold)
+        return shrunk / (1 + step * weight_decay)
 
     def gradient(self, strength: float, index: int, weight: Tensor) -> Tensor:
         """Returns the gradient of this penalty, where it is differentiable; elsewhere that of its weight decay."""
@@ -127,7 +159,7 @@ class Penalty:
     def kinks(self, strength: float, index: int, weight: Tensor) -> Tensor:
         """Tells which elements, or groups of elements, have no derivative of the penalty at zero: a mask like ``weight``."""
         own, _ = self.strengths(strength)
-        if self._positive:
+        if self.positive:
             return torch.ones_like(weight, dtype=torch.bool)
         return (torch.zeros_like(weight) + self._threshold(own, index)) > 0
 

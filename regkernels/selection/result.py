@@ -29,8 +29,8 @@ class RegularizationPath:
     - ``scores``: what ``score`` said of the validation data, larger is better, float64, shape (n,); None without such data
     - ``nonzeros``: penalised weights that are not exactly zero, int64, shape (n,)
     - ``zero_groups``: groups that are exactly zero, int64, shape (n,); None where the penalty has no groups
-    - ``violations``: the largest distance of 0 from the subdifferential of the objective, in units of the loss per weight, float64,
-      shape (n,): how far a point is from being a solution
+    - ``violations``: the largest distance of 0 from the subdifferential of the objective, in units of the loss per weight of a feature of
+      size one (per weight, where features are not known), float64, shape (n,): how far a point is from being a solution
     - ``converged``: where the violation is within the tolerance, bool, shape (n,)
     - ``steps``: of the solver or optimizer, int64, shape (n,)
     """
@@ -101,9 +101,7 @@ class RegularizationPath:
         """
         if axes is None:
             if importlib.util.find_spec("matplotlib") is None:
-                raise ImportError(
-                    "plot needs matplotlib: pip install 'regkernels[selection]', or pip install matplotlib"
-                )
+                raise ImportError("plot needs matplotlib: pip install matplotlib")
             from matplotlib import pyplot
 
             axes = pyplot.subplots(layout="constrained")[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.objective import Objective
 from regkernels.selection.penalty import Penalty
 from regkernels.selection.solver import Solution, stationarity
@@ -23,10 +24,16 @@ class Training:
     """
 
     def __init__(
-        self, objective: Objective, penalty: Penalty, make_optimizer: MakeOptimizer, tolerance: float, max_steps: int
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        make_optimizer: MakeOptimizer,
+        tolerance: float,
+        max_steps: int,
+        coordinates: Coordinates,
     ) -> None:
         self._objective, self._penalty, self._make_optimizer = objective, penalty, make_optimizer
-        self._tolerance, self._max_steps = tolerance, max_steps
+        self._tolerance, self._max_steps, self._coordinates = tolerance, max_steps, coordinates
 
     def solve(self, strength: float) -> Solution:
         """Trains the weights for one strength."""
@@ -40,7 +47,7 @@ class Training:
                 loss.backward()
                 if objective.batches.whole and self._penalty.has_subdifferential:
                     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in objective.params]
-                    violation = self._penalty.violation(strength, objective.penalised, gradients)
+                    violation = self._penalty.violation(strength, objective.penalised, gradients, self._coordinates)
                     if violation <= self._tolerance:
                         return Solution(loss.item(), violation, steps)
                 optimizer.step()
@@ -49,7 +56,8 @@ class Training:
                     break
         optimizer.zero_grad()
         point = objective.gradient()
-        return Solution(point[0], stationarity(objective, self._penalty, strength, point[1]), steps)
+        violation = stationarity(objective, self._penalty, strength, point[1], self._coordinates)
+        return Solution(point[0], violation, steps)
 
     def _optimizer(self, strength: float) -> torch.optim.Optimizer:
         objective = self._objective

@@ -67,7 +67,7 @@ def test_every_case_can_be_timed(name: str, quick: bool, tiny: None) -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_a_gpu_has_cases_too(name: str, tiny: None) -> None:
     """Made, but not run."""
-    assert list(suite(name).cases(Scope("cuda"))) or name in ("threads", "sharded")
+    assert list(suite(name).cases(Scope("cuda"))) or name in ("paths", "threads", "sharded")
 
 
 @pytest.mark.parametrize("name", SUITES)

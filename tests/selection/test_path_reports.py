@@ -69,7 +69,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lambdas": None, "direction": "increasing"}, ValueError, "lambdas must be given with direction='increasing'"),
     ({"lambdas": None, "n_lambdas": 0}, ValueError, "n_lambdas must be a whole number >= 1, got 0"),
     ({"model": NETWORK}, ValueError, 'not linear.*direction="increasing"'),
-    ({"model": nn.Identity()}, ValueError, "no trainable parameter"),
+    ({"model": nn.Identity()}, ValueError, "model has no parameters"),
     ({"model": 3}, TypeError, "model must be a torch.nn.Module or a function that makes one, got a int"),
     ({"model": lambda: 3}, TypeError, "model must be a torch.nn.Module, got int"),
     ({"regularise": lambda name, p: False}, ValueError, "no penalised parameter"),
