@@ -19,7 +19,7 @@ from regkernels.table import formats
 
 if TYPE_CHECKING:
     from regkernels import selection
-    from regkernels.structure import Compacted, SparsityReport, compact, sparsity_report
+    from regkernels.structure import Compacted, SparsityReport, compact, load_compacted, sparsity_report
 
 __all__ = [  # noqa: F811
     "Compacted",
@@ -31,6 +31,7 @@ __all__ = [  # noqa: F811
     "compact",
     "distributed",
     "info",
+    "load_compacted",
     "optim",
     "param_groups",
     "prox",
@@ -43,7 +44,7 @@ __all__ += penalties.__all__
 # Optimizers that were pickled whole name the module where this stood in 0.1.
 sys.modules["regkernels.precision"] = formats
 
-_OF_STRUCTURE = ("Compacted", "SparsityReport", "compact", "sparsity_report")
+_OF_STRUCTURE = ("Compacted", "SparsityReport", "compact", "load_compacted", "sparsity_report")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
+from regkernels.structure import masks
+
 
 def check_model(model: object) -> None:
     """Raises for what is no module, for lazy ones, and for those that are pruned or parametrised, with the remedy.
@@ -20,23 +22,11 @@ def check_model(model: object) -> None:
     for name, param in model.named_parameters():
         if isinstance(param, nn.UninitializedParameter):
             raise ValueError(f"{name} of the model has no shape yet (a lazy module): run a forward pass first")
+    masks.check_none(model)
     for name, module in model.named_modules():
-        if remedy := _remedy(module):
+        if parametrize.is_parametrized(module):
+            tensor = next(iter(module.parametrizations))  # type: ignore[arg-type]
             raise ValueError(
-                f"{name or type(module).__name__} of the model computes its weights from others: run {remedy} first"
+                f"{name or type(module).__name__} of the model computes its {tensor} from others: run "
+                f"torch.nn.utils.parametrize.remove_parametrizations(module, {tensor!r}) first"
             )
-
-
-def _remedy(module: nn.Module) -> str | None:
-    """Returns the call that makes the weights of a module its parameters again; None where they are."""
-    if parametrize.is_parametrized(module):
-        name = next(iter(module.parametrizations))  # type: ignore[arg-type]
-        return f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
-    for hook in module._forward_pre_hooks.values():
-        # torch.nn.utils names the tensor in `name`, pruning in `_tensor_name`.
-        kind = type(hook).__module__.removeprefix("torch.nn.utils.")
-        if name := getattr(hook, "_tensor_name", None):
-            return f"torch.nn.utils.prune.remove(module, {name!r})"
-        if kind in ("weight_norm", "spectral_norm"):
-            return f"torch.nn.utils.remove_{kind}(module, {getattr(hook, 'name', 'weight')!r})"
-    return None

@@ -6,5 +6,15 @@ What makes weights zero is not here: the penalties are `regkernels.optim`'s, and
 from regkernels.structure.compaction import compact
 from regkernels.structure.report import ParameterSparsity, SparsityReport, sparsity_report
 from regkernels.structure.results import Compacted, Kept, Shrunk
+from regkernels.structure.saving import load_compacted
 
-__all__ = ["Compacted", "Kept", "ParameterSparsity", "Shrunk", "SparsityReport", "compact", "sparsity_report"]
+__all__ = [
+    "Compacted",
+    "Kept",
+    "ParameterSparsity",
+    "Shrunk",
+    "SparsityReport",
+    "compact",
+    "load_compacted",
+    "sparsity_report",
+]

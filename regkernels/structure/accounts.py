@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regkernels.structure import layers
+from regkernels.structure import layers, modules
 from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
 from regkernels.structure.removal import Decision
@@ -107,6 +107,24 @@ def _reason(root: int, units: Units, decision: Decision) -> str:
     if pinned is not None:
         return pinned
     return blocked.reason if blocked is not None else "the last one of a layer"
+
+
+def not_known(model: nn.Module) -> tuple[Kept, ...]:
+    """Reports zero rows and columns of layers whose inputs and outputs cannot be told."""
+    found: list[Kept] = []
+    for name, module in model.named_modules():
+        if layers.kind_of(module) is not None or modules.rule_for(module) is not None:
+            continue
+        for key, param in module.named_parameters(recurse=False):
+            for side, dim in (("outputs", 0), ("inputs", 1)) if param.dim() >= 2 else ():
+                zero = zero_slices(param, dim).nonzero().flatten().tolist()
+                if zero:
+                    reason = f"{type(module).__name__} is not a layer that is known: dimension {dim} of {key} stays"
+                    found.append(Kept(name, side, tuple(zero), _SAID.get(type(module), reason)))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+_SAID = {nn.MultiheadAttention: "MultiheadAttention of torch takes only as many heads as make up embed_dim"}
 
 
 def _add(reasons: dict[tuple[Side, str], list[int]], side: Side, module: Any, dim: int, reason: str) -> None:

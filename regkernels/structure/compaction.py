@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from regkernels.distributed import sharded
-from regkernels.structure import accounts, layers, locks, modules, removal
+from regkernels.structure import accounts, layers, locks, masks, parts, plans, removal
 from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
+from regkernels.structure.parts import Part
 from regkernels.structure.report import with_values
-from regkernels.structure.results import Compacted
+from regkernels.structure.results import Compacted, Kept, Shrunk
 from regkernels.structure.tracing import Trace, one_line
 from regkernels.structure.walk import follow
 
@@ -33,8 +35,10 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     repeated until nothing changes. Channels that are added to each other, as in residual networks, are removed where all of them can be.
 
     Followed are Linear, Conv1d to 3d (also depthwise), ConvTranspose, Embedding, batch and instance normalisation, activations, gated
-    linear units, dropout, pooling, flattening, permuting, concatenation along the channels, sums and products, in any model that
-    torch.fx can trace; submodules that it cannot trace, and layers that are not known, keep their inputs' and outputs' sizes.
+    linear units, dropout, pooling, flattening, permuting, concatenation along the channels, sums and products, and transformers'
+    Conv1D. What torch.fx cannot trace, be it a submodule or the model, keeps the sizes of its inputs and outputs, and each part inside
+    of it that can be traced is made smaller by itself: forward of what is around it must not reach into it. In transformers' GPT-2,
+    Llama, Mistral and BERT dead heads of attention go, too. Layers that are not known stay as they are and are reported.
     Nothing is removed in front of a layer normalisation, nor where a constant other than zero meets zero padding: that would not be
     exact. Inputs and outputs of the model keep their sizes, and every layer keeps at least one channel. Modules with hooks or
     parametrizations, used more than once, or with tied parameters are left as they are.
@@ -57,35 +61,87 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     Raises:
         TypeError: for what is no module, wrappers (pass the module inside), parameters without values, models that are spread over ranks
             (load their full state dict into one that is not).
-        ValueError: for a forward that torch.fx cannot trace, or that depends on the sizes of layers; compact its parts one by one then.
+        ValueError: for a forward that depends on the sizes of layers, compact its parts one by one then; for layers under
+            `torch.nn.utils.prune` and the old weight_norm and spectral_norm, which are to be removed first.
         RuntimeError: where outputs for ``example_inputs`` differ.
     """
     _check(model)
     examples = example_inputs if example_inputs is None or isinstance(example_inputs, tuple) else (example_inputs,)
-    smaller = copy.deepcopy(model)
-    modes = _modes(model, eval_only)
-    traces = {mode: _trace(smaller, examples, mode) for mode in modes}
-    signatures = {mode: trace.signature() for mode, trace in traces.items()}
-    locked = locks.why_locked(smaller, traces.values())
+    smaller, found = _smaller(model, examples, eval_only)
+    if examples is not None:
+        _same_outputs(model, smaller, examples)
+    before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
+    removed = tuple(layer for one in found for layer in one.removed)
+    kept = tuple(kept for one in found for kept in one.kept) + accounts.not_known(smaller)
+    return Compacted(smaller, removed, kept, before, after, plans.compare(model, smaller))
+
+
+class _Found(NamedTuple):
+    removed: tuple[Shrunk, ...]
+    kept: tuple[Kept, ...]
+
+
+def _smaller(model: nn.Module, examples: tuple[Any, ...] | None, eval_only: bool) -> tuple[nn.Module, list[_Found]]:
+    """Makes a copy smaller, part by part."""
+    left: dict[str, str] = {}
+    while True:
+        smaller = copy.deepcopy(model)
+        try:
+            found = parts.find(smaller, examples, _modes(model, eval_only), left)
+            return smaller, _shrink_parts(smaller, found, examples)
+        except _SizesMatterError as error:
+            if not error.part:
+                raise
+            left[error.part] = str(error)
+
+
+def _shrink_parts(smaller: nn.Module, found_parts: Sequence[Part], examples: tuple[Any, ...] | None) -> list[_Found]:
+    inner = {part.name for part in found_parts if part.name}
+    users = Counter(module for part in found_parts for module in part.used())
+    twice = locks.named_twice(smaller)
+    found = []
+    for part in found_parts:
+        own = part.used()
+        others = {module for module, count in users.items() if count > (module in own)}
+        elsewhere = twice | others if part.around else set()
+        locked = locks.why_locked(smaller, part.name, part.traces.values(), elsewhere)
+        found.append(_renamed(part, _shrink(part, examples, locked), inner - {part.name}))
+    return found
+
+
+def _shrink(part: Part, examples: tuple[Any, ...] | None, locked: dict[str, str]) -> _Found:
+    """Takes out of a part what can go, until nothing changes."""
+    model, traces = part.module, part.traces
     weights: dict[str, layers.Weights] = {}
-    numbers = accounts.Numbers(smaller)
+    numbers = accounts.Numbers(model)
+    cut: set[str] = set()
     while True:
         units = Units()
         found = [
-            follow(trace, Facts(smaller, units, _training(mode), locked.get, weights)) for mode, trace in traces.items()
+            follow(trace, Facts(model, units, _training(mode), locked.get, weights, part.ends()))
+            for mode, trace in traces.items()
         ]
         decision = removal.decide(found, units)
         if not decision.removed:
             break
-        numbers.keep(removal.apply(smaller, found, units, decision))
-    for mode, signature in signatures.items():
-        _same_forward(signature, _trace(smaller, examples, mode).signature())
-    if examples is not None:
-        _same_outputs(model, smaller, examples)
+        numbers.keep(removal.apply(model, found, units, decision))
+        cut.update(name for facts in found for name in facts.scales)
+    for mode, trace in traces.items():
+        _check_forward(part, trace, None if part.around else examples, mode, cut)
     closed = {name: reason for trace in traces.values() for name, reason in trace.closed.items()}
-    kept = accounts.kept(smaller, found[0], units, decision, locked | closed, numbers)
-    before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
-    return Compacted(smaller, numbers.shrunk(smaller), kept, before, after)
+    kept = accounts.kept(model, found[0], units, decision, locked | closed, numbers)
+    return _Found(numbers.shrunk(model), kept)
+
+
+def _renamed(part: Part, found: _Found, inner: set[str]) -> _Found:
+    """Gives layers their names in the whole model, and leaves out those of which ``inner`` parts give accounts."""
+    removed = tuple(layer._replace(name=part.full(layer.name)) for layer in found.removed)
+    kept = tuple(kept._replace(name=part.full(kept.name)) for kept in found.kept)
+
+    def elsewhere(name: str) -> bool:
+        return any((name == other or name.startswith(f"{other}.")) and other.startswith(part.name) for other in inner)
+
+    return _Found(removed, tuple(one for one in kept if not elsewhere(one.name)))
 
 
 def _check(model: nn.Module) -> None:
@@ -106,6 +162,7 @@ def _check(model: nn.Module) -> None:
         "take its full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with "
         "StateDictOptions(full_state_dict=True)), load that into a model that is not spread, and compact this one",
     )
+    masks.check_none(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         with_values(name, tensor)
 
@@ -120,28 +177,26 @@ def _training(mode: str) -> Callable[[nn.Module], bool]:
     return {"eval": lambda _: False, "train": lambda _: True}.get(mode, lambda module: module.training)
 
 
-def _is_leaf(module: nn.Module) -> bool:
-    """Adds to torch.fx's leaves what must not run on proxies, and what is a layer of torch.nn by another name."""
-    known = modules.rule_for(module) is not None or layers.kind_of(module) is not None
-    return locks.has_hooks(module) or "forward" in vars(module) or (known and modules.torch_forward(module))
+class _SizesMatterError(ValueError):
+    """Says that forward of a part depends on the sizes of layers."""
+
+    def __init__(self, part: str, what: str) -> None:
+        super().__init__(what)
+        self.part = part
 
 
-def _trace(model: nn.Module, examples: tuple[Any, ...] | None, mode: str) -> Trace:
+def _check_forward(part: Part, before: Trace, examples: tuple[Any, ...] | None, mode: str, cut: set[str]) -> None:
+    """Raises where the smaller part does something else than what was followed."""
+    says = "forward depends on the sizes of layers"
     try:
-        return Trace(model, examples, _is_leaf, None if mode == "as it is" else mode == "train")
-    except Exception as error:
-        raise ValueError(
-            f"forward of {type(model).__name__} cannot be traced by torch.fx ({one_line(error)}); compact its parts one by one, "
-            "as in model.mlp = compact(model.mlp).model, where nothing but these parts uses their inner channels"
-        ) from error
-
-
-def _same_forward(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> None:
-    for old, new in zip_longest(before, after):
+        after = parts.trace(part.module, examples, mode).signature(cut)
+    except Exception as error:  # of whatever sort: forward may check sizes itself
+        raise _SizesMatterError(part.name, f"{says}: with the smaller ones it fails ({one_line(error)})") from error
+    for old, new in zip_longest(before.signature(cut), after):
         if old != new:
-            raise ValueError(
-                f"forward depends on the sizes of layers: it computes {old} with the model, and {new} with the smaller one; "
-                "compact its parts one by one"
+            raise _SizesMatterError(
+                part.name,
+                f"{says}: it computes {old} with the model, and {new} with the smaller one; compact its parts one by one",
             )
 
 

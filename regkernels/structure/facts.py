@@ -33,6 +33,7 @@ class Facts:
         training: which modules are in training mode.
         locked: why a module is to be left alone, by name; None if it is not.
         weights: what other walks have found of weights, and a place for what this one finds.
+        ends: what to call the input and the output.
     """
 
     def __init__(
@@ -42,15 +43,21 @@ class Facts:
         training: Callable[[nn.Module], bool],
         locked: Callable[[str], str | None],
         weights: dict[str, Weights],
+        ends: tuple[str, str] = ("the model's input", "the model's output"),
     ) -> None:
         self.model = model
         self.units = units
         self.training = training
         self.locked = locked
         self.weights = weights
+        self.ends = ends
         self.values: dict[fx.Node, Value] = {}
         self.outputs: dict[str, Tensor] = {}
         self.channels: dict[str, Tensor] = {}
+        self.scales: dict[str, tuple[Tensor, int]] = {}
+        """By the name of a tensor that forward reads itself: its units, and the dimension along which they lie."""
+        self.heads: dict[str, int] = {}
+        """By the name of an attention module, the length of a head."""
         self.readings: dict[str, Reading] = {}
         self.fixed_inputs: dict[str, str] = {}
         self.fixed_outputs: dict[str, str] = {}
@@ -67,6 +74,7 @@ class Facts:
         """Returns units by layer and side: "inputs", "outputs", or "channels" of a layer that has the same ones on both."""
         slots = {(name, "inputs"): reading.units for name, reading in self.readings.items()}
         slots |= {(name, "outputs"): units for name, units in self.outputs.items()}
+        slots |= {(name, "scale"): units for name, (units, _) in self.scales.items()}
         return slots | {(name, "channels"): units for name, units in self.channels.items()}
 
     def stop(self, x: Layout, reason: str) -> Fixed:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from regkernels.structure import shapes
+from regkernels.structure import scales, shapes, slices
 from regkernels.structure.facts import Facts
-from regkernels.structure.layouts import Layout, Number, Pieces, Sizes, Value
+from regkernels.structure.layouts import Held, Layout, Number, Pieces, Share, Sizes, Value
 
 _ELEMENTWISE_NAMES = (
     *("relu", "tanh", "sigmoid", "abs", "exp", "neg", "square", "clamp", "clamp_min", "clamp_max", "pow", "sin", "cos"),
@@ -47,12 +47,20 @@ def call(facts: Facts, node: fx.Node) -> Value | None:
     """Returns what ``node``, a call of a function or method, makes of its tensors; None if it is not known."""
     x = facts.value(node.args[0]) if node.args else None
     target: Any = node.target
+    if target is operator.floordiv and isinstance(x, Share):
+        return slices.fraction(x, node.args[1])
+    counted = any(isinstance(facts.values[source], Share) for source in node.all_input_nodes)
+    if target in (operator.getitem, torch.split, "split"):
+        cut = _cut(facts, node, x)
+        return None if counted and not isinstance(cut, (Layout, Pieces)) else cut
+    if counted:
+        return None  # which pins the channels that are counted
     if target in _SUMS or target in _PRODUCTS:
         return _binary(facts, node)
     if target in (torch.cat, torch.concat, torch.concatenate):
         return _concatenated(facts, node)
-    if target in (operator.getitem, getattr) and isinstance(x, (Layout, Sizes, Pieces)):
-        return _taken(facts, node, x)
+    if target is getattr and isinstance(x, Layout):
+        return _asked(node, x)
     if not isinstance(x, Layout):
         return None
     if target in _elementwise:
@@ -84,12 +92,14 @@ def _reshaped(facts: Facts, node: fx.Node, x: Layout) -> Value | None:
         return shapes.transposed(facts, x, a, b) if isinstance(a, int) and isinstance(b, int) else None
     if target in ("chunk", torch.chunk):
         return shapes.chunked(facts, x, _argument(node, 1, "chunks", None), _argument(node, 2, "dim", 0))
+    if target in ("unsqueeze", torch.unsqueeze):
+        return slices.unsqueezed(x, _argument(node, 1, "dim", None))
     if target is F.glu:
         dim = _argument(node, 1, "dim", -1)
         return shapes.gated(facts, x, dim) if isinstance(dim, int) else None
     if target == "size":
         dim = _argument(node, 1, "dim", None)
-        return Sizes(x, node.args[0]) if dim is None else shapes.sizes(x, node.args[0], dim, facts)
+        return Sizes(x, node.args[0]) if dim is None else slices.sizes(x, node.args[0], dim, facts)
     return Number() if target in _ASKING else None
 
 
@@ -101,13 +111,23 @@ def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
 
 
-def _taken(facts: Facts, node: fx.Node, x: Layout | Sizes | Pieces) -> Value | None:
+def _cut(facts: Facts, node: fx.Node, x: Value | None) -> Value | None:
+    if not isinstance(x, (Layout, Sizes, Pieces)):
+        return None
     if node.target is operator.getitem:
         of = x.of if isinstance(x, Sizes) else node.args[0]
-        return shapes.indexed(facts, x, of, node.args[1])
-    if isinstance(x, Layout) and node.args[1] == "shape":
+        return slices.indexed(facts, x, of, node.args[1])
+    size, dim = (
+        _argument(node, 1, "split_size_or_sections", _argument(node, 1, "split_size", None)),
+        _argument(node, 2, "dim", 0),
+    )
+    return slices.split(facts, x, facts.value(size), dim) if isinstance(x, Layout) else None
+
+
+def _asked(node: fx.Node, x: Layout) -> Value | None:
+    if node.args[1] == "shape":
         return Sizes(x, node.args[0])
-    return Number() if isinstance(x, Layout) and node.args[1] in _ASKING else None
+    return Number() if node.args[1] in _ASKING else None
 
 
 def _mapped(facts: Facts, node: fx.Node, x: Layout) -> Value | None:
@@ -135,6 +155,9 @@ def _binary(facts: Facts, node: fx.Node) -> Value | None:
     if isinstance(a, Layout) and isinstance(b, Layout):
         return _of_two(facts, node, a, b)
     x, number = (a, b) if isinstance(a, Layout) else (b, a)
+    if isinstance(x, Layout) and isinstance(number, Held):
+        function = torch.mul if node.target in _PRODUCTS else _SUMS[node.target]
+        return scales.of_held(facts, x, number, function, swapped=x is not a)
     if not isinstance(x, Layout) or not isinstance(number, Number):
         return None
     if number.value is None:

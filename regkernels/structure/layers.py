@@ -12,6 +12,15 @@ _CONVOLUTIONS: dict[type, int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _TRANSPOSED: dict[type, int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
 
 
+# A linear layer whose weight is (in, out), by name: transformers is not imported.
+TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
+
+
+def full_name(module: nn.Module) -> str:
+    """Returns the name of a module's class, by which those of packages are known that are not imported."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """Names the dimensions of a layer's weight, and the sizes it has as attributes."""
@@ -32,6 +41,8 @@ def kind_of(module: nn.Module) -> Kind | str | None:
         if module.max_norm is not None:
             return "renormalises its rows (max_norm)"
         return Kind(1, None, 0, "embedding_dim", None)
+    if full_name(module) == TRANSPOSED_LINEAR:
+        return Kind(1, 0, 0, "nf", "nx")
     for classes, outputs in ((_CONVOLUTIONS, 0), (_TRANSPOSED, 1)):
         for base, spatial in classes.items():
             if not isinstance(module, base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -125,6 +126,23 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Held(Fixed):
+    """Stands for a tensor of the model that forward reads itself, under the name ``target``; ``alone`` where it is read once."""
+
+    target: str
+    tensor: Tensor
+    alone: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Stands for the number of channels of a tensor times ``part``, as in ``x.shape[-1] // 2``."""
+
+    layout: Layout
+    part: Fraction
+
+
+@dataclasses.dataclass(frozen=True)
 class Number:
     """Stands for a number that does not depend on how many channels there are; ``value`` where it is known, ``batch_of`` for ``x.size(0)``."""
 
@@ -147,12 +165,12 @@ class Pieces:
     layouts: tuple[Layout, ...]
 
 
-Value = Layout | Fixed | Number | Sizes | Pieces
+Value = Layout | Fixed | Number | Share | Sizes | Pieces
 
 
 def layouts_in(value: Value) -> tuple[Layout, ...]:
     if isinstance(value, Layout):
         return (value,)
-    if isinstance(value, Sizes):
+    if isinstance(value, (Share, Sizes)):
         return (value.layout,)
     return value.layouts if isinstance(value, Pieces) else ()

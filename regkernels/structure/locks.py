@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
 
+from regkernels.structure import layers, modules
 from regkernels.structure.tracing import Trace
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -17,13 +18,21 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, kind, None) for kind in _HOOKS)
 
 
-def why_locked(model: nn.Module, traces: Iterable[Trace]) -> dict[str, str]:
-    """Gives reasons by name of the module, as ends of sentences about it."""
+def why_locked(
+    whole: nn.Module, name_of_part: str, traces: Iterable[Trace], elsewhere: Collection[int] = ()
+) -> dict[str, str]:
+    """Gives reasons by name of the module, as ends of sentences about it.
+
+    Names are those in the part of ``whole`` that the traces are of; ``elsewhere`` has identities of modules that other parts use.
+    """
     locked: dict[str, str] = {}
-    shared = _sharing(model)
-    by_name = dict(model.named_modules())
+    shared = sharing(whole)
+    part = whole.get_submodule(name_of_part)
+    by_name = dict(part.named_modules())
     for name, module in by_name.items():
-        reason = _reason(name, module, shared)
+        reason = _reason(".".join(filter(None, (name_of_part, name))), module, shared)
+        if name and id(module) in elsewhere:
+            reason = "is used from outside of the part that is followed, too"
         if reason is not None:
             locked[name] = reason
     for trace in traces:
@@ -34,6 +43,8 @@ def why_locked(model: nn.Module, traces: Iterable[Trace]) -> dict[str, str]:
         for node in trace.graph.nodes:
             if node.op == "get_attr" and "." in str(node.target):
                 owner, _, what = str(node.target).rpartition(".")
+                if layers.kind_of(by_name[owner]) is None and modules.rule_for(by_name[owner]) is None:
+                    continue
                 locked.setdefault(owner, f"has its {what} read by forward itself")
         for closed in calls:
             inside = {id(module) for module in by_name[closed].modules()} - {id(by_name[closed])}
@@ -58,7 +69,13 @@ def _reason(name: str, module: nn.Module, shared: dict[tuple[str, str], str]) ->
     return None
 
 
-def _sharing(model: nn.Module) -> dict[tuple[str, str], str]:
+def named_twice(model: nn.Module) -> set[int]:
+    """Returns the identities of modules that have several names."""
+    times = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    return {module for module, count in times.items() if count > 1}
+
+
+def sharing(model: nn.Module) -> dict[tuple[str, str], str]:
     """Finds, by module and name, the parameters that several modules have, and those that lie in one storage with others."""
     owners: dict[object, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():

@@ -36,6 +36,10 @@ _ELEMENTWISE = (
     nn.LogSigmoid,
     nn.Threshold,
 )
+_ELEMENTWISE_NAMES = {
+    f"transformers.activations.{name}"
+    for name in ("GELUActivation", "GELUTanh", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation")
+}
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _KEEPING_CONSTANTS = (
     pooling._MaxPoolNd,
@@ -146,6 +150,8 @@ RULES: dict[type, Rule] = dict(_rules())
 
 
 def rule_for(module: nn.Module) -> Rule | None:
+    if layers.full_name(module) in _ELEMENTWISE_NAMES:
+        return _elementwise
     return next((RULES[base] for base in type(module).__mro__ if base in RULES), None)
 
 
@@ -153,6 +159,8 @@ def torch_forward(module: nn.Module) -> bool:
     """Tells whether the module does what the class of torch.nn does that it is or is derived from."""
     if "forward" in vars(module):
         return False
+    if layers.full_name(module) in (*_ELEMENTWISE_NAMES, layers.TRANSPOSED_LINEAR):
+        return True
     defining = {key: base for base in reversed(type(module).__mro__) for key in _DECISIVE if key in vars(base)}
     return all(base.__module__.startswith("torch.nn.modules.") for base in defining.values())
 

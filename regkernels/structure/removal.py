@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regkernels.structure import layers
+from regkernels.structure import attention, layers
 from regkernels.structure.facts import Facts, Reading
 from regkernels.structure.layouts import Units
 
@@ -98,8 +98,15 @@ def apply(model: nn.Module, found: Sequence[Facts], units: Units, decision: Deci
     for facts in found:
         keeping |= {key: kept(slot) for key, slot in facts.slots().items()}
     changed = {key: keep for key, keep in keeping.items() if not bool(keep.all())}
+    dims = {name: dim for facts in found for name, (_, dim) in facts.scales.items()}
     for (name, side), keep in changed.items():
-        _shrink(model.get_submodule(name), side, keep)
+        if side == "scale":
+            owner, _, attribute = name.rpartition(".")
+            _select(model.get_submodule(owner), attribute, dims[name], keep)
+        else:
+            _shrink(model.get_submodule(name), side, keep)
+    for name in found[0].heads:
+        attention.resize(model.get_submodule(name))
     return changed
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from regkernels.distributed.shards import is_dtensor
-from regkernels.structure import table
+from regkernels.structure import masks, table
 
 _HEADER = ("parameter", "shape", "zeros", "share", "zero rows", "zero columns", "l1 norm", "l2 norm")
 
@@ -95,7 +95,8 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
 
     Rows are slices along dimension 0: output neurons, filters. Columns are slices along dimension 1: inputs, input channels. (In
     transposed convolutions it is the other way round: their dimension 0 is the input.) Tied parameters are counted once.
-    What can be removed is told by `regkernels.compact`.
+    Of parameters under a mask of `torch.nn.utils.prune`, what the mask hides counts as zero. What can be removed is told by
+    `regkernels.compact`.
 
     Parameters that are spread over ranks (`DTensor`, FSDP's) are gathered one after the other, and every rank gets the report of
     the whole model: call it on all of them.
@@ -115,7 +116,7 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     for name, param in model.named_parameters(remove_duplicate=False):
         with_values(name, param)
         names.setdefault(param, []).append(name)
-    measured = [_measured(param, *aliases) for param, aliases in names.items()]
+    measured = [_measured(masks.masked(model, aliases[0], param), *aliases) for param, aliases in names.items()]
     return SparsityReport(tuple(measured), _total(measured))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, NamedTuple
 
 from torch import nn
 
-from regkernels.structure import table
+from regkernels.structure import saving, table
+from regkernels.structure.plans import Plan
 
 
 class Shrunk(NamedTuple):
@@ -51,6 +53,19 @@ class Compacted(NamedTuple):
     """Elements of all parameters of the original."""
     parameters: int
     """Elements of all parameters of ``model``."""
+    plan: Plan
+    """How ``model`` differs from the original, which `load_compacted` needs."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the smaller model to ``path``, a safetensors file, for `regkernels.load_compacted`.
+
+        The weights are those that ``model`` has now; it may have been trained on.
+
+        Raises:
+            ImportError: without safetensors, the extra ``regkernels[compact]``.
+            TypeError: where the state dict has more than tensors.
+        """
+        saving.save(path, self.model, self.plan)
 
     def __str__(self) -> str:
         share = 100 * self.parameters / self.parameters_before if self.parameters_before else 100.0

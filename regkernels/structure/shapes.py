@@ -1,4 +1,4 @@
-"""Follows where channels lie after flattening, permuting, slicing and joining."""
+"""Follows where channels lie after flattening, permuting, chunking and joining."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from regkernels.structure.facts import Facts
-from regkernels.structure.layouts import Layout, Number, Pieces, Sizes, Value
+from regkernels.structure.layouts import Layout, Number, Pieces, Value
 
 
 def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
@@ -116,30 +116,3 @@ def joined(facts: Facts, parts: Sequence[Layout], dim: Any) -> Value:
         facts.units.tie(first.units, part.units)
         known = known & part.known & (part.value == first.value)
     return first.constant(known, first.value)
-
-
-def sizes(x: Layout, of: object, dim: Any, facts: Facts) -> Value:
-    """Follows ``x.size(dim)`` or ``x.shape[dim]``, ``dim`` an index or a slice."""
-    if isinstance(dim, int):
-        place = x.position(dim)
-        if dim == 0 and (place is None or place != x.dim):
-            return Number(batch_of=of)
-        if place is not None and place != x.dim:
-            return Number()
-    elif isinstance(dim, slice) and x.rank is not None and x.rank + x.dim not in range(x.rank)[dim]:
-        return Number()
-    return facts.stop(x, "forward asks for their number")
-
-
-def indexed(facts: Facts, x: Value, of: object, index: Any) -> Value:
-    """Follows ``x[index]``."""
-    if isinstance(x, Sizes):
-        return sizes(x.layout, x.of, index, facts)
-    if isinstance(x, Pieces) and isinstance(index, int):
-        return x.layouts[index]
-    assert isinstance(x, (Layout, Pieces))
-    if isinstance(x, Layout) and x.spread is None and x.rank is not None and isinstance(index, tuple):
-        channel, plain = x.rank + x.dim, all(isinstance(part, slice) for part in index)
-        if plain and (channel >= len(index) or index[channel] == slice(None)):
-            return x
-    return facts.stop_all(x.layouts if isinstance(x, Pieces) else (x,), "indexed")

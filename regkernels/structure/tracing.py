@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -50,8 +50,11 @@ class Trace:
             found = getattr(found, part)
         return found
 
-    def signature(self) -> list[tuple[Any, ...]]:
-        """Returns what is to be the same in the smaller model: operations, and the numbers among their arguments."""
+    def signature(self, cut: Collection[str] = ()) -> list[tuple[Any, ...]]:
+        """Returns what is to be the same in the smaller model: operations, and the numbers among their arguments.
+
+        The shapes of tensors that forward reads belong to it, except of those that were ``cut`` with their channels.
+        """
 
         def plain(argument: Any) -> Any:
             return str(argument) if isinstance(argument, (fx.Node, Tensor)) else argument
@@ -59,7 +62,7 @@ class Trace:
         def arguments(node: fx.Node) -> str:
             return repr(fx.node.map_aggregate((node.args, node.kwargs), plain))
 
-        constant = [node for node in self.graph.nodes if node.op == "get_attr"]
+        constant = [node for node in self.graph.nodes if node.op == "get_attr" and node.target not in cut]
         shapes = [(node.target, tuple(self.attribute(node.target).shape)) for node in constant]
         return [(node.op, str(node.target), arguments(node)) for node in self.graph.nodes] + shapes
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from regkernels.structure import functions, layers, modules, transformers, weighted
+from regkernels.structure import blocks, functions, layers, modules, weighted
 from regkernels.structure.aliases import Aliases
 from regkernels.structure.facts import Facts
-from regkernels.structure.layouts import Fixed, Layout, Number, Value, layouts_in
+from regkernels.structure.layouts import Fixed, Held, Layout, Number, Share, Value, layouts_in
 from regkernels.structure.tracing import Trace
 
 
@@ -45,18 +45,21 @@ class _Walk:
 
     def _result(self, node: fx.Node) -> Value:
         if node.op == "placeholder":
-            return Fixed("the model's input")
+            return Fixed(self._facts.ends[0])
         if node.op == "get_attr":
             return self._attribute(node)
         if node in self._trace.abandoned:
             return self._unknown(node, self._trace.abandoned[node])
         if node.op == "output":
-            return self._unknown(node, "the model's output")
+            return self._unknown(node, self._facts.ends[1])
         if node.op == "call_module":
             return self._module(node)
         result = functions.call(self._facts, node)
         what = getattr(node.target, "__name__", node.target)
-        return self._unknown(node, f"{node.name} ({what}) may mix them") if result is None else result
+        if result is not None:
+            return result
+        counted = any(isinstance(self._facts.values[source], Share) for source in node.all_input_nodes)
+        return self._unknown(node, "forward asks for their number" if counted else f"{node.name} ({what}) may mix them")
 
     def _unknown(self, node: fx.Node, reason: str) -> Fixed:
         values = self._facts.values
@@ -71,7 +74,13 @@ class _Walk:
         attribute = self._trace.attribute(str(node.target))
         if isinstance(attribute, Tensor) and attribute.dim() == 0:
             return Number()
-        return Fixed(f"{node.target}, a tensor of the model")
+        reason = f"{node.target}, a tensor of the model"
+        if not isinstance(attribute, Tensor):
+            return Fixed(reason)
+        # The trace may be of the model as it was before channels went.
+        owner, _, name = str(node.target).rpartition(".")
+        now = getattr(self._facts.model.get_submodule(owner), name, attribute)
+        return Held(reason, str(node.target), now, alone=len(node.users) == 1)
 
     def _module(self, node: fx.Node) -> Value:
         facts, name = self._facts, str(node.target)
@@ -97,7 +106,8 @@ class _Walk:
             return reason
         module = self._facts.model.get_submodule(name)
         if not modules.torch_forward(module):
-            return f"is a {type(module).__name__}, which is not known"
+            known = "which adds to its input" if blocks.is_known(module) else "which is not known"
+            return f"is a {type(module).__name__}, {known}"
         if len(node.args) != 1 or node.kwargs:
             return "is called with more than one argument"
         return kind if isinstance(kind, str) else None
@@ -105,6 +115,7 @@ class _Walk:
     def _closed(self, node: fx.Node, name: str, reason: str) -> Fixed:
         facts = self._facts
         facts.fixed_inputs[name] = facts.fixed_outputs[name] = reason
-        if modules.torch_forward(facts.model.get_submodule(name)) and facts.locked(name) is None:
-            transformers.feed_forwards(facts, name, facts.model.get_submodule(name))
+        module = facts.model.get_submodule(name)
+        if facts.locked(name) is None and (modules.torch_forward(module) or blocks.is_known(module)):
+            blocks.follow(facts, name, module)
         return self._unknown(node, reason)

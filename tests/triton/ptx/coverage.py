@@ -74,7 +74,9 @@ EXCUSES = [
         "^(bra to .* if not|st.global.* mov).pred",
         "the same: everything moves",
     ),
-    Excuse("never True", "update_resident .* of 1 wide", "^bra to add if not.pred", "the same, as Triton 3.8 writes it"),
+    Excuse(
+        "never True", "update_resident .* of 1 wide", "^bra to add if not.pred", "the same, as Triton 3.8 writes it"
+    ),
     Excuse("never True", "update_resident", "^st.global.* if and.pred .* mov.pred", "the same, where lr is 0"),
     Excuse(
         "never False", "update lion", "^bra to .* if not.pred", "has no metric, so nothing is divided by proximal decay"

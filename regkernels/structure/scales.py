@@ -1,0 +1,39 @@
+"""Follows channels through tensors that forward reads itself, such as a layer scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from regkernels.structure import layers, modules
+from regkernels.structure.facts import Facts
+from regkernels.structure.layouts import Held, Layout, Value
+
+
+def of_held(
+    facts: Facts, x: Layout, held: Held, function: Callable[[Tensor, Tensor], Tensor], *, swapped: bool
+) -> Value | None:
+    """Follows ``x * gamma`` and the like, where ``gamma`` has one number per channel, which goes with the channel."""
+    if x.spread is not None or not held.alone or not _lies_along(held.tensor, x) or not _may_be_cut(facts, held.target):
+        return None
+    facts.scales[held.target] = (x.units, held.tensor.dim() + x.dim)
+    scale = layers.wide(held.tensor).flatten().to(x.value.dtype)
+    value = function(scale, x.value) if swapped else function(x.value, scale)
+    if function is not torch.mul:
+        return x.constant(x.known, value)
+    zero = scale == 0
+    return x.constant(x.known | zero, torch.where(zero, 0, value))
+
+
+def _lies_along(tensor: Tensor, x: Layout) -> bool:
+    if tensor.dim() < -x.dim or not tensor.is_floating_point() or tensor.numel() != len(x):
+        return False
+    return tensor.size(x.dim) == len(x) and (tensor.dim() == -x.dim or (x.rank is not None and tensor.dim() <= x.rank))
+
+
+def _may_be_cut(facts: Facts, target: str) -> bool:
+    owner = target.rpartition(".")[0]
+    module = facts.model.get_submodule(owner)
+    return facts.locked(owner) is None and layers.kind_of(module) is None and modules.rule_for(module) is None
