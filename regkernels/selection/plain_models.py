@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
-from regkernels.structure import masks
+from regkernels.structure.computed import check_plain
 
 
 def check_model(model: object) -> None:
@@ -22,7 +22,7 @@ def check_model(model: object) -> None:
     for name, param in model.named_parameters():
         if isinstance(param, nn.UninitializedParameter):
             raise ValueError(f"{name} of the model has no shape yet (a lazy module): run a forward pass first")
-    masks.check_none(model)
+    check_plain(model)
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             tensor = next(iter(module.parametrizations))  # type: ignore[arg-type]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from regkernels.distributed import sharded
-from regkernels.structure import accounts, layers, locks, masks, parts, plans, removal
+from regkernels.structure import accounts, computed, layers, locks, parts, removal
+from regkernels.structure.changes import Changes
 from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Units
 from regkernels.structure.parts import Part
@@ -73,7 +74,7 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
     removed = tuple(layer for one in found for layer in one.removed)
     kept = tuple(kept for one in found for kept in one.kept) + accounts.not_known(smaller)
-    return Compacted(smaller, removed, kept, before, after, plans.compare(model, smaller))
+    return Compacted(smaller, removed, kept, before, after, Changes.between(model, smaller))
 
 
 class _Found(NamedTuple):
@@ -162,9 +163,9 @@ def _check(model: nn.Module) -> None:
         "take its full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with "
         "StateDictOptions(full_state_dict=True)), load that into a model that is not spread, and compact this one",
     )
-    masks.check_none(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         with_values(name, tensor)
+    computed.check_plain(model)
 
 
 def _modes(model: nn.Module, eval_only: bool) -> list[str]:

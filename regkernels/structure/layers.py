@@ -64,6 +64,14 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.complex128 if tensor.is_complex() else torch.float64
 
 
+def laid_out_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Returns ``other`` with its channels last, if ``tensor`` has them there; both have as many dimensions."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
+        return other.contiguous(memory_format=last)
+    return other
+
+
 def pads_with_zeros(module: Any) -> bool:
     """Tells whether places at the border read zeros instead of their neighbours."""
     if isinstance(module, tuple(_TRANSPOSED)):

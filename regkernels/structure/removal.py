@@ -150,8 +150,7 @@ def _select(module: nn.Module, name: str, dim: int, keep: Tensor) -> None:
     if tensor is None:
         return
     smaller = tensor.detach().index_select(dim, keep.nonzero().flatten().to(tensor.device))
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-        smaller = smaller.contiguous(memory_format=torch.channels_last)
+    smaller = layers.laid_out_like(tensor, smaller)
     if isinstance(tensor, nn.Parameter):
         smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     setattr(module, name, smaller)

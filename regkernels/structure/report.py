@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from regkernels.distributed.shards import is_dtensor
-from regkernels.structure import masks, table
+from regkernels.structure import computed, table
 
 _HEADER = ("parameter", "shape", "zeros", "share", "zero rows", "zero columns", "l1 norm", "l2 norm")
 
@@ -94,9 +94,10 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     """Counts zeros, zero rows and zero columns of each parameter, and their norms.
 
     Rows are slices along dimension 0: output neurons, filters. Columns are slices along dimension 1: inputs, input channels. (In
-    transposed convolutions it is the other way round: their dimension 0 is the input.) Tied parameters are counted once.
-    Of parameters under a mask of `torch.nn.utils.prune`, what the mask hides counts as zero. What can be removed is told by
-    `regkernels.compact`.
+    transposed convolutions it is the other way round: their dimension 0 is the input.) Tied parameters are counted once. Weights
+    under `torch.nn.utils.prune` are counted with their masks, under the name that they have then, such as ``fc1.weight_orig``; those
+    under other parametrizations as the parameters that they are made from.
+    What can be removed is told by `regkernels.compact`.
 
     Parameters that are spread over ranks (`DTensor`, FSDP's) are gathered one after the other, and every rank gets the report of
     the whole model: call it on all of them.
@@ -112,11 +113,12 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    masks = computed.masks(model)
     names: dict[Tensor, list[str]] = {}
     for name, param in model.named_parameters(remove_duplicate=False):
         with_values(name, param)
         names.setdefault(param, []).append(name)
-    measured = [_measured(masks.masked(model, aliases[0], param), *aliases) for param, aliases in names.items()]
+    measured = [_measured(param, [masks.get(name) for name in aliases], *aliases) for param, aliases in names.items()]
     return SparsityReport(tuple(measured), _total(measured))
 
 
@@ -129,9 +131,11 @@ def with_values(name: str, param: Tensor) -> None:
 
 
 @torch.no_grad()
-def _measured(param: Any, name: str, *also_named: str) -> ParameterSparsity:
-    if is_dtensor(param):
-        param = param.full_tensor()
+def _measured(param: Any, masks: list[Tensor | None], name: str, *also_named: str) -> ParameterSparsity:
+    param = _whole(param)
+    known = [_whole(mask) for mask in masks if mask is not None]
+    if len(known) == len(masks):  # otherwise some module reads all elements
+        param = param * sum(known).ne(0)
     size = param.detach().abs() if param.is_complex() else param.detach()
     rows = columns = zero_rows = zero_columns = None
     if param.dim() >= 2:
@@ -152,6 +156,10 @@ def _measured(param: Any, name: str, *also_named: str) -> ParameterSparsity:
         l2_norm,
         tuple(also_named),
     )
+
+
+def _whole(tensor: Any) -> Any:
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
 def zero_slices(tensor: Tensor, dim: int) -> Tensor:

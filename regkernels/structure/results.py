@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from regkernels.structure import saving, table
-from regkernels.structure.plans import Plan
+from regkernels.structure import files, table
+from regkernels.structure.changes import Changes
 
 
 class Shrunk(NamedTuple):
@@ -53,19 +53,23 @@ class Compacted(NamedTuple):
     """Elements of all parameters of the original."""
     parameters: int
     """Elements of all parameters of ``model``."""
-    plan: Plan
-    """How ``model`` differs from the original, which `load_compacted` needs."""
+    changes: Changes
+    """What `save` writes beside the weights."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the smaller model to ``path``, a safetensors file, for `regkernels.load_compacted`.
+        """Writes ``model`` as it is now, trained further or not, to a safetensors file; `regkernels.load_compacted` reads it.
 
-        The weights are those that ``model`` has now; it may have been trained on.
+        The file has the weights and buffers that a state dict has, and in its metadata, as JSON, the shapes before and after and what
+        attributes of layers have become. It is written beside ``path`` and renamed when it is complete, so that there is always a
+        whole file, the old one or the new one.
 
         Raises:
-            ImportError: without safetensors, the extra ``regkernels[compact]``.
-            TypeError: where the state dict has more than tensors.
+            ValueError: for a ``model`` whose names or shapes have changed since `regkernels.compact` returned it.
+            TypeError: for what is spread over ranks, or tensors that safetensors cannot hold.
+            IsADirectoryError, FileNotFoundError: for a path that is a directory, or in none.
+            ImportError: without safetensors.
         """
-        saving.save(path, self.model, self.plan)
+        files.save(self.model, self.changes, path)
 
     def __str__(self) -> str:
         share = 100 * self.parameters / self.parameters_before if self.parameters_before else 100.0
