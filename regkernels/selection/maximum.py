@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regkernels import validation
 from regkernels.selection.coordinates import Coordinates, natural
 from regkernels.selection.data import Batches, Data
+from regkernels.selection.features import Features, features
 from regkernels.selection.groups import Groups
 from regkernels.selection.newton import conjugate_gradients, flat_of, parts, second_order
 from regkernels.selection.objective import Loss, Objective
@@ -37,6 +38,7 @@ class Null(NamedTuple):
     exact: bool
     coordinates: Coordinates
     pull: float
+    features: Features | None
 
 
 def lambda_max(
@@ -156,18 +158,52 @@ def undisturbed_random_state() -> Any:
 def fit_null(objective: Objective, groups: Groups | None = None) -> Null:
     """Sets the penalised weights of the objective's model to zero and fits the others. float64 is asked for, not checked."""
     refuse_networks(objective)
-    coordinates = natural(objective, groups)
+    found = features(objective) if groups is None else None
+    coordinates = natural(objective, groups) if found is None else _coordinates(found)
     objective.zero_penalised()
     refuse_kinks(objective)
     before = _residual(objective)
     if objective.unpenalised:
         _fit(objective, before)
     gradient = flat_of(objective.gradient()[1])
-    gradients = parts(coordinates.centred(gradient), objective.params)[: len(objective.penalised)]
-    largest_pull = coordinates.pull(gradient).abs().max().item()
+    coordinates.rounding = max(coordinates.rounding, _rounding(objective))
+    centred, pulls = coordinates.centred(gradient), coordinates.pull(gradient)
+    if found is not None:
+        # Their difference to the mean is known: here the rounding of a large mean does not count.
+        pulls = torch.cat([found.columns.T @ _by_output(objective), pulls[len(found.inverse) :]])
+        sizes = torch.cat([found.inverse, torch.ones_like(found.shift[:, 0])])
+        centred = torch.where(sizes == 0, 0.0, pulls / sizes)
+    gradients = parts(centred, objective.params)[: len(objective.penalised)]
     left = _residual(objective)
     exact = left <= _ROUNDING * before or (left <= _SEPARATED * before and _equal_targets(objective))
-    return Null(list(gradients), exact, coordinates, largest_pull)
+    return Null(list(gradients), exact, coordinates, pulls.abs().max().item(), found)
+
+
+def _by_output(objective: Objective) -> Tensor:
+    """Returns the gradient by the outputs, flat, of data in one batch."""
+    inputs, targets, _ = next(iter(objective.batches))
+    output = objective.model(inputs).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective.loss(output, targets), output)
+    return gradient.flatten()
+
+
+def _rounding(objective: Objective) -> float:
+    """Returns how much larger than the gradient by the outputs it is what their own rounding is multiplied by."""
+    images, gradients = 0.0, 0.0
+    for inputs, targets, share in objective.batches:
+        with torch.no_grad():
+            output = objective.model(inputs)
+        output.requires_grad_()
+        (gradient,) = torch.autograd.grad(objective.loss(output, targets) * share, output, create_graph=True)
+        if gradient.requires_grad:
+            (image,) = torch.autograd.grad(gradient, output, output.detach())
+            images += image.square().sum().item()
+        gradients += gradient.square().sum().item()
+    return math.sqrt(images / gradients) if gradients else 1.0
+
+
+def _coordinates(found: Features) -> Coordinates:
+    return Coordinates(found.inverse, torch.ones_like(found.shift[:, 0]), found.shift, found.rounding)
 
 
 def _equal_targets(objective: Objective) -> bool:

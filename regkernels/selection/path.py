@@ -6,6 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from regkernels import validation as checks
 from regkernels.param_groups import param_groups
 from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.data import Batches, Data
+from regkernels.selection.direct import DirectLasso
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import Null, fit_null, lambda_grid, starting_strength, undisturbed_random_state
 from regkernels.selection.objective import Loss, Objective
@@ -134,9 +136,10 @@ def regularization_path(
                 objective.check(held_out, "validation")
         null, coordinates = None, Coordinates.plain(objective)
         if direction == "decreasing":
-            null = _start_from_zero(
-                objective, model, loss, Batches("data", data, torch.float64, sample_weight), regularise, penalty.groups
+            precise = Objective(
+                model, loss, Batches("data", data, torch.float64, sample_weight), regularise, torch.float64
             )
+            null = _start_from_zero(objective, precise, penalty.groups)
             if penalty.has_subdifferential:
                 coordinates = null.coordinates.like(objective.params)
             if strengths is None:
@@ -146,13 +149,17 @@ def regularization_path(
         reference = null.pull if null is not None and penalty.has_subdifferential else max(strengths)
         tolerance = _tolerance(tol, reference, objective, coordinates)
         stop_at = 0.0 if math.isinf(tolerance) else tolerance
-        solver: ProximalNewton | Training | _Zero
+        solver: ProximalNewton | Training | DirectLasso | _Zero
         if null is not None and null.exact:
             solver = _Zero(objective)
         elif optimizer is not None:
             solver = Training(objective, penalty, optimizer, stop_at, int(max_steps), coordinates)
         else:
-            solver = ProximalNewton(objective, penalty, stop_at, int(max_steps), coordinates)
+            general = partial(ProximalNewton, objective, penalty, stop_at, int(max_steps), coordinates)
+            if null is not None and null.features is not None and penalty.key == "l1" and penalty.has_subdifferential:
+                solver = DirectLasso(objective, precise, null.features, penalty, stop_at, int(max_steps), general)
+            else:
+                solver = general()
         points = Points(objective.penalised_names)
         for strength in shown(strengths, progress):
             solution = solver.solve(strength)
@@ -183,16 +190,8 @@ class _Zero:
         return Solution(loss, norm_inf(gradients), 0)
 
 
-def _start_from_zero(
-    objective: Objective,
-    model: nn.Module,
-    loss: Loss,
-    batches: Batches,
-    regularise: Callable[[str, Tensor], bool] | None,
-    groups: Groups | None,
-) -> Null:
+def _start_from_zero(objective: Objective, precise: Objective, groups: Groups | None) -> Null:
     """Sets the weights to zero and the other parameters to what fits best then, found in float64."""
-    precise = Objective(model, loss, batches, regularise, torch.float64)
     null = fit_null(precise, groups)
     with torch.no_grad():
         for param, exact in zip(objective.params, precise.params, strict=True):

@@ -78,9 +78,7 @@ class Penalty:
         weights = [param.detach().double() for param in params]
         decay = weight_decay / 2 * sum(weight.square().sum().item() for weight in weights)
         if self.key == "l1" and self.has_subdifferential:
-            return (
-                sum((self._threshold(own, i) * weight.abs()).sum().item() for i, weight in enumerate(weights)) + decay
-            )
+            return sum((self.threshold(own, i) * weight.abs()).sum().item() for i, weight in enumerate(weights)) + decay
         if self.groups is not None and self.has_subdifferential:
             return own * sum(self.groups.weight(w) * self.groups.norms(w).sum().item() for w in weights) + decay
         function = getattr(penalties, f"{self.key}_penalty", None)
@@ -90,7 +88,7 @@ class Penalty:
         arguments = {name: self.options[f"{self.key}_{name}"] for name in shape}
         return function(weights, own, **arguments).item() + decay
 
-    def _threshold(self, own: float, index: int) -> float | Tensor:
+    def threshold(self, own: float, index: int) -> float | Tensor:
         """Tells how strong the L1 penalty of a parameter, or of its elements, is."""
         return own if self._l1_weights is None else own * self._l1_weights[index]
 
@@ -99,7 +97,7 @@ class Penalty:
         gradient = gradient + weight_decay * weight
         if self.groups is not None:
             return _group_distance(weight, gradient, own, self.groups)
-        return _l1_distance(weight, gradient, self._threshold(own, index), positive=self.positive)
+        return _l1_distance(weight, gradient, self.threshold(own, index), positive=self.positive)
 
     def violation(
         self, strength: float, penalised: list[nn.Parameter], gradients: list[Tensor], coordinates: Coordinates
@@ -129,7 +127,7 @@ class Penalty:
         """Returns where the penalty takes ``weight``, given a step size for each element, the same within a group."""
         own, weight_decay = self.strengths(strength)
         if self.groups is None:
-            threshold = step * self._threshold(own, index)
+            threshold = step * self.threshold(own, index)
             shrunk = weight - torch.minimum(torch.maximum(weight, -threshold), threshold)
             shrunk = shrunk.clamp(min=0) if self.positive else shrunk
         else:
@@ -142,7 +140,7 @@ class Penalty:
         """Returns the gradient of this penalty, where it is differentiable; elsewhere that of its weight decay."""
         own, weight_decay = self.strengths(strength)
         if self.groups is None:
-            return self._threshold(own, index) * weight.sign() + weight_decay * weight
+            return self.threshold(own, index) * weight.sign() + weight_decay * weight
         norms = self._norms_of_elements(weight)
         return own * self.groups.weight(weight) * _over(weight, norms) + weight_decay * weight
 
@@ -161,7 +159,7 @@ class Penalty:
         own, _ = self.strengths(strength)
         if self.positive:
             return torch.ones_like(weight, dtype=torch.bool)
-        return (torch.zeros_like(weight) + self._threshold(own, index)) > 0
+        return (torch.zeros_like(weight) + self.threshold(own, index)) > 0
 
     def differentiable(self, strength: float, index: int, weight: Tensor) -> Tensor:
         """Tells where the penalty has derivatives: a mask like ``weight``."""
