@@ -177,9 +177,9 @@ class DirectLasso:
             change = self._value(new, x, thresholds, decay) - value
             if change < -rounding:
                 return x, new
-            if change <= rounding:
-                if self._violations(x, self._all.T @ new.gradient + decay * x, thresholds).max() < violation:
-                    return x, new
+            left = self._violations(x, self._all.T @ new.gradient + decay * x, thresholds).max()
+            if change <= rounding and left < violation:
+                return x, new
             length /= 2
         return None
 

@@ -76,3 +76,8 @@ def parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [
         part.reshape(*flat.shape[:-1], *tensor.shape) for part, tensor in zip(flat.split(sizes, -1), like, strict=True)
     ]
+
+
+def norm_inf(tensors: list[Tensor]) -> float:
+    """Returns the largest absolute value; NaN where there is one."""
+    return torch.stack([tensor.abs().max() for tensor in tensors if tensor.numel()]).max().item()

@@ -45,7 +45,9 @@ class Objective:
             self.model.to(dtype)
             if isinstance(self.loss, nn.Module):
                 self.loss.to(dtype)
+        self._held_out_loss = self.loss
         if batches.weights is not None:
+            self._held_out_loss = partial(_mean, self.loss)
             self.loss = partial(_weighted, self.loss, batches.weights)
         self.batches = batches
         chosen, others = param_groups(self.model, regularise=regularise)
@@ -107,7 +109,7 @@ class Objective:
     def score(self, batches: Batches, score: Callable[[Any, Tensor], float | Tensor] | None) -> float:
         """Returns the mean over other data, with ``model.eval()``; without ``score``: of minus the loss."""
         with torch.no_grad(), self.evaluating():
-            total = sum(share * _number((score or self.loss)(self.model(x), y)) for x, y, share in batches)
+            total = sum(share * _number((score or self._held_out_loss)(self.model(x), y)) for x, y, share in batches)
         return total if score is not None else -total
 
     @contextlib.contextmanager
@@ -128,7 +130,7 @@ class Objective:
         try:
             output = self.model(inputs)
             _check_shapes(output, targets)
-            loss = self.loss(output, targets)
+            loss = (self.loss if batches is self.batches else self._held_out_loss)(output, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(f"model, loss and {name} do not go together: {error}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -151,9 +153,14 @@ def _check_shapes(output: Any, targets: Tensor) -> None:
 
 
 def _weighted(loss: Loss, weights: Tensor, output: Any, targets: Tensor) -> Tensor:
-    """Returns the weighted mean of what the loss is of each row; of rows that are not those of the weights, the mean."""
+    """Returns the weighted mean of what the loss is of each row."""
     values = loss(output, targets)
     if not isinstance(values, Tensor) or values.dim() == 0 or len(values) != len(targets):
         raise ValueError('sample_weight needs a loss that returns a loss for each row; pass reduction="none" to it')
     rows = values.reshape(len(targets), -1).mean(1)
-    return rows.mean() if targets.shape[:1] != weights.shape else (weights.to(rows) * rows).sum() / weights.sum()
+    return (weights.to(rows) * rows).sum() / weights.sum()
+
+
+def _mean(loss: Loss, output: Any, targets: Tensor) -> Tensor:
+    """Returns the mean of what the loss is of each row: of data that no weights belong to."""
+    return loss(output, targets).mean()

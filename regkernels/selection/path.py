@@ -18,9 +18,11 @@ from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.data import Batches, Data
 from regkernels.selection.direct import DirectLasso
 from regkernels.selection.groups import Groups
-from regkernels.selection.maximum import Null, fit_null, lambda_grid, starting_strength, undisturbed_random_state
+from regkernels.selection.maximum import lambda_grid, starting_strength, undisturbed_random_state
+from regkernels.selection.newton import norm_inf
+from regkernels.selection.null import Null, fit_null
 from regkernels.selection.objective import Loss, Objective
-from regkernels.selection.penalty import LIKE_L1_AT_ZERO, Penalty, norm_inf
+from regkernels.selection.penalty import LIKE_L1_AT_ZERO, Penalty
 from regkernels.selection.progress import shown
 from regkernels.selection.result import Points, RegularizationPath
 from regkernels.selection.solver import ProximalNewton, Solution
@@ -67,7 +69,7 @@ def regularization_path(
         model: a module, or a function that makes one. Copied, not changed; its dtype is computed in (float64 for many digits).
         loss: ``loss(model_output, target)``, the mean over the rows.
         data: ``(inputs, targets)``, or an iterable of such batches (a list, a ``DataLoader``), weighted by their rows.
-        lambdas: the strengths, >= 0, in any order: they are visited, and returned, as ``direction`` says. None: `lambda_grid` from
+        lambdas: the strengths, >= 0, in the order that ``direction`` says. None: `lambda_grid` from
             `lambda_max` on, for decreasing paths with "l1", "group_l1", "mcp" or "scad".
         n_lambdas, lambda_min_ratio: of that grid.
         direction: "decreasing" from zero weights, or "increasing" from the model's own.
@@ -98,7 +100,7 @@ def regularization_path(
             parameters alone fit all targets (all labels equal).
 
     Raises:
-        ValueError, TypeError: for data that is empty or does not fit, strengths that are negative or not finite, a model without
+        ValueError, TypeError: for data that is empty or does not fit, strengths that are negative, not finite or not in order, a model without
             penalised parameters, a decreasing path of a network, and other arguments outside of what is allowed.
         RuntimeError: for a loss that becomes NaN or infinite.
     """
@@ -208,7 +210,15 @@ def _checked_lambdas(lambdas: Any, direction: str) -> list[float]:
     strengths = [checks.nonnegative(f"lambdas[{index}]", value) for index, value in enumerate(lambdas)]
     if not strengths:
         raise ValueError("lambdas is empty: pass at least one strength, or None for a grid")
-    return sorted(strengths, reverse=direction == "decreasing")
+    ordered = sorted(strengths, reverse=direction == "decreasing")
+    if strengths != ordered:
+        at = next(index for index, (a, b) in enumerate(zip(strengths, ordered, strict=True)) if a != b)
+        order = "sorted(lambdas, reverse=True)" if direction == "decreasing" else "sorted(lambdas)"
+        raise ValueError(
+            f"lambdas must be in the order in which they are visited, which is {direction}; got lambdas[{at}] = {strengths[at]:g}, where "
+            f"{ordered[at]:g} should be: pass {order}"
+        )
+    return strengths
 
 
 def _tolerance(tol: Any, reference: float, objective: Objective, coordinates: Coordinates) -> float:

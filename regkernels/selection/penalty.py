@@ -15,7 +15,7 @@ from regkernels.reference.family import FAMILY
 from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
-from regkernels.selection.newton import flat_of, parts
+from regkernels.selection.newton import flat_of, norm_inf, parts
 from regkernels.table.grouping import Weighting
 
 KEYS = ("l1", "group_l1", *FAMILY)
@@ -235,11 +235,6 @@ def _group_distance(weight: Tensor, gradient: Tensor, strength: float, groups: G
     norms = groups.norms(weight)
     excess = groups.norms(gradient + strength * _over(weight, groups.spread(norms, weight)))
     return torch.where(norms == 0, (groups.norms(gradient) - strength).clamp(min=0), excess)
-
-
-def norm_inf(tensors: list[Tensor]) -> float:
-    """The largest absolute value; NaN where there is one."""
-    return torch.stack([tensor.abs().max() for tensor in tensors if tensor.numel()]).max().item()
 
 
 def _over(tensor: Tensor, norms: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from regkernels.optim import SGD
 from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.curvature import SecondOrder
-from regkernels.selection.newton import flat_of, parts
+from regkernels.selection.newton import flat_of, norm_inf, parts
 from regkernels.selection.objective import Objective
-from regkernels.selection.penalty import Penalty, norm_inf
+from regkernels.selection.penalty import Penalty
 
 _PATIENCE = 5
 """Proximal steps between two Newton steps while weights still become zero or nonzero."""

