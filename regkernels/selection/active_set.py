@@ -30,7 +30,7 @@ def lasso(matrix: Array, right: Array, thresholds: Array, start: Array, *, posit
     """
     x, free = start.copy(), thresholds == 0
     signs = numpy.sign(x)
-    ridge = _RIDGE * matrix.diagonal().max(initial=0.0)
+    ridge = _RIDGE * (matrix.diagonal().max(initial=0.0) or 1.0)
     enough = _ROUNDING * max(numpy.abs(right).max(initial=0.0), thresholds.max(initial=0.0))
     for _ in range(20 * len(x) + 20):
         on = free | (signs != 0)

@@ -65,11 +65,8 @@ def _shares(objective: Objective, constant: Tensor) -> Tensor:
 def _standardised(constant: Tensor, columns: Tensor, others: Tensor, shares: Tensor) -> Features:
     root = shares.sqrt()[:, None]
     sizes = (root * columns).norm(dim=0)
-    shift = columns.new_zeros(others.shape[1], columns.shape[1])
-    inverse_others = torch.linalg.pinv(root * others)
-    for _ in range(2):  # what rounding has left of a large mean goes in the second round
-        further = inverse_others @ (root * columns)
-        columns, shift = columns - others @ further, shift + further
+    shift = torch.linalg.pinv(root * others) @ (root * columns)
+    columns = columns - others @ shift
     left = (root * columns).norm(dim=0)
     inverse = torch.where(left > _NOTHING * sizes, 1 / left, 0.0)
     rounding = max(1.0, (sizes * inverse).max().item())

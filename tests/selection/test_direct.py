@@ -7,16 +7,17 @@ import itertools
 import numpy
 import pytest
 import torch
+from scipy.optimize import nnls
 from sklearn.linear_model import LogisticRegression, lasso_path
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss
 
-from regkernels.selection import regularization_path
+from regkernels.selection import regularization_path, subdiff_distance
 from regkernels.selection.active_set import lasso
 from regkernels.selection.data import Batches
 from regkernels.selection.features import features
 from regkernels.selection.objective import Objective
-from tests.selection.common import LINEAR, X, Y, half_mse, linear_model
+from tests.selection.common import LINEAR, X, Y, half_mse, linear_model, path
 
 
 def by_brute_force(matrix: numpy.ndarray, right: numpy.ndarray, thresholds: numpy.ndarray, *, positive: bool) -> float:
@@ -101,13 +102,20 @@ def test_several_outputs_satisfy_the_optimality_conditions() -> None:
 def test_raw_columns_of_a_logistic_regression_are_scikit_learns_scaled_ones() -> None:
     """Its solvers need columns of one size, which a fit of this one by weights of the penalty makes them."""
     sizes = 10.0 ** torch.linspace(-3, 3, 12, dtype=torch.float64)
-    labels = (Y > Y.median()).double()
+    labels = (Y.median() < Y).double()
     ours = regularization_path(
         linear_model(), binary_cross_entropy_with_logits, (X * sizes, labels), [0.02], l1_weights=[sizes[None]]
     )
     theirs = LogisticRegression(C=1 / (60 * 0.02), l1_ratio=1.0, solver="saga", tol=1e-12, max_iter=100_000)
     expected = theirs.fit(X.numpy(), labels[:, 0].numpy()).coef_[0]
     numpy.testing.assert_allclose(ours.weights[0] * sizes, expected, rtol=0, atol=1e-7)
+
+
+def test_without_a_strength_what_must_not_be_negative_is_non_negative_least_squares() -> None:
+    expected, _ = nnls((X - X.mean(0)).numpy(), (Y - Y.mean()).numpy()[:, 0])
+    ours = regularization_path(linear_model(), half_mse, (X, Y), [0.0], positive=True)
+    assert ours.converged.all() and 0 < (expected == 0).sum() < 12
+    numpy.testing.assert_allclose(ours.weights[0], expected, rtol=0, atol=1e-9)
 
 
 def test_many_more_weights_than_rows() -> None:
@@ -119,6 +127,29 @@ def test_many_more_weights_than_rows() -> None:
     _, weights, _ = lasso_path(centred, targets, alphas=ours.lambdas.numpy(), tol=1e-14, max_iter=100_000)
     assert ours.converged.all() and ours.nonzeros[-1] > 20
     numpy.testing.assert_allclose(ours.weights, weights.T, atol=1e-7)
+
+
+def test_targets_far_from_their_spread() -> None:
+    """Of 1.7e9 float64 has seven digits behind the point, and the violation fewer."""
+    ours = regularization_path(linear_model(), half_mse, (X, 1.7e9 + Y), [0.1])
+    assert ours.converged.all() and ours.steps[0] < 10
+    torch.testing.assert_close(ours.weights, path([0.1]).weights, rtol=0, atol=1e-6)
+
+
+def test_a_loss_without_curvature_where_the_path_starts() -> None:
+    """All residuals are in the straight part of the loss, where Newton's method has nothing to go by."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return huber_loss(output, target, delta=0.5)
+
+    targets = Y + torch.where(Y.median() < Y, 100.0, -100.0)
+    ours = regularization_path(linear_model(), loss, (X, targets), n_lambdas=3, lambda_min_ratio=0.1)
+    assert ours.converged.all() and ours.nonzeros[-1] > 0
+    again = ours.load(linear_model(), 2)
+    loss(again(X), targets).backward()
+    assert again.weight.grad is not None
+    distance = subdiff_distance(again.weight.detach(), again.weight.grad, ours.lambdas[2].item())
+    assert distance.max() <= 1e-8
 
 
 def test_a_loss_that_is_not_convex_goes_on_with_steps_that_are() -> None:
