@@ -104,7 +104,7 @@ def _shrink_parts(smaller: nn.Module, found_parts: Sequence[Part], examples: tup
     for part in found_parts:
         own = part.used()
         others = {module for module, count in users.items() if count > (module in own)}
-        elsewhere = twice | others if part.around else set()
+        elsewhere = twice | others | part.reached if part.around else set()
         locked = locks.why_locked(smaller, part.name, part.traces.values(), elsewhere)
         found.append(_renamed(part, _shrink(part, examples, locked), inner - {part.name}))
     return found

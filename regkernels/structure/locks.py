@@ -31,7 +31,7 @@ def why_locked(
     by_name = dict(part.named_modules())
     for name, module in by_name.items():
         reason = _reason(".".join(filter(None, (name_of_part, name))), module, shared)
-        if name and id(module) in elsewhere:
+        if id(module) in elsewhere:
             reason = "is used from outside of the part that is followed, too"
         if reason is not None:
             locked[name] = reason

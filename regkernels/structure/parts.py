@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from regkernels.structure import blocks, layers, locks, modules
+from regkernels.structure import blocks, layers, locks, modules, reach
 from regkernels.structure.tracing import Trace, one_line
 
 
@@ -22,6 +22,8 @@ class Part:
     traces: dict[str, Trace]
     around: str
     """Why what is around it was not followed, as a sentence; empty for the whole model."""
+    reached: frozenset[int]
+    """Identities of modules in it that forward of what is around it may use by itself."""
 
     def ends(self) -> tuple[str, str]:
         """Says what comes in and what goes out."""
@@ -53,13 +55,14 @@ def find(
 
     ``left`` gives reasons for parts that are not to be taken, by name.
     """
-    return list(_within("", model, "", examples, modes, left))
+    return list(_within("", model, "", frozenset(), examples, modes, left))
 
 
 def _within(
     name: str,
     module: nn.Module,
     around: str,
+    names: frozenset[str],
     examples: tuple[Any, ...] | None,
     modes: Sequence[str],
     left: Mapping[str, str],
@@ -75,12 +78,14 @@ def _within(
             reason = f"cannot be traced by torch.fx ({one_line(error)})"
     inside = {"": reason} if reason else {key: why for one in traces.values() for key, why in one.closed.items()}
     if reason is None:
-        yield Part(name, module, traces, around)
+        yield Part(name, module, traces, around, frozenset(reach.reached(module, names)))
     for closed, why in inside.items():
         full = ".".join(filter(None, (name, closed)))
         said = f"{full or type(module).__name__} {why}"
-        for child, found in module.get_submodule(closed).named_children():
-            yield from _within(".".join(filter(None, (full, child))), found, said, None, modes, left)
+        within = module.get_submodule(closed)
+        outside = names | reach.named_by(within)
+        for child, found in within.named_children():
+            yield from _within(".".join(filter(None, (full, child))), found, said, outside, None, modes, left)
 
 
 def _why_not(module: nn.Module) -> str | None:

@@ -16,8 +16,11 @@ def of_held(
     facts: Facts, x: Layout, held: Held, function: Callable[[Tensor, Tensor], Tensor], *, swapped: bool
 ) -> Value | None:
     """Follows ``x * gamma`` and the like, where ``gamma`` has one number per channel, which goes with the channel."""
-    if x.spread is not None or not held.alone or not _lies_along(held.tensor, x) or not _may_be_cut(facts, held.target):
+    if x.spread is not None or not held.alone or not _lies_along(held.tensor, x):
         return None
+    reason = _why_not_cut(facts, held.target)
+    if reason is not None:
+        return facts.stop(x, f"{held.target}, which belongs to them, cannot be cut: {reason}")
     facts.scales[held.target] = (x.units, held.tensor.dim() + x.dim)
     scale = layers.wide(held.tensor).flatten().to(x.value.dtype)
     value = function(scale, x.value) if swapped else function(x.value, scale)
@@ -33,7 +36,10 @@ def _lies_along(tensor: Tensor, x: Layout) -> bool:
     return tensor.size(x.dim) == len(x) and (tensor.dim() == -x.dim or (x.rank is not None and tensor.dim() <= x.rank))
 
 
-def _may_be_cut(facts: Facts, target: str) -> bool:
+def _why_not_cut(facts: Facts, target: str) -> str | None:
     owner = target.rpartition(".")[0]
     module = facts.model.get_submodule(owner)
-    return facts.locked(owner) is None and layers.kind_of(module) is None and modules.rule_for(module) is None
+    if layers.kind_of(module) is not None or modules.rule_for(module) is not None:
+        return "a layer uses it, too"
+    locked = facts.locked(owner)
+    return None if locked is None else f"what it is part of {locked}"
