@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from regkernels.structure import scales, shapes, slices
+from regkernels.structure import scales, shapes, slices, views
 from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Held, Layout, Number, Pieces, Share, Sizes, Value
 
@@ -40,6 +40,7 @@ _POOLS = {
     **{getattr(F, f"avg_pool{n}d"): n for n in (1, 2, 3)},
 }
 _AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_VIEWS = ("view", "reshape", torch.reshape)
 _ASKING = ("dim", "ndimension", "device", "dtype", "ndim", "requires_grad", "is_cuda", "training")
 
 
@@ -49,12 +50,13 @@ def call(facts: Facts, node: fx.Node) -> Value | None:
     target: Any = node.target
     if target is operator.floordiv and isinstance(x, Share):
         return slices.fraction(x, node.args[1])
-    counted = any(isinstance(facts.values[source], Share) for source in node.all_input_nodes)
+    counts = [value for source in node.all_input_nodes if isinstance(value := facts.values[source], Share)]
     if target in (operator.getitem, torch.split, "split"):
         cut = _cut(facts, node, x)
-        return None if counted and not isinstance(cut, (Layout, Pieces)) else cut
-    if counted:
-        return None  # which pins the channels that are counted
+        return None if counts and not isinstance(cut, (Layout, Pieces)) else cut
+    if counts and target not in _VIEWS:
+        facts.stop_all((count.layout for count in counts), "forward asks for their number")
+        return None
     if target in _SUMS or target in _PRODUCTS:
         return _binary(facts, node)
     if target in (torch.cat, torch.concat, torch.concatenate):
@@ -82,8 +84,10 @@ def _reshaped(facts: Facts, node: fx.Node, x: Layout) -> Value | None:
     if target in (torch.flatten, "flatten"):
         start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
         return shapes.flattened(facts, x, start, end) if isinstance(start, int) and isinstance(end, int) else None
-    if target in ("view", "reshape", torch.reshape) and not node.kwargs:
-        return shapes.viewed(facts, x, node.args[0], _unpacked(rest))
+    if target in _VIEWS and not node.kwargs:
+        return views.viewed(facts, x, node.args[0], _unpacked(rest))
+    if target == "expand_as" and isinstance(like := facts.value(rest[0]), Layout):
+        return shapes.expanded(facts, x, like)
     if target in ("permute", torch.permute) and not node.kwargs:
         order = _unpacked(rest)
         return shapes.permuted(facts, x, order) if all(isinstance(dim, int) for dim in order) else None

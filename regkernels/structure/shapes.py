@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from regkernels.structure.facts import Facts
-from regkernels.structure.layouts import Layout, Number, Pieces, Value
+from regkernels.structure.layouts import Layout, Pieces, Value
 
 
 def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
@@ -30,15 +30,6 @@ def flattened(facts: Facts, x: Layout, start: int, end: int) -> Value:
     if channel == end:
         return x.placed(dim=start - rank, rank=rank, spread="tile")
     return facts.stop(x, "flattened together with dimensions on both sides")
-
-
-def viewed(facts: Facts, x: Layout, of: object, sizes: Sequence[Any]) -> Value:
-    """Takes ``x.view(x.size(0), -1)`` for ``x.flatten(1)``; other sizes are written down for the channels there are now."""
-    first = facts.value(sizes[0]) if sizes else None
-    if len(sizes) == 2 and sizes[1] == -1 and isinstance(first, Number) and first.batch_of is of:
-        return flattened(facts, x, 1, -1)
-    shown = ", ".join(str(size) for size in sizes)
-    return facts.stop(x, f"reshaped to ({shown}), which may not follow their number; flatten(1) or Flatten would")
 
 
 def permuted(facts: Facts, x: Layout, order: Sequence[int]) -> Value:
@@ -91,6 +82,14 @@ def chunked(facts: Facts, x: Layout, count: Any, dim: Any) -> Value:
     for row in index[1:]:
         facts.units.tie(x.units[index[0]], x.units[row])
     return Pieces(tuple(x.taken(row) for row in index))
+
+
+def expanded(facts: Facts, x: Layout, like: Layout) -> Value:
+    """Follows ``expand_as``."""
+    if (len(x), x.dim, x.spread) != (len(like), like.dim, like.spread):
+        return facts.stop_all((x, like), "expanded to other channels")
+    facts.units.tie(x.units, like.units)
+    return x.placed(rank=like.rank)
 
 
 def product(a: Layout, b: Layout) -> Layout:
