@@ -89,6 +89,10 @@ def kept(
             _add(reasons, "inputs", module, dim, facts.fixed_inputs[name])
         for (side, reason), channels in reasons.items():
             found.append(Kept(name, side, numbers.original(name, side, channels), reason))
+    for name, channels in facts.uneven.items():
+        if channels:
+            reason = "each key has to keep as many queries as the others"
+            found.append(Kept(name, "inputs", numbers.original(name, "inputs", channels), reason))
     return tuple(found)
 
 

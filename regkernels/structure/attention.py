@@ -23,7 +23,8 @@ class Recipe:
     """Names the projections of an attention layer, where it keeps the length of a head, and attributes that follow the heads.
 
     ``query``, ``key`` and ``value`` may be one fused layer, whose outputs are the three one after the other. ``heads`` are attributes
-    that hold the number of heads, ``width`` those that hold the number of channels of all heads.
+    that hold the number of heads, ``width`` those that hold the number of channels of all heads, and ``shared`` those that hold how many
+    queries share a key.
     """
 
     query: str
@@ -34,14 +35,16 @@ class Recipe:
     dropout: str
     heads: tuple[str, ...] = ()
     width: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     @property
     def fused(self) -> bool:
         return self.query == self.value
 
 
-_OF_LLAMA = Recipe("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "attention_dropout")
-# Llama's and Mistral's have no attribute to change: how many queries share a key stays the same.
+_OF_LLAMA = Recipe(
+    *("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "attention_dropout"), shared=("num_key_value_groups",)
+)
 RECIPES: dict[str, Recipe] = {
     _GPT2: Recipe(
         "c_attn",
@@ -90,14 +93,17 @@ def follow(facts: Facts, name: str, module: nn.Module) -> None:
             return
         made[part] = weighted.layer(facts, parts[part], found[part], kind, Fixed(f"the input of {name or 'attention'}"))
     query, key, value = _three(made, recipe)
-    times = len(query) // len(value)
-    spread = value.taken(torch.arange(len(value)).reshape(-1, size).repeat_interleave(times, 0).flatten())
-    for whole in (query, key, spread):
-        _tie(facts, whole.units, value.units, size)
-    if facts.training(module) and float(_attribute(module, recipe.dropout)) > 0:
-        spread = spread.constant_if_zero()
     kind = layers.kind_of(found[recipe.output])
     assert isinstance(kind, layers.Kind)
+    read = layers.Weights(found[recipe.output], kind).nonzero.any(0).reshape(len(value) // size, -1, size).any(2)
+    made_of = value.taken(torch.arange(len(value)).reshape(-1, size).repeat_interleave(read.size(1), 0).flatten())
+    spread = made_of.placed(units=query.units)
+    spare = _spare(read, value.known.reshape(-1, size).all(1))
+    _tie(facts, query.units, key.units, value, spare, size)
+    left = (~read & read.any(1, keepdim=True)).scatter(1, spare, False)
+    facts.uneven[parts[recipe.output]] = left.flatten().repeat_interleave(size).nonzero().flatten().tolist()
+    if facts.training(module) and float(_attribute(module, recipe.dropout)) > 0:
+        spread = spread.constant_if_zero()
     outputs = weighted.layer(facts, parts[recipe.output], found[recipe.output], kind, spread)
     facts.stop(outputs, f"{name or 'attention'} ({type(module).__name__}) adds them to the residual stream")
     facts.heads[name] = size
@@ -111,11 +117,27 @@ def _three(made: dict[str, Layout], recipe: Recipe) -> tuple[Layout, Layout, Lay
     return whole.taken(query), whole.taken(key), whole.taken(value)
 
 
-def _tie(facts: Facts, units: Tensor, values: Tensor, size: int) -> None:
-    """Ties all channels of a head to the first one of its values; with fewer values than queries, several heads share them."""
-    first = values.reshape(-1, size)[:, 0]
-    facts.units.tie(units, first.repeat_interleave(len(units) // len(first)))
-    facts.units.tie(values, first.repeat_interleave(size))
+def _tie(facts: Facts, queries: Tensor, keys: Tensor, value: Layout, spare: Tensor, size: int) -> None:
+    """Ties what goes together: the channels of a head; its query, key and value; and the queries that share a key, but for spare ones."""
+    values = value.units.reshape(-1, size)
+    heads = queries.reshape(len(values), -1, size)
+    owners = values[:, :1].repeat(1, heads.size(1))
+    for among in spare.T:
+        groups = torch.arange(len(among))
+        owners[groups, among] = heads[0, among[0], 0]
+    facts.units.tie(heads.flatten(), owners.flatten().repeat_interleave(size))
+    for units in (keys, value.units):
+        facts.units.tie(units, values[:, 0].repeat_interleave(size))
+
+
+def _spare(read: Tensor, silent: Tensor) -> Tensor:
+    """Returns per key the numbers of queries that can go without it: equally many of each key, as all have to share alike.
+
+    Where whole keys can go, with all their queries, these go first: ``silent`` ones have constant values, or no query that is read.
+    """
+    unread = ~read
+    count = 0 if bool((silent | unread.all(1)).any()) else int(unread.sum(1).min())
+    return torch.stack([row.nonzero().flatten()[:count] for row in unread])
 
 
 def resize(module: nn.Module) -> None:
@@ -126,7 +148,11 @@ def resize(module: nn.Module) -> None:
     kind = layers.kind_of(output)
     assert isinstance(kind, layers.Kind) and kind.input_size is not None
     width = int(getattr(output, kind.input_size))
-    sizes = dict.fromkeys(recipe.width, width)
+    values = module.get_submodule(recipe.value)
+    kind = layers.kind_of(values)
+    assert isinstance(kind, layers.Kind)
+    made = int(getattr(values, kind.output_size)) // (3 if recipe.fused else 1)
+    sizes = dict.fromkeys(recipe.width, width) | dict.fromkeys(recipe.shared, width // made)
     sizes |= dict.fromkeys(recipe.heads, width // int(_attribute(module, recipe.head)))
     for path, count in sizes.items():
         owner, _, attribute = path.rpartition(".")

@@ -58,6 +58,8 @@ class Facts:
         """By the name of a tensor that forward reads itself: its units, and the dimension along which they lie."""
         self.heads: dict[str, int] = {}
         """By the name of an attention module, the length of a head."""
+        self.uneven: dict[str, list[int]] = {}
+        """By the name of an output projection, inputs of heads that are not read, but share a key with more others than elsewhere."""
         self.readings: dict[str, Reading] = {}
         self.fixed_inputs: dict[str, str] = {}
         self.fixed_outputs: dict[str, str] = {}
