@@ -120,15 +120,21 @@ def not_known(model: nn.Module) -> tuple[Kept, ...]:
         if layers.kind_of(module) is not None or modules.rule_for(module) is not None:
             continue
         for key, param in module.named_parameters(recurse=False):
-            for side, dim in (("outputs", 0), ("inputs", 1)) if param.dim() >= 2 else ():
-                zero = zero_slices(param, dim).nonzero().flatten().tolist()
+            several = sum(1 for size in param.shape if size > 1) > 1
+            for side, dim in _SIDES if several else ():
+                zero = tuple(zero_slices(param, dim).nonzero().flatten().tolist())
                 if zero:
-                    reason = f"{type(module).__name__} is not a layer that is known: dimension {dim} of {key} stays"
-                    found.append(Kept(name, side, tuple(zero), _SAID.get(type(module), reason)))  # type: ignore[arg-type]
+                    found.append(Kept(name, side, zero, f"of {key}; {_why_not_known(module)}"))
     return tuple(found)
 
 
-_SAID = {nn.MultiheadAttention: "MultiheadAttention of torch takes only as many heads as make up embed_dim"}
+_SIDES: tuple[tuple[Literal["rows", "columns"], int], ...] = (("rows", 0), ("columns", 1))
+
+
+def _why_not_known(module: nn.Module) -> str:
+    if isinstance(module, nn.MultiheadAttention):
+        return "MultiheadAttention of torch has embed_dim / num_heads channels per head, so that none can go"
+    return f"{type(module).__name__} is not a layer that is known"
 
 
 def _add(reasons: dict[tuple[Side, str], list[int]], side: Side, module: Any, dim: int, reason: str) -> None:

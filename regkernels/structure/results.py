@@ -31,7 +31,8 @@ class Kept(NamedTuple):
     """Describes zeros that could not be removed. Numbers of channels are those in the original model."""
 
     name: str
-    side: Literal["outputs", "inputs"]
+    side: Literal["outputs", "inputs", "rows", "columns"]
+    """Rows and columns, slices along dimension 0 and 1 of a weight, of layers that are not known."""
     channels: tuple[int, ...]
     reason: str
 

@@ -221,7 +221,7 @@ def test_layers_that_are_not_known_are_reported() -> None:
         own.matrix[2] = 0
         attention.in_proj_weight[1] = 0
     (kept,) = rk.compact(own).kept
-    assert (kept.side, kept.channels) == ("outputs", (2,)) and "Own is not a layer that is known" in kept.reason
+    assert (kept.side, kept.channels) == ("rows", (2,)) and "Own is not a layer that is known" in kept.reason
     assert any("embed_dim" in kept.reason for kept in rk.compact(attention).kept)
 
 
