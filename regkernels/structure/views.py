@@ -13,7 +13,7 @@ from regkernels.structure.facts import Facts
 from regkernels.structure.layouts import Layout, Number, Share, Value
 
 
-def viewed(facts: Facts, x: Layout, of: fx.Node, sizes: Sequence[Any]) -> Value:
+def viewed(facts: Facts, x: Layout, of: Any, sizes: Sequence[Any]) -> Value:
     """Takes ``x.view(x.size(0), -1)`` for ``x.flatten(1)``, and ``x.view(batch, channels, ...)`` for what it says.
 
     Other sizes are written down for the channels that there are now.
