@@ -1,0 +1,63 @@
+"""Deals the rows of data to the folds of a cross-validation, and into batches that all folds take at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+
+class FoldRows:
+    """Holds which rows each of F trainings takes, and shuffles them anew for each epoch.
+
+    Args:
+        training: for each fold the numbers of its rows.
+        seed: fold f shuffles with a generator of its own, seeded with ``seed + f``, so that a fold trained alone sees the same batches.
+    """
+
+    def __init__(self, training: Sequence[Tensor], seed: int) -> None:
+        self._training = training
+        self._generators = [torch.Generator().manual_seed(seed + fold) for fold in range(len(training))]
+
+    def batches(self, size: int | None) -> Iterator[Tensor]:
+        """Yields the batches of one epoch, (F, at most ``size``) numbers of rows; None: all rows in one.
+
+        Folds with fewer rows than the largest take some of theirs twice, the first of the epoch: all take the same steps, with
+        batches of the same size, which a loss that returns a mean and batch normalisation both need.
+        """
+        longest = max(map(len, self._training))
+        shuffled = []
+        for rows, generator in zip(self._training, self._generators, strict=True):
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            shuffled.append(order.repeat(-(-longest // len(order)))[:longest])
+        yield from torch.stack(shuffled).split(longest if size is None else size, dim=1)
+
+
+def check_folds(splits: Sequence[tuple[Any, Any]], labels: Any, classes: Any, weights: Any) -> None:
+    """Raises where a fold cannot be trained or scored: nothing in it counts, or its training rows lack a class.
+
+    Args:
+        splits: training and held-out rows of each fold.
+        labels: the number of each row's class; None for regression.
+        classes: what users call the classes.
+        weights: of the rows, >= 0; None for rows that count alike.
+    """
+    if not splits:
+        raise ValueError("cv has no folds: pass a number of folds, such as cv=5")
+    for fold, (train, held_out) in enumerate(splits):
+        counting = [rows if weights is None else rows[weights[rows] > 0] for rows in (train, held_out)]
+        for name, rows in zip(("training", "held-out"), counting, strict=True):
+            if not len(rows):
+                raise ValueError(
+                    f"the {name} part of fold {fold} has no sample with a positive weight; choose another cv"
+                )
+        if labels is not None:
+            missing = numpy.setdiff1d(numpy.arange(len(classes)), labels[counting[0]])
+            if len(missing):
+                raise ValueError(
+                    f"the training part of fold {fold} has no sample of class {classes[missing[0]]}; stratify the folds "
+                    "(cv=StratifiedKFold(5)), take fewer of them, or leave the class out"
+                )

@@ -1,0 +1,140 @@
+"""Makes the module that all candidates are copies of, and tries whether copies of it can be trained together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regkernels.selection.fold_training import Data
+from regkernels.selection.stacked import Criterion, StackedModels
+from regkernels.selection.targets import Targets
+
+_ROWS = 4  # of a trial: more than the one that batch normalisation refuses
+
+
+class Prototype(NamedTuple):
+    """Holds what candidates begin with."""
+
+    module: nn.Module
+    features: Tensor  # in the dtype and on the device of the module
+    targets: Tensor
+    per_sample: bool  # whether the loss returns a value per sample, not their mean
+
+    def data(self, loss: Criterion, weights: Any) -> Data:
+        """Returns all rows with their weights.
+
+        Raises:
+            ValueError: for weights of a loss that has taken the mean already.
+        """
+        if weights is None:
+            return Data(loss, self.features, self.targets, None)
+        if not self.per_sample:
+            raise ValueError(
+                'sample_weight needs a loss that returns a value for each sample: pass reduction="none" to it, as in '
+                'torch.nn.CrossEntropyLoss(reduction="none")'
+            )
+        own = torch.as_tensor(weights).to(self.features.device, self.features.dtype)
+        return Data(loss, self.features, self.targets, own)
+
+
+def new_module(given: Any) -> nn.Module:
+    """Returns a copy of a module, or what a function makes.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    made = copy.deepcopy(given) if isinstance(given, nn.Module) else given() if callable(given) else given
+    if not isinstance(made, nn.Module):
+        says = f"a {type(made).__name__} from it" if made is not given else repr(given)
+        raise TypeError(f"module must be a torch.nn.Module, or a function without arguments that makes one; got {says}")
+    return made
+
+
+def prepared(
+    module: nn.Module, loss: Criterion, kind: Targets, features: Any, targets: Tensor, count: int
+) -> Prototype:
+    """Returns a module whose lazy layers have shapes, with data as it takes them.
+
+    Args:
+        module: changed where layers are lazy.
+        loss, kind: of which the targets are.
+        features, targets: of all rows.
+        count: of classes; 0 for numbers.
+
+    Raises:
+        ValueError: for a module without parameters, outputs that do not go with the targets, and a loss that is neither a mean over
+            the samples nor a value for each.
+    """
+    first = next((param for param in module.parameters() if param.requires_grad), None)
+    if first is None:
+        raise ValueError(
+            f"module has no trainable parameter (requires_grad=True), got a {type(module).__name__}: there is nothing to penalise"
+        )
+    x = torch.as_tensor(features).to(first.device, first.dtype)
+    rows = torch.arange(_ROWS) % len(x)
+    with torch.no_grad():
+        outputs = module.eval()(x[rows])
+    if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) != len(rows):
+        raise ValueError(f"module must return a tensor with a row for each of the {len(rows)} samples, got {outputs!r}")
+    y = kind.shaped(targets, outputs, count)
+    y = y.to(first.device, outputs.dtype if y.is_floating_point() else y.dtype)
+    return Prototype(module.train(), x, y, _returns_samples(loss, outputs, y[rows]))
+
+
+def _returns_samples(loss: Criterion, outputs: Tensor, targets: Tensor) -> bool:
+    values = loss(outputs, targets)
+    if not isinstance(values, Tensor) or (values.dim() > 0 and len(values) != len(outputs)):
+        raise ValueError(f"loss must return a tensor: the mean over the samples, or a value for each, got {values!r}")
+    if values.dim() > 0:
+        return True
+    twice = loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
+    if values.isfinite() and values != 0 and torch.isclose(twice, 2 * values):
+        raise ValueError(
+            'loss must be a mean over the samples, got one that doubles with them: pass reduction="mean" or "none" to it'
+        )
+    return False
+
+
+def check_stackable(prototype: Prototype, loss: Criterion, optimizer_of: Callable[[StackedModels], object]) -> None:
+    """Trains two copies together for a step that is not taken.
+
+    Raises:
+        ValueError: for buffers that cannot be stacked, and what `torch.func.vmap` cannot compute.
+    """
+    module, (x, y) = prototype.module, prototype[1:3]
+    rows = torch.arange(_ROWS) % len(x)
+    _check_buffers(module, x[rows])
+    stacked = StackedModels([copy.deepcopy(module) for _ in range(2)])
+    optimizer_of(stacked)
+    both = rows.expand(2, -1)
+    try:
+        stacked.losses(loss, x[both], y[both], in_dims=0).sum().backward()
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            "module and loss cannot be computed for several models at once, as torch.func.vmap does it: no Python branch on values "
+            f"of tensors, no .item(), buffers changed in place ({str(error).splitlines()[0]}). scikit-learn's GridSearchCV over a "
+            "skorch network trains one after the other"
+        ) from error
+
+
+def _check_buffers(module: nn.Module, inputs: Tensor) -> None:
+    """Raises for buffers that have no stacked memory, or leave it when ``forward`` puts another tensor in their place."""
+    tried = copy.deepcopy(module)
+    before = dict(tried.named_buffers())
+    for name, buffer in before.items():
+        if buffer.layout != torch.strided:
+            raise ValueError(
+                f"module has the buffer {name!r} of the layout {buffer.layout}, which cannot be stacked: make it dense, to_dense()"
+            )
+    with torch.no_grad():
+        tried(inputs)
+    after = dict(tried.named_buffers())
+    replaced = [name for name, buffer in before.items() if after.get(name) is not buffer]
+    if replaced:
+        raise ValueError(
+            f"module replaces its buffer {replaced[0]!r} in forward, so that it cannot be stacked: change it in place, as copy_ does"
+        )
