@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import building, peak, shapes
+from benchmarks import bench_stacked, building, peak, shapes
 from benchmarks.case import Case, Contender, Scope
 from benchmarks.measure import Plan, measure
 from benchmarks.peers import Task, Unsupported
@@ -31,6 +31,8 @@ SLOW_TO_START = ("compiled", "DeepSpeed")  # they call a compiler
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "LISTS", dict.fromkeys(shapes.LISTS, lambda: [(3, 4), (5,)]))
     monkeypatch.setattr(shapes, "equal", lambda count, elements: min(count, 3) * [(min(elements, 10),)])
+    monkeypatch.setattr(bench_stacked, "ROWS", 50)
+    monkeypatch.setattr(bench_stacked, "EPOCHS", 1)
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: None)
 
 
