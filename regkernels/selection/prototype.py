@@ -74,7 +74,7 @@ def prepared(
         raise ValueError(
             f"module has no trainable parameter (requires_grad=True), got a {type(module).__name__}: there is nothing to penalise"
         )
-    x = torch.as_tensor(features).to(first.device, first.dtype)
+    x = torch.tensor(features).to(first.device, first.dtype)
     rows = torch.arange(_ROWS) % len(x)
     with torch.no_grad():
         outputs = module.eval()(x[rows])

@@ -222,7 +222,7 @@ class StrengthCV(BaseEstimator):
         X = validate_data(self, X, allow_nd=True, reset=False)
         first = next(self.module_.parameters())
         with torch.no_grad():
-            return self.module_(torch.as_tensor(X).to(first.device, first.dtype)).cpu()
+            return self.module_(torch.tensor(X).to(first.device, first.dtype)).cpu()
 
 
 def _seed(random_state: Any) -> int:
