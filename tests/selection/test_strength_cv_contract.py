@@ -237,7 +237,7 @@ def test_bad_data() -> None:
     with pytest.raises(ValueError, match="Unknown label type"):
         fit(NUMBERS)
     with pytest.raises(
-        ValueError, match="each strength has diverged, with lr=0.01: pass a smaller lr, or scale the features"
+        ValueError, match=r"each strength has diverged, with lr=0\.01: pass a smaller lr, or scale the features"
     ):
         StrengthCV(network, cross_entropy, [1e-3]).set_params(**TRAINING).fit(1e38 * X, CLASSES)
     with pytest.raises(ValueError, match="contains NaN"):

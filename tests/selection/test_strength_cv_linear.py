@@ -56,7 +56,7 @@ def test_the_strength_and_the_score_of_scikit_learn(
             use_legacy_attributes=False,
             **solver,
         ).fit(X, y)
-    assert theirs.C_ == inverse[found.best_index_]
+    assert inverse[found.best_index_] == theirs.C_
     means = numpy.asarray(theirs.scores_).squeeze().mean(0)
     numpy.testing.assert_allclose(found.cv_results_["mean_test_score"], means, atol=0.02)
     score = float((theirs.predict(X_test) == y_test).mean())
