@@ -239,7 +239,7 @@ def test_bad_data() -> None:
     with pytest.raises(
         ValueError, match=r"each strength has diverged, with lr=0\.01: pass a smaller lr, or scale the features"
     ):
-        StrengthCV(network, cross_entropy, [1e-3]).set_params(**TRAINING).fit(1e38 * X, CLASSES)
+        StrengthCV(nn.Linear(6, 3), cross_entropy, [1e-3], **TRAINING).fit(1e38 * X, CLASSES)
     with pytest.raises(ValueError, match="contains NaN"):
         StrengthCV(network, cross_entropy, [1e-3]).fit(numpy.where(X > 2, numpy.nan, X), CLASSES)
 
