@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tests.triton.kernel import Kernel
+from tests.triton.ptx import tails
 from tests.triton.ptx.device import Launch, RunningDevice, running
 from tests.triton.ptx.excuses import Excuse, excuse
 from tests.triton.ptx.machine import Code, Fault, Tally, Unsupported, translated
@@ -126,6 +127,15 @@ EXCUSES = [
     Excuse("constant", "group_norms", "mov.b64 .*, 0d0+", "beyond the last group, whose norm is not stored"),
     Excuse("constant", "group_.*", "min.s64 .*, 1073741824", "no program has as many elements"),
     Excuse("constant", ".*", "cp.async.wait_group 0", "the last copies that are on their way are of nothing"),
+    Excuse(
+        "constant", ".*", "setp.neu.f(32|64) .*, 0[fd]", "a factor of 1 or a term of 0 that is no longer jumped over"
+    ),
+    Excuse(
+        "constant", "(reduce|elementwise) .*", "shr.s32 .*, (8|9|10)$", "blocks that are left out are taken as a tail"
+    ),
+    Excuse(
+        "constant", "group_.* wide", "setp.lt.s32 .*, 0", "runs of a multiple of 8 end between the vectors of a thread"
+    ),
     Excuse("guard", ".*", "ld.shared", "a thread that reads too much does not look at it"),
     Excuse("operands", "proximal", "sub.rn", "of the difference the magnitude is compared"),
     Excuse("constant", ".*", "add.s(32|64) .*, [0-9]+", "the end of a tail that no size here has", harmless=False),
@@ -255,7 +265,7 @@ def outcome(uses: Sequence[Use], count: int) -> Outcome:
 
 
 def main(count: int = 20) -> None:
-    found = outcome([use for use in USES if use.name in NAMES], count)
+    found = outcome([use for use in USES if use.name in NAMES] + tails.USES, count)
     for name, mutant in found.survivors:
         why = _why(name, mutant)
         print(f"not caught: {mutant.kind} of `{mutant.text}` in {name}: {why.why if why else 'nobody knows why'}")
