@@ -147,7 +147,8 @@ def _pooled(facts: Facts, node: fx.Node, x: Layout, spatial: int) -> Value:
     if not plain or -x.dim <= spatial:
         return facts.stop(x, f"{node.name} goes over them")
     average = node.target in _AVERAGES
-    return x.constant_if_zero() if average and (len(node.args) > 3 or "padding" in node.kwargs) else x
+    other_sums = len(node.args) > 3 or {"padding", "divisor_override"} & {*node.kwargs}
+    return x.constant_if_zero() if average and other_sums else x
 
 
 def _binary(facts: Facts, node: fx.Node) -> Value | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from regkernels.structure import blocks, layers, locks, modules, reach
+from regkernels.structure import blocks, handled, layers, locks, modules, reach
 from regkernels.structure.tracing import Trace, one_line
 
 
@@ -83,9 +83,11 @@ def _within(
         full = ".".join(filter(None, (name, closed)))
         said = f"{full or type(module).__name__} {why}"
         within = module.get_submodule(closed)
-        outside = names | reach.named_by(within)
+        functions = reach.forward_of(within)
+        outside, apart = names | reach.named_by(functions), handled.children_taken_apart(within, functions)
         for child, found in within.named_children():
-            yield from _within(".".join(filter(None, (full, child))), found, said, outside, None, modes, left)
+            seen = reach.EVERYTHING if names is reach.EVERYTHING or child in apart else outside
+            yield from _within(".".join(filter(None, (full, child))), found, said, seen, None, modes, left)
 
 
 def _why_not(module: nn.Module) -> str | None:

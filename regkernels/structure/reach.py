@@ -11,23 +11,28 @@ from torch import nn
 
 from regkernels.structure import layers, modules
 
+EVERYTHING = frozenset({"*"})
+"""Stands for all names, where forward asks for what it does not name."""
 
-def named_by(module: nn.Module) -> set[str]:
-    """Returns names of attributes that forward, and the methods and functions of its file that it calls, ask of anything but ``self``."""
-    cls, found, seen = type(module), set[str](), set[CodeType]()
-    pending = [inspect.unwrap(cls.forward)]
+
+def named_by(functions: Collection[FunctionType]) -> set[str]:
+    """Returns names of attributes that functions ask of anything but ``self``."""
+    return {name for function in functions for part in _codes(function.__code__) for name in _named(part)}
+
+
+def forward_of(module: nn.Module) -> list[FunctionType]:
+    """Returns forward, and the methods and functions of its file that it calls; of a list of modules there are none."""
+    cls, found = type(module), list[FunctionType]()
+    pending = [] if cls.forward is nn.Module.forward else [inspect.unwrap(cls.forward)]
     while pending:
         function = pending.pop()
-        code = getattr(function, "__code__", None)
-        if code is None or code in seen:
+        if not isinstance(function, FunctionType) or function in found:
             continue
-        seen.add(code)
-        for part in _codes(code):
-            found |= _named(part)
-            for name in part.co_names:
-                for called in (inspect.getattr_static(cls, name, None), function.__globals__.get(name)):
-                    if isinstance(called, FunctionType) and inspect.unwrap(called).__module__ == cls.__module__:
-                        pending.append(inspect.unwrap(called))
+        found.append(function)
+        for name in {name for part in _codes(function.__code__) for name in part.co_names}:
+            for called in (inspect.getattr_static(cls, name, None), function.__globals__.get(name)):
+                if isinstance(called, FunctionType) and inspect.unwrap(called).__module__ == cls.__module__:
+                    pending.append(inspect.unwrap(called))
     return found
 
 
@@ -51,6 +56,8 @@ def _named(code: CodeType) -> set[str]:
 
 def reached(part: nn.Module, names: Collection[str]) -> set[int]:
     """Returns the identities of the modules inside of ``part`` that are named, or one of their tensors that forward reads itself is."""
+    if names is EVERYTHING:
+        return {id(module) for module in part.modules()}
     found: set[int] = set()
     for name, module in part.named_modules():
         unknown = layers.kind_of(module) is None and modules.rule_for(module) is None

@@ -37,6 +37,8 @@ def _lies_along(tensor: Tensor, x: Layout) -> bool:
 
 
 def _why_not_cut(facts: Facts, target: str) -> str | None:
+    if target.startswith("_tensor_constant"):
+        return "forward makes it"
     owner = target.rpartition(".")[0]
     module = facts.model.get_submodule(owner)
     if layers.kind_of(module) is not None or modules.rule_for(module) is not None:

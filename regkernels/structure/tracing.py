@@ -53,7 +53,8 @@ class Trace:
     def signature(self, cut: Collection[str] = ()) -> list[tuple[Any, ...]]:
         """Returns what is to be the same in the smaller model: operations, and the numbers among their arguments.
 
-        The shapes of tensors that forward reads belong to it, except of those that were ``cut`` with their channels.
+        The shapes of tensors that forward reads belong to it, except of those that were ``cut`` with their channels, and the values of those
+        that it makes.
         """
 
         def plain(argument: Any) -> Any:
@@ -63,8 +64,15 @@ class Trace:
             return repr(fx.node.map_aggregate((node.args, node.kwargs), plain))
 
         constant = [node for node in self.graph.nodes if node.op == "get_attr" and node.target not in cut]
-        shapes = [(node.target, tuple(self.attribute(node.target).shape)) for node in constant]
+        shapes = [(node.target, tuple(self.attribute(node.target).shape), self._made(node)) for node in constant]
         return [(node.op, str(node.target), arguments(node)) for node in self.graph.nodes] + shapes
+
+    def _made(self, node: fx.Node) -> str:
+        """Returns the values of a tensor that forward makes of what is no input, such as a number of channels."""
+        if not str(node.target).startswith("_tensor_constant"):
+            return ""
+        values = self.attribute(str(node.target)).detach().cpu().reshape(-1)
+        return str(values.tolist()) if len(values) < 8 else f"{len(values)} values, {hash(tuple(values.tolist()))}"
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from regkernels.structure import shapes
 from regkernels.structure.facts import Facts
-from regkernels.structure.layouts import Layout, Number, Share, Value
+from regkernels.structure.layouts import Layout, Number, Share, Sizes, Value
 
 
 def viewed(facts: Facts, x: Layout, of: Any, sizes: Sequence[Any]) -> Value:
@@ -24,7 +24,7 @@ def viewed(facts: Facts, x: Layout, of: Any, sizes: Sequence[Any]) -> Value:
             return shapes.flattened(facts, x, 1, -1)
         if _keeps_channels(facts, x, sizes, values):
             return x.placed(dim=1 - len(sizes), rank=len(sizes))
-    counted = [value.layout for value in values if isinstance(value, Share)]
+    counted = [value.layout for value in values if isinstance(value, (Share, Sizes))]
     shown = ", ".join(str(size) for size in sizes)
     return facts.stop_all(
         (x, *counted), f"reshaped to ({shown}), which may not follow their number; flatten(1) or Flatten would"
