@@ -57,7 +57,8 @@ def check_folds(splits: Sequence[tuple[Any, Any]], labels: Any, classes: Any, we
         if labels is not None:
             missing = numpy.setdiff1d(numpy.arange(len(classes)), labels[counting[0]])
             if len(missing):
+                count = int((labels == missing[0]).sum())
                 raise ValueError(
-                    f"the training part of fold {fold} has no sample of class {classes[missing[0]]}; stratify the folds "
-                    "(cv=StratifiedKFold(5)), take fewer of them, or leave the class out"
+                    f"the training part of fold {fold} has no sample of class {classes[missing[0]]}, of which there are {count}; "
+                    "stratify the folds (cv=StratifiedKFold(5)) or take fewer of them; leave a class of one sample out"
                 )

@@ -136,7 +136,7 @@ def regularization_path(
         if held_out is not None and score is None:
             with objective.evaluating():
                 objective.check(held_out, "validation")
-        null, coordinates = None, Coordinates.plain(objective)
+        null, coordinates, maximum = None, Coordinates.plain(objective), None
         if direction == "decreasing":
             precise = Objective(
                 model, loss, Batches("data", data, torch.float64, sample_weight), regularise, torch.float64
@@ -152,7 +152,7 @@ def regularization_path(
         tolerance = _tolerance(tol, reference, objective, coordinates)
         stop_at = 0.0 if math.isinf(tolerance) else tolerance
         solver: ProximalNewton | Training | DirectLasso | _Zero
-        if null is not None and null.exact:
+        if null is not None and (null.exact or maximum == 0):
             solver = _Zero(objective)
         elif optimizer is not None:
             solver = Training(objective, penalty, optimizer, stop_at, int(max_steps), coordinates)

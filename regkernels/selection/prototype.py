@@ -92,7 +92,7 @@ def _returns_samples(loss: Criterion, outputs: Tensor, targets: Tensor) -> bool:
     if values.dim() > 0:
         return True
     twice = loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-    if values.isfinite() and values != 0 and torch.isclose(twice, 2 * values):
+    if values.isfinite() and values != 0 and torch.isclose(twice, 2 * values, rtol=1e-5, atol=0.0):
         raise ValueError(
             'loss must be a mean over the samples, got one that doubles with them: pass reduction="mean" or "none" to it'
         )

@@ -29,7 +29,7 @@ try:
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        f"StrengthCV needs scikit-learn 1.9 or newer, which cannot be imported ({error}): pip install scikit-learn"
+        f"StrengthCV needs scikit-learn 1.9 or newer, which cannot be imported ({error}): pip install 'scikit-learn>=1.9'"
     ) from error
 
 if TYPE_CHECKING:

@@ -65,7 +65,8 @@ class Targets(Enum):
         width = tuple(targets.shape[1:])
         if own != width and {own, width} != {(), (1,)}:
             raise ValueError(
-                f"module must have outputs like y, of the shape {width} per row, got {own}: change its last layer"
+                f"module must have outputs like y, of the shape {width} per row, got {own}: change its last layer; if y are classes, pass "
+                f"cross_entropy or binary_cross_entropy_with_logits itself or functools.partial of it, as other losses learn numbers"
             )
         return targets.reshape(-1, *own)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import numpy
 from torch import Tensor, nn
 
 from regkernels.structure.report import with_values
@@ -185,8 +186,9 @@ def _changed(before: nn.Module, after: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Returns what JSON can hold; of the mode, evaluation or training, nobody wants to be told by a file."""
-    return {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
+    """Returns what JSON can hold, NumPy's numbers as Python's; of the mode, evaluation or training, nobody wants to be told by a file."""
+    plain = {key: value.item() if isinstance(value, numpy.generic) else value for key, value in vars(module).items()}
+    return {key: value for key, value in plain.items() if key != "training" and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

@@ -198,7 +198,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"cv": KFold(2)},
         ValueError,
-        "training part of fold 0 has no sample of class 0; stratify the folds .*, take fewer",
+        "training part of fold 0 has no sample of class 0, of which there are 19; stratify the folds .* or take fewer",
     ),
 ]
 
@@ -250,4 +250,12 @@ def test_scikit_learn_is_needed_for_it_only() -> None:
         "sys.modules['sklearn'] = None; selection.StrengthCV"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1 and "ImportError: " in done.stderr and "pip install scikit-learn" in done.stderr
+    assert done.returncode == 1 and "ImportError: " in done.stderr and "pip install 'scikit-learn>=1.9'" in done.stderr
+
+
+def test_a_small_mean_is_no_sum() -> None:
+    """Of numbers so small that what is told apart once was: they double with the samples as zeros do."""
+    module = nn.Linear(4, 1)
+    nn.init.zeros_(module.weight), nn.init.zeros_(module.bias)
+    small = StrengthCV(module, mse_loss, [1e-3], cv=2, epochs=1).fit(X[:, :4], 1e-5 * NUMBERS)
+    assert small.best_score_ < 0

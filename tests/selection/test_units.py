@@ -156,3 +156,12 @@ def test_models_that_compute_their_weights_are_refused_with_the_remedy(model: nn
 def test_a_pruned_model_is_taken_when_it_has_been_removed() -> None:
     model = prune.l1_unstructured(linear_model(), "weight", 0.5)
     assert lambda_max(prune.remove(model, "weight"), half_mse, (X, Y)) > 0
+
+
+@pytest.mark.parametrize("key", ["l1", "group_l1"])
+def test_features_that_are_all_constant_explain_nothing(key: str) -> None:
+    """It once took every step that it was given, and warned of what rounding had left."""
+    found = regularization_path(
+        nn.Linear(1, 3).double(), mse_loss, (torch.full((10, 1), 5.0).double(), torch.randn(10, 3).double()), key=key
+    )
+    assert (found.lambdas == 0).all() and (found.nonzeros == 0).all() and found.converged.all()

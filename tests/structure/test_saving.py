@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import safetensors
 import torch
@@ -169,3 +170,17 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     assert changes["model"] == "Sequential" and changes["dense"]["3.weight"] == [12, 1, 3, 3]
     before, after = changes["attributes"]["3"]["groups"]
     assert before == 6 and after == compacted.model[3].groups == changes["compacted"]["0.weight"][0] < 6
+
+
+def test_sizes_that_are_numbers_of_numpy(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.Conv2d(8, 8, 3, groups=numpy.int64(8)), nn.Conv2d(8, 3, 1))
+        with torch.no_grad():
+            for weight in (model[0].weight, model[1].weight, model[2].weight.transpose(0, 1)):
+                weight[:2] = 0
+        return model
+
+    compacted, images = rk.compact(make()), torch.randn(1, 2, 9, 9)
+    compacted.save(tmp_path / "small")
+    loaded = rk.load_compacted(tmp_path / "small", make())
+    assert loaded[1].groups == 6 and torch.equal(loaded(images), compacted.model(images))

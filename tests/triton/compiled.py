@@ -125,6 +125,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", action="store_true", help="run the PTX of NVIDIA's architectures on the CPU instead")
     parser.add_argument("--record", action="store_true", help="note in docs/ptx.md what was compiled, or run")
     options = parser.parse_args(arguments)
+    for name in options.architecture:
+        if name not in ARCHITECTURES:
+            parser.error(f"unknown target {name!r}: name some of {', '.join(ARCHITECTURES)}")
     if options.run:
         from tests.triton.ptx import everything  # which imports this module
 

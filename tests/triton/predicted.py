@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -189,10 +190,16 @@ def write(rows: list[dict[str, Any]], record: Path = RECORD, page: Path = PAGE) 
 
 
 def main(arguments: list[str]) -> None:
-    architectures = [argument for argument in arguments if argument != "--record"] or list(CHIPS)
-    rows = [row(case, architecture) for architecture in architectures for case in CASES]
+    parser = argparse.ArgumentParser(prog="python -m tests.triton.predicted", description="Minutes for each target.")
+    parser.add_argument("target", nargs="*", help=f"of {', '.join(CHIPS)}; default: all")
+    parser.add_argument("--record", action="store_true", help=f"keep the result in {RECORD.name}, and its page")
+    options = parser.parse_args(arguments)
+    for name in options.target:
+        if name not in CHIPS:
+            parser.error(f"unknown target {name!r}: name some of {', '.join(CHIPS)}")
+    rows = [row(case, target) for target in options.target or CHIPS for case in CASES]
     Console(width=None if sys.stdout.isatty() else 180).print(table(rows))
-    if "--record" in arguments:
+    if options.record:
         write(rows)
 
 

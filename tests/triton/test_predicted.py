@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
 from benchmarks.compare import CannotCompare, load
+from tests.triton import compiled, predicted
 from tests.triton.model.chips import CHIPS
 from tests.triton.predicted import BEGIN, CASES, END, PAGE, RECORD, markdown
 
@@ -32,3 +34,10 @@ def test_the_page_shows_the_record() -> None:
     text = PAGE.read_text()
     assert text.partition(BEGIN)[2].partition(END)[0] == markdown(ROWS)
     assert "**Nothing on this page is measured.**" in text
+
+
+@pytest.mark.parametrize("program", [predicted.main, compiled.main])
+def test_unknown_targets(program: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program(["H200"])
+    assert "unknown target 'H200': name some of sm_80, " in capsys.readouterr().err
