@@ -12,7 +12,7 @@ from regkernels.selection.objective import Objective
 _PROBES = 32
 _MOST_UNPENALISED = 64
 _TINY = 1e-300
-_NOTHING = 1e-13
+NOTHING = 1e-13
 """What is left of a column that the unpenalised parameters explain, as a share of it, when only its rounding is left."""
 
 
@@ -90,7 +90,7 @@ def natural(objective: Objective, groups: Groups | None = None) -> Coordinates:
         squares = (probed[:, :own] - probed[:, own:] @ shift).square().mean(0)
     if groups is not None:
         raw, squares = (_shared(values, objective, groups) for values in (raw, squares))
-    inverse = torch.where(squares <= _NOTHING**2 * raw, 0.0, squares.clamp(min=_TINY).rsqrt())
+    inverse = torch.where(squares <= NOTHING**2 * raw, 0.0, squares.clamp(min=_TINY).rsqrt())
     inverse_others = torch.where(others == 0, 1.0, others.clamp(min=_TINY).rsqrt())
     return Coordinates(inverse, inverse_others, shift, max(1.0, (raw.sqrt() * inverse).max().item()))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -76,33 +75,3 @@ def draw(results: Mapping[str, Any], grid: Grid, chosen: int, folds: int, axes: 
     if len(settings) > 1:
         axes.legend(frameon=False)
     return axes
-
-
-class Show(Protocol):
-    """Shows one more epoch, and how many models go on."""
-
-    def __call__(self, running: int = 0) -> None: ...
-
-
-@contextmanager
-def epochs_shown(wanted: bool, what: str, epochs: int) -> Iterator[Show]:
-    """Shows a bar of epochs on standard error.
-
-    Raises:
-        ImportError: without rich, where it is wanted.
-    """
-    if not wanted:
-        yield lambda running=0: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError as error:
-        raise ImportError(f"verbose=True needs rich ({error}): pip install rich") from error
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=epochs)
-
-        def show(running: int = 0) -> None:
-            bar.update(task, advance=1, description=f"{what}, {running} not stopped" if running else what)
-
-        yield show

@@ -12,7 +12,7 @@ from regkernels.selection.active_set import lasso
 from regkernels.selection.features import Features
 from regkernels.selection.newton import flat_of, parts
 from regkernels.selection.objective import Objective
-from regkernels.selection.penalty import Penalty
+from regkernels.selection.penalty import Penalty, l1_distance
 from regkernels.selection.solver import ProximalNewton, Solution
 
 _SHORTEST = 2.0**-20
@@ -106,10 +106,9 @@ class DirectLasso:
         return _Place(outputs, loss.item(), graph.detach(), graph)
 
     def _violations(self, x: Tensor, gradient: Tensor, thresholds: Tensor) -> Tensor:
-        kinked = self._kinked(thresholds)
-        excess = (-gradient if self._penalty.positive else gradient.abs()) - thresholds
-        at_zero = torch.where(kinked, excess.clamp(min=0), gradient.abs())
-        return torch.where(x == 0, at_zero, (gradient + thresholds * x.sign()).abs())
+        own = self._own
+        distances = l1_distance(x[:own], gradient[:own], thresholds[:own], positive=self._penalty.positive)
+        return torch.cat([distances, gradient[own:].abs()])
 
     def _kinked(self, thresholds: Tensor) -> Tensor:
         """Tells which weights are held at zero by something."""

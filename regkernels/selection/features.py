@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from regkernels.selection.coordinates import NOTHING
 from regkernels.selection.newton import flat_of, parts
 from regkernels.selection.objective import Objective
 
 _MOST_NUMBERS = 2**22
-_NOTHING = 1e-13
-"""What is left of a column that the unpenalised parameters explain, as a share of it, when only its rounding is left."""
 
 
 class Features(NamedTuple):
@@ -68,6 +67,6 @@ def _standardised(constant: Tensor, columns: Tensor, others: Tensor, shares: Ten
     shift = torch.linalg.pinv(root * others) @ (root * columns)
     columns = columns - others @ shift
     left = (root * columns).norm(dim=0)
-    inverse = torch.where(left > _NOTHING * sizes, 1 / left, 0.0)
+    inverse = torch.where(left > NOTHING * sizes, 1 / left, 0.0)
     rounding = max(1.0, (sizes * inverse).max().item())
     return Features(constant, columns * inverse, others, inverse, shift, rounding)

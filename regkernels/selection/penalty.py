@@ -97,7 +97,7 @@ class Penalty:
         gradient = gradient + weight_decay * weight
         if self.groups is not None:
             return _group_distance(weight, gradient, own, self.groups)
-        return _l1_distance(weight, gradient, self.threshold(own, index), positive=self.positive)
+        return l1_distance(weight, gradient, self.threshold(own, index), positive=self.positive)
 
     def violation(
         self, strength: float, penalised: list[nn.Parameter], gradients: list[Tensor], coordinates: Coordinates
@@ -221,10 +221,11 @@ def subdiff_distance(
     gradient = gradient + weight_decay * weight
     if penalty == "group_l1":
         return _group_distance(weight, gradient, strength, groups)
-    return _l1_distance(weight, gradient, strength, positive=False)
+    return l1_distance(weight, gradient, strength, positive=False)
 
 
-def _l1_distance(weight: Tensor, gradient: Tensor, strength: float | Tensor, *, positive: bool) -> Tensor:
+def l1_distance(weight: Tensor, gradient: Tensor, strength: float | Tensor, *, positive: bool) -> Tensor:
+    """Returns how far 0 is from the subdifferential of ``f + strength * |w|`` for each weight, given f's gradient."""
     # Where weights must not become negative, a gradient that is positive holds them at zero, however large it is.
     excess = (-gradient if positive else gradient.abs()) - strength
     return torch.where(weight == 0, excess.clamp(min=0), (gradient + strength * weight.sign()).abs())

@@ -1,10 +1,12 @@
-"""Shows a progress bar for paths that take long."""
+"""Shows progress bars: for paths that take long, and for the epochs of a cross-validation."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
+from typing import Protocol
 
 _LONG = 2.0  # seconds
 
@@ -34,3 +36,33 @@ def shown(strengths: list[float], progress: bool | None) -> Iterator[float]:
             display.update(task, description=f"lambda = {strength:.3g}", visible=seen)
             yield strength
             display.advance(task)
+
+
+class Show(Protocol):
+    """Shows one more epoch, and how many models go on."""
+
+    def __call__(self, running: int = 0) -> None: ...
+
+
+@contextmanager
+def epochs_shown(wanted: bool, what: str, epochs: int) -> Iterator[Show]:
+    """Shows a bar of epochs on standard error.
+
+    Raises:
+        ImportError: without rich, where it is wanted.
+    """
+    if not wanted:
+        yield lambda running=0: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError as error:
+        raise ImportError(f"verbose=True needs rich ({error}): pip install rich") from error
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=epochs)
+
+        def show(running: int = 0) -> None:
+            bar.update(task, advance=1, description=f"{what}, {running} not stopped" if running else what)
+
+        yield show

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from regkernels.optim import Optimizer, Penalties
-from regkernels.selection.cv_results import epochs_shown
 from regkernels.selection.fold_rows import FoldRows
 from regkernels.selection.fold_training import Best, Data, Training, trained
 from regkernels.selection.grid import Grid
+from regkernels.selection.progress import epochs_shown
 from regkernels.selection.prototype import Prototype
 from regkernels.selection.stacked import StackedModels
 from regkernels.validation import nonnegative

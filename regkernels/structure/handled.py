@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import FunctionType
 
 from torch import nn
@@ -44,9 +45,8 @@ def children_taken_apart(module: nn.Module, functions: list[FunctionType]) -> se
     children = dict(module.named_children())
     found: set[str] = set()
     for function in functions:
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError, SyntaxError):
+        tree = _parsed(function)
+        if tree is None:
             return set(children)
         parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
         for node in ast.walk(tree):
@@ -60,6 +60,15 @@ def children_taken_apart(module: nn.Module, functions: list[FunctionType]) -> se
             elif _is_name(node, "self") and not _is_harmless(parents[node], children):
                 return set(children)
     return found
+
+
+@cache
+def _parsed(function: FunctionType) -> ast.AST | None:
+    """Reads the source of a function, which layers of a class share; None where there is none."""
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
 
 
 def _is_harmless(parent: ast.AST, children: Mapping[str, nn.Module]) -> bool:
