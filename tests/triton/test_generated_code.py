@@ -14,16 +14,22 @@ from regkernels import reference
 from regkernels.backends.triton.architectures import ARCHITECTURES
 from regkernels.backends.triton.kernels.groups import STAGES
 from regkernels.backends.triton.kernels.penalties import FORMULAS
+from regkernels.table.formats import ROUNDINGS
 from tests.support import cases
 from tests.triton.compiled import METRICS, OPERATORS, PENALTIES, compiled_for
 from tests.triton.kernel import BY_GROUPS_FUNCTIONS, Kernel
 from tests.triton.traffic import VALUES, bytes_moved, elements, stored_states, wide_accesses
-from tests.triton.updates import ALWAYS, BY_GROUPS, FULL, FURTHER, SHIFTED, THIRDS, WITH_SUMS, taken
+from tests.triton.updates import ALWAYS, BY_GROUPS, FURTHER, SHARES, SHIFTED, WITH_SUMS, taken
 
 pytestmark = pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in FURTHER])
 
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 NVIDIA = [architecture for architecture in ARCHITECTURES if not architecture.startswith("gfx")]
+
+
+def relatives(architecture: str) -> list[str]:
+    """The architectures of the same compiler, itself among them."""
+    return [other for other in SHARES if (other in NVIDIA) == (architecture in NVIDIA)]
 
 
 def assert_all(
@@ -97,10 +103,6 @@ def test_every_rule_is_compiled_for_every_dtype_with_and_without_sums(architectu
     always, with_sums = (taken(architecture, updates) for updates in (ALWAYS, WITH_SUMS))
     assert set(updates) >= {(update.rule, update.dtype, stats) for update, stats in product(always, (True, False))}
     assert len(updates) == 2 * len(always) + len(with_sums) + len(OPERATORS)
-    if architecture in FULL:
-        rules = ("sgd", "momentum", "adam", "amsgrad")
-        assert set(updates) >= set(product(rules, cases.DTYPES, (True, False)))
-        assert {rule for rule, _, _ in updates} == reference.RULES.keys()
 
 
 def test_every_format_is_compiled_by_groups(architecture: str) -> None:
@@ -112,16 +114,25 @@ def test_every_format_is_compiled_by_groups(architecture: str) -> None:
     ]
     assert len(found) - len(others) == 2 * len(taken(architecture, BY_GROUPS))
     assert {kernel.stage for kernel in others} == {"whole", *STAGES}
-    if architecture in FULL:
-        assert {kernel.dtype for kernel in found} == set(cases.DTYPES)
-        assert len({kernel.rounding for kernel in found}) == 4
-        assert {kernel.draws for kernel in found} == {0, 4}
 
 
-def test_thirds_make_a_whole(architecture: str) -> None:
+def test_the_shares_of_a_compiler_make_a_whole(architecture: str) -> None:
     for updates in (ALWAYS, WITH_SUMS, SHIFTED, BY_GROUPS):
-        assert {update for third in THIRDS for update in taken(third, updates)} == set(updates)
+        assert {update for other in relatives(architecture) for update in taken(other, updates)} == set(updates)
         assert taken(architecture, updates)
+
+
+def test_a_compiler_sees_every_rule_dtype_rounding_and_number_of_draws(architecture: str) -> None:
+    updates = [kernel for other in relatives(architecture) for kernel in having(other, "update")]
+    rules = ("sgd", "momentum", "adam", "amsgrad")
+    found = {(kernel.rule, kernel.dtype, kernel.stats) for kernel in updates}
+    assert found >= set(product(rules, cases.DTYPES, (True, False)))
+    assert {rule for rule, _, _ in found} == reference.RULES.keys()
+    assert {kernel.draws for kernel in updates} == {0, 1, 2, 3, 4}
+    by_groups = [kernel for other in relatives(architecture) for kernel in having(other, *BY_GROUPS_FUNCTIONS)]
+    assert {kernel.dtype for kernel in by_groups} == set(cases.DTYPES)
+    assert {kernel.rounding for kernel in by_groups} == set(ROUNDINGS)
+    assert {kernel.draws for kernel in by_groups} == {0, 4}
 
 
 def test_rows_are_moved_16_bytes_at_a_time(architecture: str) -> None:
@@ -227,7 +238,7 @@ def test_eight_neighbours_share_the_computation_of_their_random_numbers(architec
         return 0.8 * most <= kernel.count(product_of_words) <= most + 4  # addresses take some, too
 
     kernels = [kernel for kernel in having(architecture, "update") if kernel.draws]
-    assert {kernel.draws for kernel in kernels} == {1, 2, 3, 4} or architecture not in FULL
+    assert kernels
     assert_all(kernels, excess, lambda kernel: True)
 
 
