@@ -130,7 +130,7 @@ def explanation(reason: str) -> str:
             "",
             *("    " + line for line in reason.splitlines()),
             "",
-            "How to fix it: install a C++17 compiler with OpenMP and the headers of this Python (Debian,",
+            "How to fix it: install a C++17 compiler (GCC or clang) and the headers of this Python (Debian,",
             "Ubuntu: apt install g++ python3-dev; Fedora: dnf install gcc-c++ python3-devel), and retry:",
             "    pip install --force-reinstall --no-deps --no-cache-dir regkernels   (or a checkout's path)",
             "REGKERNELS_REQUIRE_EXTENSION=1 in the environment makes a failure like this one an error.",

@@ -21,6 +21,11 @@ T* pointer(int64_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+template <class Function>
+void take(Function*& function, int64_t address) {
+    function = reinterpret_cast<Function*>(address);
+}
+
 std::vector<Hyper> hyper_table(const py::list& rows) {
     constexpr Py_ssize_t kFields = sizeof(Hyper) / sizeof(double);
     std::vector<Hyper> table(rows.size());
@@ -182,6 +187,18 @@ PYBIND11_MODULE(_C, m) {
         .def("hold", &States::hold);
 
     m.def("layout", &layout);
+    m.def(
+        "use_runtime",
+        [](int64_t parallel, int64_t max_threads, int64_t num_threads, int64_t thread_num, int64_t pause) {
+            Runtime runtime;
+            take(runtime.parallel, parallel);
+            take(runtime.max_threads, max_threads);
+            take(runtime.num_threads, num_threads);
+            take(runtime.thread_num, thread_num);
+            take(runtime.pause_resource_all, pause);
+            use_runtime(runtime);
+        },
+        py::arg("parallel"), py::arg("max_threads"), py::arg("num_threads"), py::arg("thread_num"), py::arg("pause"));
     m.def("num_threads", &num_threads);
     m.def("end_waiting_threads", &end_waiting_threads);
     m.def("use_one_thread", &use_one_thread);

@@ -11,8 +11,10 @@ namespace {
 // sums read them again.
 constexpr int64_t kBlock = 512;
 
+#ifndef __clang__  // does not know the warning
 // GCC thinks that a block could be empty, and none of its random numbers made.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 // Of one block of a segment, whose first element has this place in its whole parameter. Eight elements share a counter,
 // and those of groups and of parts begin anywhere among them.

@@ -4,19 +4,18 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "processor.h"
+
 namespace regkernels {
 namespace {
 
 std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found = {&kernels_baseline()};
 #ifdef REGKERNELS_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        found.push_back(&kernels_avx2());
+    if (processor_has_avx2()) found.push_back(&kernels_avx2());
 #endif
 #ifdef REGKERNELS_HAVE_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        found.push_back(&kernels_avx512());
+    if (processor_has_avx512()) found.push_back(&kernels_avx512());
 #endif
     return found;
 }

@@ -1,9 +1,5 @@
 #include "parallel.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include <algorithm>
 #include <vector>
 
@@ -94,7 +90,7 @@ class LargeGroups {
         if (with_sums) partials_.resize(static_cast<size_t>(std::max(tiles, ranges)));
     }
 
-    void update(const Kernels& kernels, const Hyper* rows, Sums* totals, Starts& starts) {
+    void update(const Kernels& kernels, const Hyper* rows, Sums* totals) {
         for (Wave& wave : waves_) {
             lay_out(wave);
             for (const GroupStage stage : {kObserve, kShare, kPropose, kShrinkGroups, kWrite, kCount}) {
@@ -102,15 +98,12 @@ class LargeGroups {
                 const bool by_tiles = stage == kObserve || stage == kPropose || stage == kWrite;
                 const std::vector<SharedTask>& tasks = by_tiles ? tiles_ : ranges_;
                 std::fill(partials_.begin(), partials_.end(), Sums{});
-                for_chunks(
-                    tasks,
-                    [&](int64_t i, const SharedTask& task) {
-                        const Segment& segment = segments_[wave.items[task.part]];
-                        kernels.of[Kind(segment.kind).dtype].update_groups(stage, segment, task.tile, rows[segment.row],
-                                                                           &wave.works[task.part],
-                                                                           with_sums_ ? &partials_[i] : nullptr);
-                    },
-                    starts);
+                for_chunks(tasks, [&](int64_t i, const SharedTask& task) {
+                    const Segment& segment = segments_[wave.items[task.part]];
+                    kernels.of[Kind(segment.kind).dtype].update_groups(stage, segment, task.tile, rows[segment.row],
+                                                                       &wave.works[task.part],
+                                                                       with_sums_ ? &partials_[i] : nullptr);
+                });
                 for (size_t i = 0; with_sums_ && i < tasks.size(); ++i)
                     add(totals[segments_[wave.items[tasks[i].part]].total], partials_[i]);
             }
@@ -177,26 +170,22 @@ void update(const Kernels& kernels, const Segment* segments, int64_t count, cons
     // Nothing is allocated from the first write on: a step that fails must not have updated a part of the weights.
     std::vector<Sums> partials(totals ? chunks.size() : 0);
     LargeGroups large(segments, shared, totals != nullptr);
-    Starts starts;
-    for_chunks(
-        chunks,
-        [&](int64_t i, const Chunk& chunk) {
-            const Segment& segment = segments[chunk.item];
-            const Kind kind(segment.kind);
-            if (kind.penalty == kGroup) {
-                const Tile tile = {0, 0, chunk.begin, chunk.end, 0, 0, 0};
-                kernels.of[kind.dtype].update_groups(kWhole, segment, tile, rows[segment.row], nullptr,
-                                                     totals ? &partials[i] : nullptr);
-                return;
-            }
-            kernels.of[kind.dtype].update(segment, kind, chunk.begin, chunk.end, rows[segment.row],
-                                          totals ? &partials[i] : nullptr);
-        },
-        starts);
+    for_chunks(chunks, [&](int64_t i, const Chunk& chunk) {
+        const Segment& segment = segments[chunk.item];
+        const Kind kind(segment.kind);
+        if (kind.penalty == kGroup) {
+            const Tile tile = {0, 0, chunk.begin, chunk.end, 0, 0, 0};
+            kernels.of[kind.dtype].update_groups(kWhole, segment, tile, rows[segment.row], nullptr,
+                                                 totals ? &partials[i] : nullptr);
+            return;
+        }
+        kernels.of[kind.dtype].update(segment, kind, chunk.begin, chunk.end, rows[segment.row],
+                                      totals ? &partials[i] : nullptr);
+    });
     for (size_t i = 0; i < partials.size(); ++i) {
         add(totals[segments[chunks[i].item].total], partials[i]);
     }
-    large.update(kernels, rows, totals, starts);
+    large.update(kernels, rows, totals);
 }
 
 Sums reduce(const Kernels& kernels, const Run* runs, int64_t count) {

@@ -1,4 +1,4 @@
-// Runs the kernels over tables of work, in one OpenMP region per call.
+// Runs the kernels over tables of work, in one region of threads per call.
 #pragma once
 
 #include <vector>

@@ -76,11 +76,11 @@ struct SCAD {
         const C rest = shape - 1 - t;
         const bool convex = rest > 0;
         const C left = t * (shape * strength - a) / (convex ? rest : C(1));
-        const C shrunk = soft_threshold(v, convex & (left < u) ? left : u);
+        const C shrunk = soft_threshold(v, (convex & (left < u)) ? left : u);
         const C x = magnitude(shrunk);
         const bool better = u * strength * (shape + 1) < (x - a) * (x - a) + (u + u) * x;
         const bool beyond = (x > strength) | ((a > shape * strength) & better);
-        return !convex & beyond ? v : shrunk;
+        return (!convex & beyond) ? v : shrunk;
     }
 };
 

@@ -11,7 +11,7 @@ namespace regkernels {
 
 // Of the functions in bindings.cpp: raised whenever one takes or returns something else, so that Python files refuse an
 // extension that was built for others. regkernels/backends/extension.py has the same number.
-constexpr int kInterface = 9;
+constexpr int kInterface = 10;
 
 #define REGKERNELS_INTEGER(NAME) int64_t NAME;
 #define REGKERNELS_INTEGERS(NAME, COUNT) int64_t NAME[COUNT];

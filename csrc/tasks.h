@@ -1,10 +1,6 @@
 // Work for threads: tensors cut into chunks, and one parallel region over them.
 #pragma once
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -48,56 +44,30 @@ int64_t cost(const Task& task) {
     return task.work + kChunkOverhead;
 }
 
-// The first chunk of each thread. Allocated by whoever calls: an exception cannot leave a parallel region, and none may
-// come once something has been written.
-class Starts {
-  public:
-    Starts() : first_(static_cast<size_t>(num_threads()) + 1) {}
-
-    template <class Task>
-    void deal_out(const std::vector<Task>& chunks, int64_t work, int64_t threads) {
-        const int64_t count = static_cast<int64_t>(chunks.size());
-        int64_t done = 0, thread = 0;
-        for (int64_t i = 0; i < count; ++i) {
-            while (thread < threads && done >= work / threads * thread) first_[thread++] = i;
-            done += cost(chunks[i]);
-        }
-        while (thread <= threads) first_[thread++] = count;
-    }
-    int64_t operator[](int64_t thread) const { return first_[thread]; }
-    int64_t threads() const { return static_cast<int64_t>(first_.size()) - 1; }
-
-  private:
-    std::vector<int64_t> first_;
-};
-
 // Calls body(index of chunk, chunk) for all chunks. Each thread gets one contiguous range of about equal cost: memory
-// is then streamed in order, and a process that runs again touches the same pages from the same core.
+// is then streamed in order, and a process that runs again touches the same pages from the same core. Nothing is
+// allocated: an exception cannot leave a region, and none may come once something has been written.
 template <class Task, class Body>
-void for_chunks(const std::vector<Task>& chunks, const Body& body, Starts& starts) {
+void for_chunks(const std::vector<Task>& chunks, const Body& body) {
     const int64_t count = static_cast<int64_t>(chunks.size());
     int64_t work = 0;
     for (const Task& chunk : chunks) work += cost(chunk);
-#ifdef _OPENMP
-    if (work >= kSerialWork && count > 1 && starts.threads() > 1) {
-        // No num_threads clause: with one, libgomp may rebuild its pool of threads in every region that torch and we
-        // take turns to open.
-#pragma omp parallel
-        {
-#pragma omp single
-            starts.deal_out(chunks, work, omp_get_num_threads());
-            const int64_t thread = omp_get_thread_num();
-            for (int64_t i = starts[thread]; i < starts[thread + 1]; ++i) body(i, chunks[i]);
-        }
+    if (work < kSerialWork || count <= 1 || num_threads() == 1) {
+        for (int64_t i = 0; i < count; ++i) body(i, chunks[i]);
         return;
     }
-#endif
-    for (int64_t i = 0; i < count; ++i) body(i, chunks[i]);
-}
-template <class Task, class Body>
-void for_chunks(const std::vector<Task>& chunks, const Body& body) {
-    Starts starts;
-    for_chunks(chunks, body, starts);
+    auto share = [&](int64_t thread, int64_t threads) {
+        const int64_t begin = work / threads * thread;
+        const int64_t end = thread + 1 == threads ? work : work / threads * (thread + 1);
+        int64_t done = 0;
+        for (int64_t i = 0; i < count && done < end; ++i) {
+            if (done >= begin) body(i, chunks[i]);
+            done += cost(chunks[i]);
+        }
+    };
+    using Share = decltype(share);
+    run_region([](void* data, int64_t thread, int64_t threads) { (*static_cast<Share*>(data))(thread, threads); },
+               &share);
 }
 
 inline int64_t size_of(int64_t dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }

@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch  # loads libgomp.so.1, the one OpenMP runtime of the process; the extension then binds to it
+import torch
 from torch import Tensor
 
 from regkernels import reference
+from regkernels.backends import openmp
 from regkernels.distributed.shards import held
 from regkernels.table import segments
 from regkernels.table.formats import DTYPES, ROUNDINGS
 from regkernels.table.hyper import Hyper
 from regkernels.warn import warn
 
-INTERFACE = 9
+INTERFACE = 10
 """The version of the extension's functions; kInterface in csrc/table.h."""
 
 IN_PLACE, STAGED, WITHOUT_STATE, SPREAD = range(4)
@@ -95,6 +96,22 @@ if C is None:
         RuntimeWarning,
     )
 
+
+def _use_threads_of_torch() -> None:
+    functions = openmp.functions()
+    if functions is not None:
+        C.use_runtime(*functions)
+        return
+    warn(
+        "regkernels steps on one thread: no OpenMP runtime was found behind torch's libraries, so there are no threads to "
+        "share with torch. Results are the same; large models step more slowly. Builds of torch from PyPI and conda-forge "
+        "bring a runtime.",
+        RuntimeWarning,
+    )
+
+
+if C is not None:
+    _use_threads_of_torch()
 
 _ended_threads = True
 
