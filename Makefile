@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 # again.
 TOOLS := $(VENV)/.stamp-tools
 PACKAGE := $(VENV)/.stamp-package
+WHEEL_TOOLS := $(VENV)/.stamp-wheel-tools
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CSRC := $(wildcard csrc/*)
-FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC))
+FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC) $(wildcard wheels/*))
 SITE := build/docs
 # What is passed on to the program: make test ARGS="-k adamw -x"
 ARGS ?=
@@ -22,7 +23,7 @@ PYTEST := OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pyte
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage touch fuzz sanitize lint types bench docs gpu kernels format clean distclean
+.PHONY: help demo test check coverage touch fuzz sanitize lint types bench docs gpu kernels wheel format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -76,6 +77,10 @@ gpu: ## on a machine with a GPU: install for python3 itself (no .venv), measure 
 kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942"; ARGS=--run: run their PTX on the CPU)
 	@$(BIN)/python -m tests.triton.compiled $(ARGS)
 
+# cmake, ninja and auditwheel's patchelf are looked up on the PATH.
+wheel: $(WHEEL_TOOLS) ## build wheels for x86-64 and aarch64 into dist/, and try them (minutes; ARGS=x86_64: that one)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m wheels.build $(ARGS)
+
 format: $(TOOLS) ## rewrite the sources the way `make lint` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -101,6 +106,11 @@ $(BIN)/python:
 $(TOOLS): requirements-dev.txt | $(BIN)/python
 	@echo "installing requirements-dev.txt into $(VENV) (torch is large; the first time takes minutes)"
 	@$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(WHEEL_TOOLS): wheels/requirements.txt $(TOOLS)
+	@echo "installing wheels/requirements.txt into $(VENV) (a compiler for all processors: 400 MB)"
+	@$(PIP) install --quiet -r wheels/requirements.txt
 	@touch $@
 
 # pip hides a successful build's output and with it the compiler's warnings, hence the log. Type checkers and editors find the package
