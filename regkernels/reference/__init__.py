@@ -12,7 +12,7 @@ Sums are not part of the bit promise; they are formed in float64 and agree to 1e
 
 from regkernels.reference import family as family
 from regkernels.reference import kinds as kinds
-from regkernels.reference.elementwise import clamp, divide, logarithm, sign, soft_threshold, square_root
+from regkernels.reference.elementwise import clamp, divide, logarithm, sign, soft_threshold
 from regkernels.reference.family import OPERATORS, VALUES
 from regkernels.reference.groups import zero_groups
 from regkernels.reference.l1_l2 import (
@@ -44,6 +44,7 @@ from regkernels.reference.values import (
     weighted_sum,
 )
 from regkernels.table.formats import compute_dtype
+from regkernels.table.root import square_root
 
 __all__ = [
     "METRICS",

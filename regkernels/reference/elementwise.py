@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import numpy
 import torch
 from torch import Tensor
 
-from regkernels import transforms
 from regkernels.table.hyper import Hyper
-
-
-def square_root(x: Tensor) -> Tensor:
-    """Returns the correctly rounded square root of a float32 or float64 tensor (IEEE 754)."""
-    if x.dtype == torch.float32:
-        return x.double().sqrt().float()  # exact: a double holds more than twice the bits of a float, and two more
-    if not x.is_cpu or transforms.unreadable(x):
-        return x.sqrt()
-    root = torch.empty_like(x)
-    numpy.sqrt(x.numpy(), out=root.numpy())  # the processor's instruction; torch calls a library for long arrays
-    return root
 
 
 def sign(x: Tensor) -> Tensor:

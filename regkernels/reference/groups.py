@@ -19,11 +19,11 @@ from regkernels.reference.elementwise import (
     divisor_of,
     in_type_of,
     soft_threshold,
-    square_root,
     threshold_of,
     within,
 )
 from regkernels.table.hyper import Hyper
+from regkernels.table.root import square_root
 
 if TYPE_CHECKING:
     from regkernels.table.grouping import GroupLayout

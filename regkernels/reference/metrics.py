@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import divide, square_root
+from regkernels.reference.elementwise import divide
 from regkernels.reference.rules import variance
 from regkernels.reference.step import proximal_step
 from regkernels.table.formats import compute_dtype
 from regkernels.table.hyper import Hyper
+from regkernels.table.root import square_root
 
 
 class Metric(NamedTuple):

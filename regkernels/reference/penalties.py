@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import logarithm, magnitude, sign, soft_threshold, square_root, with_sign
+from regkernels.reference.elementwise import logarithm, magnitude, sign, soft_threshold, with_sign
+from regkernels.table.root import square_root
 
 Numbers = tuple[Any, Any, Any, Any]
 """Floats; those of terms may be 0-dim tensors, to be differentiated."""

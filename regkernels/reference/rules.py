@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import divide, sign, square_root
+from regkernels.reference.elementwise import divide, sign
 from regkernels.table.hyper import Hyper
+from regkernels.table.root import square_root
 
 Share = Callable[[Tensor], Tensor]
 """What is done to second moments before they make a step: nothing, or a mean over each group of elements."""

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regkernels.reference.elementwise import sign, square_root
+from regkernels.reference.elementwise import sign
 from regkernels.reference.family import FAMILY, VALUES
 from regkernels.reference.l1_l2 import penalty_dtype
 from regkernels.reference.penalties import Numbers
 from regkernels.table.formats import compute_dtype
+from regkernels.table.root import square_root
 
 
 class Penalty(NamedTuple):

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from regkernels.table.root import square_root
+
 READ_IN_PLACE = (torch.float32, torch.float64)
 """Types of the numbers that need not be copied first."""
 
@@ -20,7 +22,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "multiply": torch.mul,
     "divide": torch.true_divide,
     "power": torch.pow,
-    "root": torch.sqrt,
+    "root": square_root,
     "floor": torch.floor,
     "is_greater": torch.gt,
     "is_equal": torch.eq,

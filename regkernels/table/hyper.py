@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from regkernels.table import root
 from regkernels.table.deferred import Deferred
 
 Scalar = float | Tensor
@@ -130,7 +131,9 @@ def number(value: Number, group: Mapping[str, Any]) -> Number:
 
 
 def square_root(value: Number) -> Number:
-    return value.sqrt() if isinstance(value, (Tensor, Deferred)) else math.sqrt(value)
+    if isinstance(value, Tensor):
+        return root.square_root(value)
+    return value.sqrt() if isinstance(value, Deferred) else math.sqrt(value)
 
 
 def select(condition: bool | Tensor | Deferred, value: Number, otherwise: Number) -> Number:

@@ -189,7 +189,10 @@ import sys, types
 sys.modules["regkernels._C"] = types.SimpleNamespace({layout})
 """
 WITHOUT: dict[str, tuple[str, str]] = {
-    "cannot be loaded": (BLOCK.format(error='ImportError("libstdc++.so.6: no such file")'), "libstdc++.so.6: no such file"),
+    "cannot be loaded": (
+        BLOCK.format(error='ImportError("libstdc++.so.6: no such file")'),
+        "libstdc++.so.6: no such file",
+    ),
     "is not there": (BLOCK.format(error="ModuleNotFoundError('not found', name=name)"), ""),
     "could not be built": (BLOCK.format(error='ImportError("none")') + BUILD_FAILED, "kernels.cpp:7: error: no such"),
     "is of other sources": (
