@@ -115,7 +115,7 @@ $(WHEEL_TOOLS): wheels/requirements.txt $(TOOLS)
 
 # pip hides a successful build's output and with it the compiler's warnings, hence the log. Type checkers and editors find the package
 # in the mode "compat" only: the other one installs a finder, which they do not run.
-$(PACKAGE): $(TOOLS) pyproject.toml setup.py CMakeLists.txt regkernels/_version.py $(CSRC)
+$(PACKAGE): $(TOOLS) pyproject.toml setup.py CMakeLists.txt $(CSRC)
 	@echo "building the extension"
 	@mkdir -p build
 	@REGKERNELS_REQUIRE_EXTENSION=1 $(PIP) install --verbose --no-build-isolation --no-deps \
