@@ -12,6 +12,9 @@ WHEEL_TOOLS := $(VENV)/.stamp-wheel-tools
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CSRC := $(wildcard csrc/*)
 FORMATTED := $(filter %.cpp %.h %.hpp,$(CSRC) $(wildcard wheels/*))
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+SCHEMA := $(BIN)/check-jsonschema --builtin-schema
 SITE := build/docs
 # What is passed on to the program: make test ARGS="-k adamw -x"
 ARGS ?=
@@ -54,11 +57,16 @@ fuzz: $(PACKAGE) ## try at random what nobody has listed, for ten minutes (ARGS=
 sanitize: $(PACKAGE) ## run what works on memory under the address and undefined-behaviour sanitizers (minutes)
 	@PYTHON='$(BIN)/python' sh tests/sanitize.sh $(ARGS)
 
-lint: $(TOOLS) ## check style, formatting, and that imports point downwards
+# An sdist has nothing of .github.
+lint: $(TOOLS) ## check style, formatting, that imports point downwards, and what a forge reads
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(if $(FORMATTED),$(BIN)/clang-format --dry-run -Werror $(FORMATTED))
+	@$(if $(WORKFLOWS),$(SCHEMA) vendor.github-workflows $(WORKFLOWS))
+	@$(if $(WORKFLOWS),$(SCHEMA) custom.github-workflows-require-timeout $(WORKFLOWS))
+	@$(if $(FORMS),$(SCHEMA) vendor.github-issue-forms $(FORMS))
+	@$(SCHEMA) vendor.citation-file-format CITATION.cff
 
 types: $(TOOLS) ## check the types
 	@$(BIN)/mypy
