@@ -66,6 +66,7 @@ lint: $(TOOLS) ## check style, formatting, that imports point downwards, and wha
 	@$(if $(WORKFLOWS),$(SCHEMA) vendor.github-workflows $(WORKFLOWS))
 	@$(if $(WORKFLOWS),$(SCHEMA) custom.github-workflows-require-timeout $(WORKFLOWS))
 	@$(if $(FORMS),$(SCHEMA) vendor.github-issue-forms $(FORMS))
+	@$(if $(FORMS),$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml)
 	@$(SCHEMA) vendor.citation-file-format CITATION.cff
 
 types: $(TOOLS) ## check the types

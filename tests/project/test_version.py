@@ -91,14 +91,24 @@ def test_an_archive_knows_its_tag(repository: Path, tmp_path: Path) -> None:
     assert version(unpack(tmp_path / "archive.tar", tmp_path / "unpacked")) == "0.3.0"
 
 
-def test_an_sdist_knows_its_version_and_carries_what_it_needs(repository: Path) -> None:
-    """Unpacked within a repository, too, where `make wheel` builds from it."""
-    git(repository, "tag", "v0.3.0")
-    name = hook(repository, "build_sdist('dist')")
-    folder = unpack(repository / "dist" / name, repository / "build")
+def carried(folder: Path) -> set[str]:
+    """Returns what an sdist carries that was made from files, not by setuptools."""
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    made = {path for path in there if path in ("PKG-INFO", "setup.cfg") or ".egg-info/" in path}
-    assert there - made == {path for path in tracked() if not path.startswith(OF_THE_REPOSITORY_ALONE)}
+    return {path for path in there if path not in ("PKG-INFO", "setup.cfg") and ".egg-info/" not in path}
+
+
+def test_an_sdist_carries_what_it_needs(copy: Path) -> None:
+    """Without git, which would tell setuptools-scm what else there is."""
+    archive = copy / "dist" / hook(copy, "build_sdist('dist')")
+    expected = {path for path in tracked() if not path.startswith(OF_THE_REPOSITORY_ALONE)}
+    assert carried(unpack(archive, copy / "build")) == expected
+
+
+def test_an_sdist_knows_its_version(repository: Path) -> None:
+    """Unpacked within a repository, too, where `make wheel` builds from it; and it carries nothing of the repository alone."""
+    git(repository, "tag", "v0.3.0")
+    folder = unpack(repository / "dist" / hook(repository, "build_sdist('dist')"), repository / "build")
+    assert not any(path.startswith(OF_THE_REPOSITORY_ALONE) for path in carried(folder))
     assert version(folder) == "0.3.0"
 
 
