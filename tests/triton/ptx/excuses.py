@@ -15,16 +15,19 @@ class Excuse(NamedTuple):
     kernels: str
     text: str  # what is found anywhere in the instruction
     why: str
-    harmless: bool = True  # nothing would be there to find, rather than numbers wanting that would show it
+    reads: str = ""  # what is found in one of the instructions that have written what it reads
 
 
-def excuse(excuses: Iterable[Excuse], kind: str, kernel: str, text: str) -> Excuse | None:
+def excuse(excuses: Iterable[Excuse], kind: str, kernel: str, text: str, reads: str = "") -> Excuse | None:
     """Returns the first that fits."""
     return next(
         (
             each
             for each in excuses
-            if re.fullmatch(each.kind, kind) and re.match(each.kernels, kernel) and re.search(each.text, text)
+            if re.fullmatch(each.kind, kind)
+            and re.match(each.kernels, kernel)
+            and re.search(each.text, text)
+            and re.search(each.reads, reads, re.MULTILINE)
         ),
         None,
     )

@@ -97,7 +97,7 @@ def _step(update: Update, by_dim: dict[int, list[Any]] | None, options: dict[str
     if by_dim is not None:
         of_dim = [(dim, params[dim * len(params) // 2 :][: len(params) // 2]) for dim in (0, 1)]
         groups = [
-            {"params": half[k::count], **strengths, "group_dim": dim, "group_l1": 0.3, "max_norm": 1.0}
+            {"group_l1": 0.3, "max_norm": 1.0, **strengths, "params": half[k::count], "group_dim": dim}
             for dim, half in of_dim
             for k, strengths in enumerate(_STRENGTHS)
         ]
