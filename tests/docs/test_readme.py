@@ -25,14 +25,15 @@ def test_a_stranger_reads_it_to_the_end() -> None:
 
 
 def test_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    """And what it prints is what the line below it says: the loss falls, zeros rise from 8 % to 95 %."""
+    """And what it prints is what the line below it says: the loss falls, zeros rise from 8 % to more than 90 %, whose
+    digits after that depend on how a processor multiplies matrices."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     exec(code, {})
     losses, zeros = zip(*re.findall(r"loss ([\d.]+), +([\d.]+)%", capsys.readouterr().out), strict=True)
     assert [float(share) for share in zeros] == sorted(map(float, zeros))
-    first, last = re.search(r"zeros rise from (\d+) % to (\d+) %", README).groups()
-    assert abs(float(zeros[0]) - int(first)) < 1 and abs(float(zeros[-1]) - int(last)) < 2
+    first, last = re.search(r"zeros rise from (\d+) % to more than (\d+) %", README).groups()
+    assert abs(float(zeros[0]) - int(first)) < 1 and float(zeros[-1]) > int(last)
     assert float(losses[-1]) < 0.02 < float(losses[0])
 
 
