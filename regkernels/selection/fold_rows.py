@@ -36,6 +36,39 @@ class FoldRows:
         yield from torch.stack(shuffled).split(longest if size is None else size, dim=1)
 
 
+def checked_folds(splits: Sequence[Any], count: int) -> list[tuple[Any, Any]]:
+    """Returns the row numbers of each fold, training and held-out.
+
+    Args:
+        splits: pairs of row numbers or of masks, as scikit-learn takes them.
+        count: of rows.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = []
+    for index, split in enumerate(splits):
+        if not isinstance(split, (Sequence, numpy.ndarray)) or isinstance(split, str) or len(split) != 2:
+            raise ValueError(f"cv[{index}] must be a pair of index arrays, training and held-out rows, got {split!r}")
+        names = (f"the training part of cv[{index}]", f"the held-out part of cv[{index}]")
+        train, held_out = (_rows(part, name, count) for part, name in zip(split, names, strict=True))
+        found.append((train, held_out))
+    return found
+
+
+def _rows(part: Any, name: str, count: int) -> Any:
+    rows = numpy.asarray(part)
+    if rows.dtype == bool and rows.shape == (count,):
+        return numpy.flatnonzero(rows)
+    if rows.ndim != 1 or not (numpy.issubdtype(rows.dtype, numpy.integer) or not rows.size):
+        raise ValueError(
+            f"{name} must be row numbers or a mask of the {count} rows, got {rows.dtype} of shape {rows.shape}"
+        )
+    for row in rows[(rows < 0) | (rows >= count)][:1]:
+        raise ValueError(f"{name} must be from 0 to {count - 1}, got {row}")
+    return rows.astype(numpy.int64)
+
+
 def check_folds(splits: Sequence[tuple[Any, Any]], labels: Any, classes: Any, weights: Any) -> None:
     """Raises where a fold cannot be trained or scored: nothing in it counts, or its training rows lack a class.
 

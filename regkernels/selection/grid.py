@@ -49,6 +49,8 @@ def grid_of(key: Any, strengths: Any) -> Grid:
     if not keys or not all(isinstance(each, str) for each in keys) or len(set(keys)) < len(keys):
         raise TypeError(f"key must be a param-group key such as 'l1', or a tuple of different ones, got {key!r}")
     try:
+        if isinstance(strengths, (str, bytes)):
+            raise TypeError
         listed = list(strengths)
     except TypeError:
         raise TypeError(
@@ -73,6 +75,8 @@ def _point(index: int, given: Any, keys: tuple[str, ...], single: bool) -> tuple
     numbers = []
     for entry in entries:
         try:
+            if isinstance(entry, (bool, numpy.bool_)):
+                raise TypeError
             number = float(entry)
         except (TypeError, ValueError):
             raise TypeError(f"strengths[{index}] must be a number >= 0, got {given!r}") from None
@@ -80,6 +84,19 @@ def _point(index: int, given: Any, keys: tuple[str, ...], single: bool) -> tuple
             raise ValueError(f"strengths[{index}] must be >= 0 and finite, got {given!r}")
         numbers.append(number)
     return tuple(numbers)
+
+
+def said_of_edge(grid: Grid, chosen: int) -> str | None:
+    """Returns a sentence where a choice is the first or last of three or more strengths, so that a better one may lie beyond."""
+    for place, key in enumerate(grid.keys):
+        values = sorted({point[place] for point in grid.points})
+        value = grid.points[chosen][place]
+        if len(values) > 2 and value in (0.0, *values[1:-1]):
+            continue
+        if len(values) > 2:
+            end, more = ("largest", "larger") if value == values[-1] else ("smallest", "smaller")
+            return f"the chosen {key}={value:g} is the {end} that was tried, and a {more} one may be better: add some to strengths"
+    return None
 
 
 def chosen_by(rule: str, grid: Grid, scores: Any) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regkernels.param_groups import param_groups
 from regkernels.selection.data import Batches
+from regkernels.selection.losses import check_function, check_mean, is_cross_entropy
 from regkernels.selection.plain_models import check_model
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -37,8 +38,7 @@ class Objective:
         dtype: torch.dtype | None = None,
     ) -> None:
         check_model(model)
-        if not callable(loss):
-            raise TypeError(f"loss must be callable with (model_output, target), got a {type(loss).__name__}")
+        check_function(loss)
         self.model: nn.Module = copy.deepcopy(model)
         self.loss: Loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
         if dtype is not None:
@@ -129,13 +129,20 @@ class Objective:
         inputs, targets, _ = next(iter(batches))
         try:
             output = self.model(inputs)
-            _check_shapes(output, targets)
+            _check_shapes(self.loss, output, targets)
             loss = (self.loss if batches is self.batches else self._held_out_loss)(output, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(f"model, loss and {name} do not go together: {error}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise ValueError(f'loss must return one number, the mean over the rows (reduction="mean"), got {got}')
+        if (
+            self.batches.weights is None
+            and isinstance(output, Tensor)
+            and output.dim() > 0
+            and len(output) == len(targets)
+        ):
+            check_mean(self.loss, output, targets)
 
 
 def _number(score: Any) -> float:
@@ -144,7 +151,17 @@ def _number(score: Any) -> float:
     return float(score)
 
 
-def _check_shapes(output: Any, targets: Tensor) -> None:
+def _check_shapes(loss: Loss, output: Any, targets: Tensor) -> None:
+    if is_cross_entropy(loss) and isinstance(output, Tensor) and output.dim() > 1 and targets.is_floating_point():
+        if output.shape[1] == 1:
+            raise ValueError(
+                "cross_entropy takes an output for each class, and the model has one: take binary_cross_entropy_with_logits, or give the "
+                "model two"
+            )
+        if output.shape != targets.shape:
+            raise ValueError(
+                f"cross_entropy takes the numbers of classes as whole numbers, and the targets are {targets.dtype}: pass y.long()"
+            )
     if isinstance(output, Tensor) and targets.is_floating_point() and output.shape != targets.shape:
         raise ValueError(
             f"the model's output has shape {tuple(output.shape)} and the targets {tuple(targets.shape)}, which a loss would "

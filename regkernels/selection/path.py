@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import warnings
@@ -111,7 +112,15 @@ def regularization_path(
             )
         model = model()
     checks.one_of("direction", direction, ("decreasing", "increasing"))
-    penalty = Penalty(key, l1_ratio, weight_decay, options)
+    if "lr" in options:
+        raise ValueError(
+            f"lr={options['lr']!r} is of the optimizer: pass optimizer=lambda groups: regkernels.optim.Adam(groups, lr=...)"
+        )
+    if score is not None and not callable(score):
+        raise TypeError(
+            f"score must be a function of the model's output and the targets, larger is better, got {score!r}"
+        )
+    penalty = Penalty(key, l1_ratio, weight_decay, options, inspect.signature(regularization_path).parameters)
     if optimizer is not None and (not callable(optimizer) or isinstance(optimizer, torch.optim.Optimizer)):
         raise TypeError(f"optimizer must be a function of param groups, got a {type(optimizer).__name__}")
     if isinstance(max_steps, bool) or not isinstance(max_steps, numbers.Integral) or max_steps < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from regkernels import penalties, validation
 from regkernels.optim import SGD
 from regkernels.optim.penalty_keys import Penalties
 from regkernels.reference.family import FAMILY
+from regkernels.selection.belonging import check_belong, check_known
 from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.groups import Groups
 from regkernels.selection.maximum import checked_ratio
@@ -31,14 +32,23 @@ class Penalty:
         l1_ratio: in (0, 1]; the share of the strength that P has.
         weight_decay: >= 0, the same for all strengths.
         options: further keys of the penalised param group, such as ``group_dim`` or ``mcp_gamma``.
+        arguments: of the function that takes them, one of which may have been meant.
     """
 
-    def __init__(self, key: str, l1_ratio: float, weight_decay: float, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        key: str,
+        l1_ratio: float,
+        weight_decay: float,
+        options: Mapping[str, Any],
+        arguments: Iterable[str] = (),
+    ) -> None:
         validation.one_of("key", key, KEYS)
         for name in ("params", "weight_decay", key):
             if name in options:
                 raise ValueError(f"{name} cannot be an option: it is what the path sets for each strength")
-        self.key, self.options = key, dict(options)
+        check_belong(options, (key,), "the path has")
+        self.key, self.options, self._arguments = key, dict(options), tuple(arguments)
         self.l1_ratio, self._weight_decay = (
             checked_ratio(l1_ratio),
             validation.nonnegative("weight_decay", weight_decay),
@@ -57,9 +67,12 @@ class Penalty:
 
     def check(self, penalised: list[nn.Parameter], unpenalised: list[nn.Parameter]) -> None:
         """Raises where regkernels' optimizers do not know the key or an option, or not such a value."""
-        if unknown := sorted(set(self.options) - {"l1", *Penalties.__annotations__}):
-            raise ValueError(f"{unknown[0]} is not known; further keys are those of regkernels.optim.Penalties")
+        self.check_options(("l1", *Penalties.__annotations__))
         SGD(self.param_groups(1.0, penalised, unpenalised), lr=1.0)
+
+    def check_options(self, known: Iterable[str]) -> None:
+        """Raises for an option that is none of the ``known`` keys of an optimizer's param groups."""
+        check_known(self.options, known, "", self._arguments)
 
     def param_groups(
         self, strength: float, penalised: list[nn.Parameter], unpenalised: list[nn.Parameter]

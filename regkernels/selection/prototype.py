@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from regkernels.selection.fold_training import Data
+from regkernels.selection.losses import check_mean
 from regkernels.selection.stacked import Criterion, StackedModels
 from regkernels.selection.targets import Targets
 
 _ROWS = 4  # of a trial: more than the one that batch normalisation refuses
+_ROWS_OF_LOSS = 256  # of the trial of the loss, spread over the data: some may count nothing
 
 
 class Prototype(NamedTuple):
     """Holds what candidates begin with."""
 
     module: nn.Module
-    features: Tensor  # in the dtype and on the device of the module
+    features: Tensor  # on the device of the module, in its dtype or, where it takes numbers of things, as int64
     targets: Tensor
     per_sample: bool  # whether the loss returns a value per sample, not their mean
 
@@ -37,7 +39,8 @@ class Prototype(NamedTuple):
                 'sample_weight needs a loss that returns a value for each sample: pass reduction="none" to it, as in '
                 'torch.nn.CrossEntropyLoss(reduction="none")'
             )
-        own = torch.as_tensor(weights).to(self.features.device, self.features.dtype)
+        first = next(self.module.parameters())
+        own = torch.as_tensor(weights).to(first.device, first.dtype)
         return Data(loss, self.features, self.targets, own)
 
 
@@ -74,15 +77,37 @@ def prepared(
         raise ValueError(
             f"module has no trainable parameter (requires_grad=True), got a {type(module).__name__}: there is nothing to penalise"
         )
-    x = torch.tensor(features).to(first.device, first.dtype)
-    rows = torch.arange(_ROWS) % len(x)
+    rows = torch.linspace(0, len(features) - 1, max(_ROWS, min(_ROWS_OF_LOSS, len(features)))).round().long()
+    x = _taken(module.eval(), torch.tensor(features).to(first.device), first.dtype, rows)
     with torch.no_grad():
-        outputs = module.eval()(x[rows])
-    if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) != len(rows):
-        raise ValueError(f"module must return a tensor with a row for each of the {len(rows)} samples, got {outputs!r}")
+        outputs = module(x[rows])
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"module must return a tensor, got a {type(outputs).__name__}: wrap it in a module that returns the outputs that the loss takes"
+        )
+    if outputs.dim() == 0 or len(outputs) != len(rows):
+        raise ValueError(
+            f"module must return a row for each of the {len(rows)} samples that it was given, got the shape {tuple(outputs.shape)}"
+        )
     y = kind.shaped(targets, outputs, count)
     y = y.to(first.device, outputs.dtype if y.is_floating_point() else y.dtype)
     return Prototype(module.train(), x, y, _returns_samples(loss, outputs, y[rows]))
+
+
+@torch.no_grad()
+def _taken(module: nn.Module, features: Tensor, dtype: torch.dtype, rows: Tensor) -> Tensor:
+    """Returns the features in the dtype of the module or, of whole numbers that it cannot take so, as int64: places of an embedding."""
+    mistake: Exception | None = None
+    for each in (dtype,) if features.is_floating_point() else (dtype, torch.int64):
+        try:
+            module(features[rows].to(each))
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            mistake = mistake or error
+        else:
+            return features.to(each)
+    raise ValueError(
+        f"module cannot compute rows of X, of the shape {tuple(features.shape[1:])} each: {str(mistake).splitlines()[0]}"
+    ) from mistake
 
 
 def _returns_samples(loss: Criterion, outputs: Tensor, targets: Tensor) -> bool:
@@ -91,11 +116,7 @@ def _returns_samples(loss: Criterion, outputs: Tensor, targets: Tensor) -> bool:
         raise ValueError(f"loss must return a tensor: the mean over the samples, or a value for each, got {values!r}")
     if values.dim() > 0:
         return True
-    twice = loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-    if values.isfinite() and values != 0 and torch.isclose(twice, 2 * values, rtol=1e-5, atol=0.0):
-        raise ValueError(
-            'loss must be a mean over the samples, got one that doubles with them: pass reduction="mean" or "none" to it'
-        )
+    check_mean(loss, outputs, targets)
     return False
 
 

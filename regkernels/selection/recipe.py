@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regkernels.optim import Optimizer, Penalties
+from regkernels.selection.belonging import check_belong, check_known, keys_known_to
 from regkernels.selection.fold_rows import FoldRows
 from regkernels.selection.fold_training import Best, Data, Training, trained
 from regkernels.selection.grid import Grid
@@ -46,11 +47,28 @@ class Recipe:
                 continue
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number >= 1{' or None' if optional else ''}, got {value!r}")
+        if not callable(self.optimizer) or isinstance(self.optimizer, torch.optim.Optimizer):
+            made = isinstance(self.optimizer, torch.optim.Optimizer)
+            got = f"a {type(self.optimizer).__name__} that is made already" if made else repr(self.optimizer)
+            raise TypeError(
+                f"optimizer must be called with param groups and lr, got {got}: pass a class, such as regkernels.optim.AdamW, or "
+                "functools.partial of one"
+            )
         if not isinstance(self.options, Mapping):
             raise TypeError(f"options must be a dictionary of arguments of param_groups, got {self.options!r}")
+        if "lr" in self.options:
+            raise ValueError(
+                f"options have lr={self.options['lr']!r}, which is an argument by itself: pass lr= for all networks"
+            )
 
-    def optimizer_of(self, stacked: StackedModels, candidates: Sequence[Mapping[str, float]]) -> torch.optim.Optimizer:
+    def optimizer_of(
+        self, stacked: StackedModels, candidates: Sequence[Mapping[str, float]], *, again: bool = False
+    ) -> torch.optim.Optimizer:
         """Makes the optimizer of all models, each with its candidate's strengths.
+
+        Args:
+            stacked, candidates: as many.
+            again: leaves out what it has warned of before.
 
         Raises:
             TypeError, ValueError: for what makes none, and for a key that it does not know.
@@ -58,19 +76,20 @@ class Recipe:
         for key in candidates[0]:
             if key in self.options:
                 raise ValueError(f"options have {key!r}, which is the key that strengths are tried of: leave it out")
-        optimizer = self.optimizer(stacked.param_groups([{**self.options, **own} for own in candidates]), lr=self.lr)
+        check_belong(self.options, candidates[0].keys(), "options have")
+        with warnings.catch_warnings():
+            if again:
+                warnings.simplefilter("ignore")
+            optimizer = self.optimizer(
+                stacked.param_groups([{**self.options, **own} for own in candidates]), lr=self.lr
+            )
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
                 f"optimizer must make an optimizer of param groups and lr, got a {type(optimizer).__name__} from it; "
                 "pass a class, such as regkernels.optim.AdamW"
             )
-        known = {*optimizer.defaults, *(Penalties.__annotations__ if isinstance(optimizer, Optimizer) else ())}
-        for key in candidates[0]:
-            if key not in known:
-                raise ValueError(
-                    f"key {key!r} is none of a param group of {type(optimizer).__module__}.{type(optimizer).__name__}; those of "
-                    "regkernels.optim know l1, weight_decay, group_l1 and the other penalties"
-                )
+        known = keys_known_to(optimizer, candidates[0])
+        check_known(self.options, {*known, "embeddings", "regularise"}, "options: ")
         return optimizer
 
     def cross_validated(
@@ -79,7 +98,7 @@ class Recipe:
         """Trains a copy of the module for each candidate and fold."""
         candidates = [grid.options(index) for index in range(len(grid)) for _ in splits]
         stacked = StackedModels([copy.deepcopy(prototype.module) for _ in candidates])
-        optimizer = self.optimizer_of(stacked, candidates)
+        optimizer = self.optimizer_of(stacked, candidates, again=True)
         penalised = [group["params"] for group in optimizer.param_groups[: len(candidates)]]
 
         def nonzeros() -> Tensor:
@@ -103,7 +122,7 @@ class Recipe:
         module = copy.deepcopy(prototype.module)
         stacked = StackedModels([module])
         rows = FoldRows([torch.arange(len(data.features))], seed)
-        training = Training(stacked, self.optimizer_of(stacked, [options]), data, rows, 1, self.batch_size)
+        training = Training(stacked, self.optimizer_of(stacked, [options], again=True), data, rows, 1, self.batch_size)
         with epochs_shown(self.verbose, "all data", epochs) as show:
             for _ in range(epochs):
                 training.epoch()

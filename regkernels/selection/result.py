@@ -79,7 +79,15 @@ class RegularizationPath:
         return max(ties, key=lambda index: self.lambdas[index].item())
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """Copies the model's state dict at one strength."""
+        """Copies the model's state dict at one strength.
+
+        Raises:
+            IndexError: for an index of none.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(
+                f"index must be from {-len(self)} to {len(self) - 1}, as the path has {len(self)} strengths, got {index}"
+            )
         return {name: stacked[index].clone() for name, stacked in self.states.items()}
 
     def load(self, model: nn.Module, index: int) -> nn.Module:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from regkernels.optim import AdamW
 from regkernels.selection.cv_results import cv_results, draw
-from regkernels.selection.fold_rows import check_folds
-from regkernels.selection.grid import chosen_by, grid_of
+from regkernels.selection.fold_rows import check_folds, checked_folds
+from regkernels.selection.grid import chosen_by, grid_of, said_of_edge
 from regkernels.selection.prototype import check_stackable, new_module, prepared
 from regkernels.selection.recipe import Recipe
 from regkernels.selection.targets import Targets, targets_of
 from regkernels.validation import one_of
+from regkernels.warn import warn
 
 try:
     from sklearn.base import BaseEstimator
@@ -136,10 +137,14 @@ class StrengthCV(BaseEstimator):
         """Chooses ``best_strength_`` on the folds and fits ``module_`` to all data with it. Returns itself.
 
         Args:
-            X: (n, ...), given to the module in the dtype of its parameters.
+            X: (n, ...), given to the module in the dtype of its parameters; whole numbers as int64 where only that is possible, as with
+                embeddings.
             y: labels, (n,), or numbers, (n,) or (n, outputs).
             sample_weight: (n,), >= 0: counts in the fits and in the scores; each fold counts alike.
             groups: (n,), for a ``cv`` that splits by them.
+
+        Warns:
+            UserWarning: where the chosen strength is the largest or smallest of three or more, unless it is 0.
 
         Raises:
             TypeError, ValueError: for data and arguments that are not allowed; nothing is fitted then.
@@ -151,7 +156,7 @@ class StrengthCV(BaseEstimator):
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, X, dtype="float64", ensure_non_negative=True)
-        splits = list(check_cv(self.cv, y, classifier=kind.are_labels).split(X, y, groups))
+        splits = checked_folds(self._splits(kind, X, y, groups), len(X))
         check_folds(splits, None if classes is None else targets.numpy(), classes, weights)
         parts = [(torch.as_tensor(train), torch.as_tensor(held_out)) for train, held_out in splits]
         seed = _seed(self.random_state)
@@ -160,6 +165,7 @@ class StrengthCV(BaseEstimator):
             count = 0 if classes is None else len(classes)
             prototype = prepared(new_module(self.module), self.loss, kind, X, targets, count)
             data = prototype.data(self.loss, weights)
+            takes = prototype.features.dtype
             check_stackable(prototype, self.loss, lambda two: recipe.optimizer_of(two, [grid.options(0)] * 2))
             torch.manual_seed(seed)  # what has been tried does not count
             best = recipe.cross_validated(prototype, data, grid, parts, seed)
@@ -172,11 +178,13 @@ class StrengthCV(BaseEstimator):
             module = recipe.refitted(prototype, data, grid.options(chosen), epochs, seed + len(splits))
         if classes is not None:
             self.classes_ = classes
-        self.module_, self.refit_epochs_ = module, epochs
+        self.module_, self.refit_epochs_, self._takes = module, epochs, takes
         self.cv_results_, self.n_splits_, self._grid = cv_results(grid, best), len(splits), grid
         self._target_shape = y.shape[1:]
         self.best_index_, self.best_strength_ = chosen, grid.strength(chosen)
         self.best_score_ = float(self.cv_results_["mean_test_score"][chosen])
+        if edge := said_of_edge(grid, chosen):
+            warn(edge)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -211,6 +219,18 @@ class StrengthCV(BaseEstimator):
         options = {} if self.options is None else self.options
         return Recipe(self.optimizer, self.lr, self.epochs, self.batch_size, self.patience, options, bool(self.verbose))
 
+    def _splits(self, kind: Targets, X: Any, y: Any, groups: Any) -> list[Any]:
+        what = "a number of folds, a splitter of sklearn.model_selection, or a list of index pairs"
+        if isinstance(self.cv, type):
+            raise TypeError(
+                f"cv must be {what}, got the class {self.cv.__name__}: pass an instance, {self.cv.__name__}(5)"
+            )
+        if isinstance(self.cv, str):
+            raise ValueError(f"cv must be {what}, got {self.cv!r}")
+        if hasattr(self.cv, "__iter__") and not hasattr(self.cv, "split"):
+            return list(self.cv)
+        return list(check_cv(self.cv, y, classifier=kind.are_labels).split(X, y, groups))
+
     def _checked(self, kind: Targets, X: Any, y: Any) -> tuple[Any, Any]:
         X, y = validate_data(self, X, y, allow_nd=True, multi_output=not kind.are_labels, y_numeric=not kind.are_labels)
         if kind.are_labels:
@@ -222,7 +242,7 @@ class StrengthCV(BaseEstimator):
         X = validate_data(self, X, allow_nd=True, reset=False)
         first = next(self.module_.parameters())
         with torch.no_grad():
-            return self.module_(torch.tensor(X).to(first.device, first.dtype)).cpu()
+            return self.module_(torch.tensor(X).to(first.device, self._takes)).cpu()
 
 
 def _seed(random_state: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from enum import Enum
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from regkernels.selection.losses import check_function, is_cross_entropy, without_arguments
 
 
 class Targets(Enum):
@@ -84,18 +85,10 @@ def targets_of(loss: Any) -> Targets:
     Raises:
         TypeError: for what cannot be called, or a class where an instance is meant.
     """
-    named = loss
-    while isinstance(named, functools.partial):
-        named = named.func
-    if isinstance(named, type) or not callable(named):
-        what = (
-            f"the class {named.__name__}: pass an instance, {named.__name__}()"
-            if isinstance(named, type)
-            else repr(loss)
-        )
-        raise TypeError(f"loss must be a function of outputs and targets, got {what}")
-    if named is functional.cross_entropy or isinstance(named, nn.CrossEntropyLoss):
+    check_function(loss)
+    if is_cross_entropy(loss):
         return Targets.CLASSES
+    named = without_arguments(loss)
     if named is functional.binary_cross_entropy_with_logits or isinstance(named, nn.BCEWithLogitsLoss):
         return Targets.TWO_CLASSES
     return Targets.NUMBERS

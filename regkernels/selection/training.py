@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from regkernels.selection.belonging import keys_known_to
 from regkernels.selection.coordinates import Coordinates
 from regkernels.selection.objective import Objective
 from regkernels.selection.penalty import Penalty
@@ -68,4 +69,7 @@ class Training:
                 f"optimizer must be a function of the param groups that returns an optimizer, got a {type(optimizer).__name__} "
                 "from it; for example lambda groups: regkernels.optim.Adam(groups, lr=1e-3)"
             )
+        # An optimizer of the user's own may read any key.
+        if type(optimizer).__module__.partition(".")[0] in ("torch", "regkernels"):
+            self._penalty.check_options(keys_known_to(optimizer, [self._penalty.key]))
         return optimizer

@@ -135,7 +135,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"model": nn.Flatten()}, ValueError, "model has no parameters.*such as nn.Linear"),
     ({"model": nn.LazyLinear(1)}, ValueError, "weight of the model has no shape yet.*forward pass"),
     ({"model": [nn.Linear(COLUMNS, 1)]}, TypeError, r"model must be a torch\.nn\.Module, got list"),
-    ({"loss": "mse"}, TypeError, "loss must be callable.*got a str"),
+    ({"loss": "mse"}, TypeError, "loss must be a function of outputs and targets, got 'mse'"),
     ({"loss": nn.MSELoss(reduction="none")}, ValueError, r"loss must return one number.*got shape \(60, 1\)"),
     ({"data": X}, TypeError, r"data must be a pair of tensors.*got a Tensor"),
     ({"data": (X, Y, Y)}, TypeError, r"data\[0\] must be a pair"),

@@ -96,7 +96,49 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"tol": -1}, ValueError, "tol must be a number >= 0, got -1"),
     ({"tol": NAN}, ValueError, "tol must be a number >= 0, got nan"),
     ({"max_steps": 0}, ValueError, "max_steps must be a whole number >= 1, got 0"),
-    ({"spped": 3}, ValueError, r"spped is not known.*regkernels\.optim\.Penalties"),
+    ({"spped": 3}, ValueError, "'spped' is not known; keys of a param group are box, group_dim"),
+    ({"n_lambda": 3}, ValueError, "'n_lambda' is not known; did you mean n_lambdas?"),
+    ({"learning_rate": 3}, ValueError, "'learning_rate' is not known; did you mean lr?"),
+    (
+        {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)},
+        ValueError,
+        "key 'l1' is none of a param group of torch.optim.sgd.SGD; those of regkernels.optim know l1",
+    ),
+    (
+        {"mometum": 0.5, "optimizer": lambda groups: regkernels.optim.SGD(groups, lr=0.1)},
+        ValueError,
+        "'mometum' is not known; did you mean momentum?",
+    ),
+    ({"lr": 0.1}, ValueError, "lr=0.1 is of the optimizer: pass optimizer=lambda groups"),
+    ({"mcp_gamma": 2.0}, ValueError, "the path has mcp_gamma=2.0, which says something of mcp, and the penalty is l1"),
+    (
+        {"group_dim": 1},
+        ValueError,
+        "the path has group_dim=1, which says something of group_l1 or max_norm or unit_norm, and the penalty is l1",
+    ),
+    (
+        {"key": "mcp", "l1_weights": [X]},
+        ValueError,
+        "the path has l1_weights, which says something of l1, and the penalty is mcp",
+    ),
+    ({"loss": nn.MSELoss}, TypeError, r"got the class MSELoss: pass an instance, MSELoss\(\)"),
+    (
+        {"loss": nn.MSELoss(reduction="sum")},
+        ValueError,
+        'a mean over the samples, got one that doubles .* reduction="mean"',
+    ),
+    (
+        {"loss": lambda output, target: (output - target).square().sum() / 300},
+        ValueError,
+        r"or divide by len\(targets\)",
+    ),
+    ({"loss": nn.CrossEntropyLoss()}, ValueError, "an output for each class, and the model has one: take binary_cross"),
+    (
+        {"loss": nn.CrossEntropyLoss(), "model": linear_model(2), "data": (X, (Y[:, 0] > 0).double())},
+        ValueError,
+        r"whole numbers, and the targets are torch.float64: pass y.long\(\)",
+    ),
+    ({"validation": (X, Y), "score": "r2"}, TypeError, "score must be a function of the model's output .* got 'r2'"),
     ({"key": "mcp", "mcp_gamma": -1.0}, ValueError, "mcp_gamma must be > 0, got -1.0"),
     ({"key": "mcp", "l1": 0.1}, ValueError, "l1 and mcp cannot be combined"),
     ({"lambdas": None, "l1_weights": [X]}, ValueError, "lambdas must be given"),
@@ -115,6 +157,14 @@ def test_bad_input(changed: dict[str, Any], error: type[Exception], text: str) -
     arguments = {"model": linear_model(), "loss": half_mse, "data": (X, Y), "lambdas": [0.1], **changed}
     with pytest.raises(error, match=text):
         regularization_path(**arguments)
+
+
+def test_strengths_that_a_path_does_not_have() -> None:
+    ours = path([0.2, 0.1])
+    assert torch.equal(ours.load(linear_model(), -1).weight, ours.load(linear_model(), 1).weight)
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"index must be from -2 to 1, as the path has 2 strengths, got {index}"):
+            ours.load(linear_model(), index)
 
 
 def test_the_plot_shows_the_weights_and_the_scores() -> None:
