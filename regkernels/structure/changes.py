@@ -18,10 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Changes:
-    """Holds what turns a dense model into the compacted one, but for the numbers in its tensors.
-
-    Shapes and attributes are compared, which leaves out what has neither: that activations are the same is not told.
-    """
+    """Holds what turns a dense model into the compacted one, but for the numbers in its tensors, and what the dense one computes with."""
 
     model: str
     """The name of its class."""
@@ -33,6 +30,8 @@ class Changes:
     """What ``dense`` has become, with the biases that were added."""
     attributes: Mapping[str, Mapping[str, tuple[Any, Any]]]
     """What attributes of modules were, and what they are now, by the names of the module and the attribute."""
+    modules: Mapping[str, Mapping[str, Any]]
+    """Of each module of the dense model its class and, of torch's layers, what they compute with: padding, eps, a slope."""
 
     @classmethod
     def between(cls, dense: nn.Module, smaller: nn.Module) -> Changes:
@@ -46,6 +45,7 @@ class Changes:
             _ties(before, names),
             _shapes(after, names_after),
             {name: attributes for name, attributes in changed.items() if attributes},
+            {name: _computes_with(module) for name, module in _modules(dense)},
         )
 
     def stored(self) -> dict[str, Shape]:
@@ -58,6 +58,7 @@ class Changes:
             return f"it was made from {self.model}, and model is {type(model).__name__}"
         return (
             _difference(model, self.dense, self.ties)
+            or self._other_modules(model)
             or self._other_attributes(model)
             or next((f"model has no {name} to be made" for name in self.added() if not _is_vacant(model, name)), None)
         )
@@ -81,12 +82,24 @@ class Changes:
                     return f"{_joined(name, key)} was {before!r} and is {own.get(key, 'missing')!r} in model"
         return None
 
+    def _other_modules(self, model: nn.Module) -> str | None:
+        found = {name: _computes_with(module) for name, module in _modules(model)}
+        for name in dict.fromkeys((*self.modules, *found)):
+            before, now = ({"class": "missing", **places.get(name, {})} for places in (self.modules, found))
+            if before["class"] != now["class"]:
+                return f"{name} was {before['class']} and is {now['class']} in model"
+            for key in dict.fromkeys((*before, *now)):
+                if _text(before.get(key)) != _text(now.get(key)):
+                    return f"{_joined(name, key)} was {before.get(key)!r} and is {now.get(key)!r} in model"
+        return None
+
     def to_json(self) -> str:
         attributes = {
             name: {key: [_encoded(before), _encoded(after)] for key, (before, after) in changed.items()}
             for name, changed in self.attributes.items()
         }
-        return json.dumps({**vars(self), "attributes": attributes})
+        modules = {name: {key: _encoded(value) for key, value in own.items()} for name, own in self.modules.items()}
+        return json.dumps({**vars(self), "attributes": attributes, "modules": modules})
 
     @classmethod
     def from_json(cls, text: str) -> Changes:
@@ -99,6 +112,7 @@ class Changes:
                 {name: _of_type(str, first) for name, first in data["ties"].items()},
                 {name: _shape(shape) for name, shape in data["compacted"].items()},
                 {name: _decoded_pairs(changed) for name, changed in data["attributes"].items()},
+                {name: {key: _decoded(value) for key, value in own.items()} for name, own in data["modules"].items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"what it says of the model cannot be read ({type(error).__name__}: {error})") from error
@@ -178,6 +192,20 @@ def _by(shape: Shape) -> str:
 
 
 # --- attributes ---
+
+_OF_TRAINING = {"training", "p", "inplace", "momentum"}
+"""Attributes of torch's layers that change nothing in evaluation, and may be others in further training."""
+
+
+def _computes_with(module: nn.Module) -> dict[str, Any]:
+    """Returns the class of a module and, of torch's layers, the attributes that its outputs depend on."""
+    kind = type(module)
+    if not kind.__module__.startswith("torch.nn.modules."):
+        return {"class": kind.__name__}
+    plain = _plain_attributes(module).items()
+    return {"class": kind.__name__} | {
+        key: value for key, value in plain if not key.startswith("_") and key not in _OF_TRAINING
+    }
 
 
 def _changed(before: nn.Module, after: nn.Module) -> dict[str, tuple[Any, Any]]:

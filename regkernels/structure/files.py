@@ -17,7 +17,7 @@ from regkernels.structure import computed, layers
 from regkernels.structure.changes import Changes, tensors_of
 from regkernels.structure.report import with_values
 
-_VERSION_KEY, _VERSION = "regkernels.compacted", "1"
+_VERSION_KEY, _VERSION = "regkernels.compacted", "2"
 _CHANGES_KEY = "regkernels.changes"
 
 
@@ -47,8 +47,8 @@ def save(model: nn.Module, changes: Changes, path: str | os.PathLike[str]) -> No
 def load_compacted(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Returns the compacted model that `Compacted.save` has written, with its weights.
 
-    Nothing in the file is run: it has numbers, shapes and the attributes of layers that compaction changed. Everything else comes from
-    ``model``, and has to be as it was: activations, say, and what forward does.
+    Nothing in the file is run: it has numbers, shapes, names of classes and attributes of layers. Everything else comes from ``model``,
+    and has to be as it was: what forward of classes of your own does, say, and their attributes.
 
     Args:
         path: the file.
@@ -62,7 +62,8 @@ def load_compacted(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         FileNotFoundError, IsADirectoryError: for a path without a file.
         ValueError: for a file that is truncated, that `Compacted.save` has not written or another version has, and for a model of
-            other classes, names or shapes than the one that was compacted.
+            other classes, names or shapes than the one that was compacted, or with layers of torch that compute with something else, such
+            as another padding, eps or slope.
         TypeError: for what is no module, or is spread over ranks.
         ImportError: without safetensors.
     """

@@ -165,7 +165,7 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / "file", "pt") as file:
         metadata = file.metadata()
         assert set(file.keys()) == set(compacted.model.state_dict())
-    assert metadata["format"] == "pt" and metadata["regkernels.compacted"] == "1"
+    assert metadata["format"] == "pt" and metadata["regkernels.compacted"] == "2"
     changes = json.loads(metadata["regkernels.changes"])
     assert changes["model"] == "Sequential" and changes["dense"]["3.weight"] == [12, 1, 3, 3]
     before, after = changes["attributes"]["3"]["groups"]

@@ -140,8 +140,8 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "that Compacted.save has not written",
     ),
     "of tomorrow": (
-        lambda path: rewritten(path, metadata={"regkernels.compacted": "2"}),
-        "has version '2' of the format, and this regkernels reads '1'",
+        lambda path: rewritten(path, metadata={"regkernels.compacted": "3"}),
+        "has version '3' of the format, and this regkernels reads '2'",
     ),
     "without changes": (lambda path: rewritten(path, text=""), "is damaged: what it says of the model cannot be read"),
     "a list of changes": (lambda path: rewritten(path, text="[]"), "cannot be read"),
