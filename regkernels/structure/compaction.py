@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
 
     Args:
         model: any module, on any device, in any floating-point dtype. Not changed: a deep copy is.
-        example_inputs: a tensor, or a tuple of positional arguments. If given, the model and its copy are run on it in evaluation mode,
+        example_inputs: a tensor, a tuple of positional arguments, or a dictionary of arguments by name. If given, the model and its copy are run on it in evaluation mode,
             and outputs that differ are an error. Arguments that are no tensors are taken as they are there; without example_inputs,
             optional ones are taken at their defaults. Inputs have a dimension of samples.
         eval_only: ask for the same outputs in evaluation mode only. By default they are the same in training mode, too, which keeps
@@ -60,14 +61,14 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
         one where there is a constant to take over.
 
     Raises:
-        TypeError: for what is no module, wrappers (pass the module inside), parameters without values, models that are spread over ranks
+        TypeError: for arguments by name that forward does not take, for what is no module, wrappers (pass the module inside), parameters without values, models that are spread over ranks
             (load their full state dict into one that is not).
         ValueError: for a forward that depends on the sizes of layers, compact its parts one by one then; for layers under
             `torch.nn.utils.prune` and the old weight_norm and spectral_norm, which are to be removed first.
         RuntimeError: where outputs for ``example_inputs`` differ.
     """
     _check(model)
-    examples = example_inputs if example_inputs is None or isinstance(example_inputs, tuple) else (example_inputs,)
+    examples = _arguments(model, example_inputs)
     smaller, found = _smaller(model, examples, eval_only)
     if examples is not None:
         _same_outputs(model, smaller, examples)
@@ -75,6 +76,27 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     removed = tuple(layer for one in found for layer in one.removed)
     kept = tuple(kept for one in found for kept in one.kept) + accounts.not_known(smaller)
     return Compacted(smaller, removed, kept, before, after, Changes.between(model, smaller))
+
+
+def _arguments(model: nn.Module, given: Any) -> tuple[Any, ...] | None:
+    """Returns positional arguments; those that are given by name with the defaults of the others."""
+    if given is None or isinstance(given, tuple):
+        return given
+    signature = inspect.signature(model.forward)
+    if not isinstance(given, Mapping) or not given.keys() & signature.parameters.keys():
+        return (given,)
+    try:
+        bound = signature.bind(**given)
+    except TypeError as error:
+        raise TypeError(f"example_inputs does not fit forward of {type(model).__name__}: {error}") from error
+    by_position = {name for name, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD}
+    if by_name := [name for name in given if name not in by_position]:
+        raise TypeError(
+            f"example_inputs has {', '.join(by_name)}, which forward of {type(model).__name__} takes by name only: wrap the model in a "
+            "module whose forward passes it on, or leave it at its default"
+        )
+    bound.apply_defaults()
+    return bound.args
 
 
 class _Found(NamedTuple):
@@ -85,18 +107,24 @@ class _Found(NamedTuple):
 def _smaller(model: nn.Module, examples: tuple[Any, ...] | None, eval_only: bool) -> tuple[nn.Module, list[_Found]]:
     """Makes a copy smaller, part by part."""
     left: dict[str, str] = {}
+    shared = locks.sharing(model)
     while True:
         smaller = copy.deepcopy(model)
         try:
             found = parts.find(smaller, examples, _modes(model, eval_only), left)
-            return smaller, _shrink_parts(smaller, found, examples)
+            return smaller, _shrink_parts(smaller, found, examples, shared)
         except _SizesMatterError as error:
             if not error.part:
                 raise
             left[error.part] = str(error)
 
 
-def _shrink_parts(smaller: nn.Module, found_parts: Sequence[Part], examples: tuple[Any, ...] | None) -> list[_Found]:
+def _shrink_parts(
+    smaller: nn.Module,
+    found_parts: Sequence[Part],
+    examples: tuple[Any, ...] | None,
+    shared: Mapping[tuple[str, str], str],
+) -> list[_Found]:
     inner = {part.name for part in found_parts if part.name}
     users = Counter(module for part in found_parts for module in part.used())
     twice = locks.named_twice(smaller)
@@ -105,7 +133,7 @@ def _shrink_parts(smaller: nn.Module, found_parts: Sequence[Part], examples: tup
         own = part.used()
         others = {module for module, count in users.items() if count > (module in own)}
         elsewhere = twice | others | part.reached if part.around else set()
-        locked = locks.why_locked(smaller, part.name, part.traces.values(), elsewhere)
+        locked = locks.why_locked(smaller, part.name, part.traces.values(), shared, elsewhere)
         found.append(_renamed(part, _shrink(part, examples, locked), inner - {part.name}))
     return found
 

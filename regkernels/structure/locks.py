@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from regkernels.structure import layers, modules
+from regkernels.structure.held import held_elsewhere
 from regkernels.structure.tracing import Trace
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -19,18 +20,25 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def why_locked(
-    whole: nn.Module, name_of_part: str, traces: Iterable[Trace], elsewhere: Collection[int] = ()
+    whole: nn.Module,
+    name_of_part: str,
+    traces: Iterable[Trace],
+    shared: Mapping[tuple[str, str], str],
+    elsewhere: Collection[int] = (),
 ) -> dict[str, str]:
     """Gives reasons by name of the module, as ends of sentences about it.
 
-    Names are those in the part of ``whole`` that the traces are of; ``elsewhere`` has identities of modules that other parts use.
+    Names are those in the part of ``whole`` that the traces are of; ``shared`` is `sharing` of the model that ``whole`` was copied from,
+    as copies of buffers share nothing with parameters; ``elsewhere`` has identities of modules that other parts use.
     """
     locked: dict[str, str] = {}
-    shared = sharing(whole)
+    held = held_elsewhere(whole)
     part = whole.get_submodule(name_of_part)
     by_name = dict(part.named_modules())
     for name, module in by_name.items():
         reason = _reason(".".join(filter(None, (name_of_part, name))), module, shared)
+        if id(module) in held:
+            reason = f"is held in {held[id(module)]}, too, where torch does not know of it; register it there, as nn.ModuleList does"
         if id(module) in elsewhere:
             reason = "is used from outside of the part that is followed, too"
         if reason is not None:
@@ -54,7 +62,7 @@ def why_locked(
     return locked
 
 
-def _reason(name: str, module: nn.Module, shared: dict[tuple[str, str], str]) -> str | None:
+def _reason(name: str, module: nn.Module, shared: Mapping[tuple[str, str], str]) -> str | None:
     if has_hooks(module):
         return "has hooks, which may look at all channels"
     if hasattr(module, "parametrizations"):
@@ -76,16 +84,20 @@ def named_twice(model: nn.Module) -> set[int]:
 
 
 def sharing(model: nn.Module) -> dict[tuple[str, str], str]:
-    """Finds, by module and name, the parameters that several modules have, and those that lie in one storage with others."""
+    """Finds, by module and name, the parameters that several modules have, and those that lie in one storage with others or buffers."""
     owners: dict[object, list[tuple[str, str]]] = {}
+    parameters = set[object]()
     for name, module in model.named_modules():
-        for key, param in module._parameters.items():
-            if param is not None and param.numel() and param.layout == torch.strided:
-                place = (param.device, param.untyped_storage().data_ptr()) if type(param) is nn.Parameter else id(param)
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.numel() and tensor.layout == torch.strided:
+                plain = type(tensor) in (nn.Parameter, torch.Tensor)
+                place = (tensor.device, tensor.untyped_storage().data_ptr()) if plain else id(tensor)
                 owners.setdefault(place, []).append((name, key))
+                if key in module._parameters:
+                    parameters.add(place)
     shared = {}
-    for sharing in owners.values():
-        for owner in sharing if len(sharing) > 1 else ():
-            others = ", ".join(".".join(filter(None, other)) for other in sharing if other != owner)
+    for together in (owners[place] for place in owners if place in parameters):
+        for owner in together if len(together) > 1 else ():
+            others = ", ".join(".".join(filter(None, other)) for other in together if other != owner)
             shared[owner] = f"shares a parameter with {others}"
     return shared

@@ -88,7 +88,7 @@ class _Walk:
         kind = layers.kind_of(module)
         locked = self._why_locked(node, name, kind)
         if locked is not None:
-            return self._closed(node, name, f"{name} {locked}")
+            return self._closed(node, name, f"{name or 'it'} {locked}")
         x = facts.value(node.args[0])
         if isinstance(kind, layers.Kind):
             return (weighted.depthwise if kind.depthwise else weighted.layer)(facts, name, module, kind, x)

@@ -33,6 +33,15 @@ def test_dead_units_and_heads_go(name: str) -> None:
     assert compacted.kept == ()
 
 
+@pytest.mark.parametrize("name", hf.MODELS)
+def test_examples_as_a_tokenizer_makes_them(name: str) -> None:
+    model = hf.with_dead_parts(hf.MODELS[name]())
+    tokens = torch.randint(50, (2, 7))
+    example = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    compacted = rk.compact(model, example, eval_only=True)
+    assert compacted.parameters == rk.compact(model, eval_only=True).parameters < compacted.parameters_before
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_heads_behind_dropout_stay_for_training_and_are_reported(name: str) -> None:
     """The value of a dead head is its bias, which dropout makes random; units go all the same."""
