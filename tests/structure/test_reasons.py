@@ -56,7 +56,14 @@ FOUND = sorted({reason for reason in reasons() if len(reason.strip(".")) > 3})
 
 def test_they_are_found() -> None:
     assert len(FOUND) > 30
-    for part in ("mixes them", "has hooks", "the last one of a layer", "pads with zeros", "has groups=", "is used more than once"):
+    for part in (
+        "mixes them",
+        "has hooks",
+        "the last one of a layer",
+        "pads with zeros",
+        "has groups=",
+        "is used more than once",
+    ):
         assert any(part in reason for reason in FOUND), part
 
 
