@@ -37,6 +37,11 @@ def test_quick_start_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> No
     assert float(losses[-1]) < 0.02 < float(losses[0])
 
 
+def test_the_home_page_has_the_same_quick_start() -> None:
+    (code,) = re.findall(r"```python\n.*?```", README, re.S)
+    assert code in (ROOT / "docs" / "index.md").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`?rk\.([a-z0-9_]+)", README))))
 def test_names_exist(name: str) -> None:
     assert hasattr(regkernels, name)
