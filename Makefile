@@ -26,7 +26,7 @@ PYTEST := OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pyte
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage touch fuzz sanitize lint types bench docs gpu kernels wheel format clean distclean
+.PHONY: help demo test check coverage touch fuzz sanitize lint types bench docs gpu kernels wheel matrix format clean distclean
 # A recipe that fails half-way must not leave a stamp behind.
 .DELETE_ON_ERROR:
 
@@ -85,6 +85,10 @@ gpu: ## on a machine with a GPU: install for python3 itself (no .venv), measure 
 
 kernels: $(PACKAGE) ## compile the GPU kernels, without a GPU, and list what they need (ARGS="sm_90 gfx942"; ARGS=--run: run their PTX on the CPU)
 	@$(BIN)/python -m tests.triton.compiled $(ARGS)
+
+# In build/matrix: a clone and an environment for each.
+matrix: $(TOOLS) ## run all tests with other versions of torch, gigabytes and half an hour each (ARGS="2.14.1 2.11.0")
+	@$(BIN)/python -m tests.matrix $(ARGS)
 
 # cmake, ninja and auditwheel's patchelf are looked up on the PATH.
 wheel: $(WHEEL_TOOLS) ## build wheels for x86-64 and aarch64 into dist/, and try them (minutes; ARGS=x86_64: that one)
