@@ -7,6 +7,9 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import regkernels.floor  # noqa: F401  (first: what follows needs a torch that is new enough)
+
+# isort: split
 from regkernels import distributed, optim, penalties, prox, reference
 from regkernels._version import __version__
 from regkernels.attach import ProxHandle, attach_prox

@@ -132,8 +132,18 @@ if C is not None and hasattr(os, "register_at_fork"):
 
 
 def keeps_plans() -> bool:
-    """Tells whether there is a fast check of addresses; without it every step rebuilds its plan."""
-    return C is not None and hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    """Tells whether there is a fast check of addresses; without it every step rebuilds its plan.
+
+    It reads tensors through a table of functions that torch publishes, of which another version of DLPack may make another one.
+    """
+    api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    if C is None or api is None:
+        return False
+    try:
+        C.Roster(api, (), [], [], [])
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return True
 
 
 def roster(parameters: Sequence[Tensor], modes: Sequence[int], slots: Sequence[int]) -> Any | None:

@@ -128,6 +128,11 @@ def described(tensor: Any) -> str:
     return f"a DTensor with placements {words(tensor)}" if is_dtensor(tensor) else "a plain tensor"
 
 
+_PLACEMENTS = ("Replicate", "Shard", "_StridedShard")
+"""Names of torch's placements of which `regkernels.distributed.index` knows what a rank holds. Others, or such as torch may derive from
+them, would pass for one of these and give wrong elements."""
+
+
 def check_parameter(param: Any, name: str) -> None:
     """Raises where no rank holds the elements of a `DTensor`, or this one holds nothing of it; plain tensors pass."""
     if not is_dtensor(param):
@@ -137,6 +142,13 @@ def check_parameter(param: Any, name: str) -> None:
             f"{name} is a DTensor with placements {words(param)}: a partial tensor is a sum that has yet to be formed, and no rank "
             f"knows an element of it; pass {name}.redistribute(placements=...) with Replicate() or Shard() in the place of Partial()"
         )
+    for placement in param.placements:
+        kind = type(placement).__name__
+        if kind not in _PLACEMENTS or (kind == "_StridedShard" and not hasattr(placement, "split_factor")):
+            raise TypeError(
+                f"{name} is a DTensor with placements {words(param)}, of which {kind} is not known here, so that nobody "
+                f"can tell which elements this rank has; pass {name}.redistribute(placements=...) with Replicate() or Shard() in its place"
+            )
     if param.device_mesh.get_coordinate() is None:
         raise ValueError(
             f"{name} is a DTensor on the mesh {param.device_mesh}, which this rank {torch.distributed.get_rank()} is no part "

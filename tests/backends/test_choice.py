@@ -166,6 +166,15 @@ assert torch.equal(p, torch.ones(3))
         assert "REGKERNELS_ISA" in line, "the error must say where the value comes from"
 
 
+def test_an_old_torch_is_refused_when_the_package_is_imported() -> None:
+    old = python("import torch; torch.__version__ = '2.7.1+cu126'; import regkernels")
+    assert old.returncode == 1 and "circular" not in old.stderr
+    assert old.stderr.splitlines()[-1] == (
+        "ImportError: regkernels needs torch 2.11 or newer, and this is torch 2.7.1+cu126: pip install 'torch>=2.11'"
+    )
+    assert python("import torch; torch.__version__ = '2.11.0a0+git1'; import regkernels").returncode == 0
+
+
 # --- without the extension ---
 
 BLOCK = """

@@ -127,10 +127,15 @@ def test_proximal_steps_and_reports() -> None:
 # --- what each rank would have to have all of ---
 
 
+class _Interleaved(Shard):
+    """As a later torch might cut tensors: every second row."""
+
+
 def _refused(rank: int) -> list[tuple[str, str]]:
     mesh = init_device_mesh("cpu", (2,))
     x = distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)], src_data_rank=None)
     partial = DTensor.from_local(torch.ones(3), mesh, x._spec.placements).sum(0)
+    interleaved = DTensor.from_local(torch.ones(3, 4), mesh, [_Interleaved(0)])
     sharded = fully_shard(_model())
     tensors = [param.detach() ** 2 for param in sharded.parameters()]
     negative = distribute_tensor(torch.tensor([-1.0, 2.0]), mesh, [Shard(0)], src_data_rank=None)
@@ -152,6 +157,10 @@ def _refused(rank: int) -> list[tuple[str, str]]:
 
     calls: dict[str, Callable[[], Any]] = {
         r"params\[1\] is a DTensor with placements \[P.*redistribute": lambda: rk.l2_penalty([x, partial], 1.0),
+        r"params\[0\] is a DTensor .* of which _Interleaved is not known here": lambda: rk.l1_penalty(interleaved, 1.0),
+        r"params\[0\] .*of which _Interleaved is not known here|parameter 0 .*of which _Interleaved": lambda: (
+            rk.optim.SGD([nn.Parameter(interleaved)], lr=0.1)
+        ),
         r"strength is a DTensor .*full_tensor": lambda: rk.huber_penalty(x, partial),
         r"weights\[0\] is a plain tensor.*distribute_tensor": lambda: rk.l1_penalty(x, 1.0, torch.ones(6, 4)),
         r"weights\[0\] is a DTensor with placements \[R": lambda: rk.l1_penalty(

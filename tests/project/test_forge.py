@@ -12,6 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from regkernels.floor import OLDEST
 from tests import ROOT
 from tests.triton.versions import TORCH
 
@@ -55,6 +56,11 @@ def test_torch_is_tested_from_the_oldest_to_the_newest() -> None:
     assert any(row["torch"] == f"=={pins()['torch']}" for row in rows)
     for triton, torch in TORCH.items():
         assert any(row["torch"].startswith(f"=={torch}.") and row["triton"].startswith(f"=={triton}.") for row in rows)
+
+
+def test_the_oldest_torch_is_said_once_more_at_import() -> None:
+    (promised,) = (one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "torch")
+    assert floor(promised.specifier) == ".".join(map(str, OLDEST))
 
 
 def test_wheels_are_made_where_tests_run() -> None:
