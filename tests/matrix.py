@@ -23,7 +23,7 @@ from tests import ROOT
 
 PAGE = ROOT / "docs" / "stability.md"
 BEGIN, END = "<!-- matrix: begin -->\n", "<!-- matrix: end -->"
-TITLES = ("Python", "torch", "Triton", "machine", "passed", "failed", "on")
+TITLES = ("interpreter", "torch", "Triton", "machine", "passed", "failed", "on")
 
 
 def tritons() -> dict[str, str]:
