@@ -52,6 +52,10 @@ def checked_folds(splits: Sequence[Any], count: int) -> list[tuple[Any, Any]]:
             raise ValueError(f"cv[{index}] must be a pair of index arrays, training and held-out rows, got {split!r}")
         names = (f"the training part of cv[{index}]", f"the held-out part of cv[{index}]")
         train, held_out = (_rows(part, name, count) for part, name in zip(split, names, strict=True))
+        for row in numpy.intersect1d(train, held_out)[:1]:
+            raise ValueError(
+                f"cv[{index}] trains on row {row}, which is held out to be scored on: leave it out of one of the two"
+            )
         found.append((train, held_out))
     return found
 
@@ -66,6 +70,8 @@ def _rows(part: Any, name: str, count: int) -> Any:
         )
     for row in rows[(rows < 0) | (rows >= count)][:1]:
         raise ValueError(f"{name} must be from 0 to {count - 1}, got {row}")
+    if len(rows) == count > 2 and set(rows.tolist()) <= {0, 1}:
+        raise ValueError(f"{name} has a 0 or 1 for each row, which are row numbers: pass masks of dtype bool")
     return rows.astype(numpy.int64)
 
 

@@ -132,7 +132,9 @@ class Objective:
             _check_shapes(self.loss, output, targets)
             loss = (self.loss if batches is self.batches else self._held_out_loss)(output, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ValueError(f"model, loss and {name} do not go together: {error}") from error
+            whole = isinstance(inputs, Tensor) and not (inputs.is_floating_point() or inputs.is_complex())
+            hint = f" (inputs are {inputs.dtype}: pass inputs.to({self.params[0].dtype}))" if whole else ""
+            raise ValueError(f"model, loss and {name} do not go together: {error}{hint}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise ValueError(f'loss must return one number, the mean over the rows (reduction="mean"), got {got}')

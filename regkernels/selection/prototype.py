@@ -102,7 +102,8 @@ def _taken(module: nn.Module, features: Tensor, dtype: torch.dtype, rows: Tensor
         try:
             module(features[rows].to(each))
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            mistake = mistake or error
+            # Of a module that takes places of something the first mistake is that these are no whole numbers.
+            mistake = error if mistake is None or "indices" in str(mistake) else mistake
         else:
             return features.to(each)
     raise ValueError(

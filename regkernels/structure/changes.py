@@ -89,7 +89,8 @@ class Changes:
             if before["class"] != now["class"]:
                 return f"{name} was {before['class']} and is {now['class']} in model"
             for key in dict.fromkeys((*before, *now)):
-                if _text(before.get(key)) != _text(now.get(key)):
+                # Equal numbers are the same in another type: a slope of 1 and of 1.0.
+                if before.get(key) != now.get(key) and _text(before.get(key)) != _text(now.get(key)):
                     return f"{_joined(name, key)} was {before.get(key)!r} and is {now.get(key)!r} in model"
         return None
 

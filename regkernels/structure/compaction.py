@@ -69,9 +69,17 @@ def compact(model: nn.Module, example_inputs: Any = None, *, eval_only: bool = F
     """
     _check(model)
     examples = _arguments(model, example_inputs)
-    smaller, found = _smaller(model, examples, eval_only)
-    if examples is not None:
-        _same_outputs(model, smaller, examples)
+    try:
+        smaller, found = _smaller(model, examples, eval_only)
+        if examples is not None:
+            _same_outputs(model, smaller, examples)
+    except Exception as error:
+        if isinstance(example_inputs, Mapping) and examples == (example_inputs,):
+            arguments = ", ".join(inspect.signature(model.forward).parameters)
+            error.add_note(
+                f"example_inputs, of whose keys none is an argument of forward ({arguments}), was passed as the first argument"
+            )
+        raise
     before, after = (sum(param.numel() for param in m.parameters()) for m in (model, smaller))
     removed = tuple(layer for one in found for layer in one.removed)
     kept = tuple(kept for one in found for kept in one.kept) + accounts.not_known(smaller)

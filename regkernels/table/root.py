@@ -18,5 +18,6 @@ def square_root(x: Tensor) -> Tensor:
         return x.sqrt()
     root = torch.empty_like(x)
     # The processor's instruction. On some processors torch calls a library, of which one root in a hundred is an ulp off.
-    numpy.sqrt(x.numpy(), out=root.numpy())
+    with numpy.errstate(invalid="ignore"):  # of what is negative NaN is the root, as torch says without a word
+        numpy.sqrt(x.numpy(), out=root.numpy())
     return root

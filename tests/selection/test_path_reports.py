@@ -86,6 +86,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"regularise": lambda name, p: False}, ValueError, "no penalised parameter"),
     ({"data": (X, Y[1:])}, ValueError, "both must have one row per example"),
     ({"data": (X.float(), Y)}, ValueError, "model, loss and data do not go together"),
+    (
+        {"data": (X.round().long(), Y)},
+        ValueError,
+        r"do not go together: .*\(inputs are torch.int64: pass inputs.to\(torch.float64\)\)",
+    ),
     ({"validation": (X, Y[1:])}, ValueError, "validation has inputs of shape"),
     ({"validation": (X, Y[:, 0])}, ValueError, "model, loss and validation do not go together: .*reshape the targets"),
     ({"validation": (X, Y), "score": lambda o, t: o - t}, ValueError, "score must return one number, .* got shape"),

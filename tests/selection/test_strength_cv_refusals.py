@@ -152,6 +152,17 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"cv\[0\] must be row numbers or a mask of the 62 rows, got bool of shape \(61,\)",
     ),
+    (
+        {"cv": [(numpy.arange(62) % 2, 1 - numpy.arange(62) % 2)]},
+        ValueError,
+        r"the training part of cv\[0\] has a 0 or 1 for each row, which are row numbers: pass masks of dtype bool",
+    ),
+    ({"cv": [([0, 1, 2], [2, 3])]}, ValueError, r"cv\[0\] trains on row 2, which is held out to be scored on"),
+    (
+        {"module": nn.Embedding(2, 3), "cv": 3},
+        ValueError,
+        "module cannot compute rows of X, .*indices",
+    ),
     ({"cv": "five"}, ValueError, "cv must be .* got 'five'"),
     ({"loss": mse_loss}, ValueError, r"module must have outputs like y, of the shape \(\) per row, got \(3,\)"),
     ({"loss": binary_cross_entropy_with_logits}, ValueError, "is for two classes, y has 3: pass cross_entropy"),
@@ -204,30 +215,6 @@ def test_bad_data() -> None:
         StrengthCV(network, cross_entropy, [1e-3]).fit(numpy.where(X > 2, numpy.nan, X), CLASSES)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        nn.MSELoss(reduction="sum"),
-        lambda outputs, targets: (outputs - targets).square().sum() / 62,
-        lambda outputs, targets: torch.relu((outputs - targets).abs() - 3).sum(),
-    ],
-)
-def test_a_sum_is_told_from_a_mean_where_many_rows_count_nothing(loss: Any) -> None:
-    """The first rows, or all, are fitted already."""
-    module = nn.Linear(6, 1, bias=False)
-    nn.init.zeros_(module.weight)
-    y = numpy.where(numpy.arange(62) < 40, 0.0, 1e-3 * NUMBERS)
-    for targets in (y, 0 * y):
-        with pytest.raises(ValueError, match="loss must be a mean over the samples, got one that doubles"):
-            StrengthCV(module, loss, [1e-3], cv=2, epochs=1).fit(X, targets)
-
-
-def test_a_mean_where_many_rows_count_nothing_is_one() -> None:
-    module = nn.Linear(6, 1, bias=False)
-    nn.init.zeros_(module.weight)
-    StrengthCV(module, mse_loss, [1e-3], cv=2, epochs=1).fit(X, 0 * NUMBERS)
-
-
 def test_folds_as_masks_are_those_as_numbers() -> None:
     numbers = list(KFold(3, shuffle=True, random_state=0).split(X))
     masks = [tuple(numpy.isin(numpy.arange(62), rows) for rows in split) for split in numbers]
@@ -245,17 +232,11 @@ def test_whole_numbers_are_places_of_an_embedding_or_numbers() -> None:
     found = StrengthCV(bag, cross_entropy, [1e-3, 1e-2], cv=3, random_state=0, **TRAINING).fit(words, CLASSES)
     expected = found.module_(torch.tensor(words)).argmax(1).numpy()
     numpy.testing.assert_array_equal(found.predict(words), found.classes_[expected])
+    with pytest.raises(ValueError, match=r"module cannot compute rows of X, .*: index out of range"):
+        StrengthCV(bag, cross_entropy, [1e-3], cv=3, **TRAINING).fit(words + 5, CLASSES)
     linear = StrengthCV(network, cross_entropy, [1e-3], cv=3, random_state=0, **TRAINING)
     both = [linear.fit(given, CLASSES).predict_proba(given) for given in (words, words.astype(float))]
     numpy.testing.assert_array_equal(*both)
-
-
-def test_a_small_mean_is_no_sum() -> None:
-    """Of numbers so small that what is told apart once was: they double with the samples as zeros do."""
-    module = nn.Linear(4, 1)
-    nn.init.zeros_(module.weight), nn.init.zeros_(module.bias)
-    small = StrengthCV(module, mse_loss, [1e-3], cv=2, epochs=1).fit(X[:, :4], 1e-5 * NUMBERS)
-    assert small.best_score_ < 0
 
 
 @pytest.mark.parametrize(

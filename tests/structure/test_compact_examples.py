@@ -57,6 +57,14 @@ def test_arguments_that_forward_does_not_take() -> None:
             rk.compact(Optional(), example)
 
 
+def test_a_dictionary_of_other_names_says_where_it_went() -> None:
+    with pytest.raises(TypeError) as raised:
+        rk.compact(Optional(), {"inputs": X})
+    assert (
+        "none is an argument of forward (x, mask, doubled, shift), was passed as the first" in raised.value.__notes__[0]
+    )
+
+
 def test_a_dictionary_may_be_the_argument() -> None:
     class OfBatch(nn.Module):
         def __init__(self) -> None:

@@ -69,3 +69,10 @@ def test_layers_that_compute_something_else(options: dict[str, Any], message: st
     other[7] = nn.Linear(16, 2)  # shapes are the same
     with pytest.raises(ValueError, match=message):
         rk.load_compacted(tmp_path / "file", other)
+
+
+def test_equal_numbers_are_the_same_in_another_type(tmp_path: Path) -> None:
+    made = nn.Sequential(nn.Linear(3, 4), nn.ELU(1.0), nn.Linear(4, 2))
+    nn.init.zeros_(made[0].weight[1])
+    rk.compact(made).save(tmp_path / "file")
+    rk.load_compacted(tmp_path / "file", nn.Sequential(nn.Linear(3, 4), nn.ELU(1), nn.Linear(4, 2)))
