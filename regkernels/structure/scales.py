@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regkernels.structure import layers, modules
 from regkernels.structure.facts import Facts
@@ -44,4 +44,14 @@ def _why_not_cut(facts: Facts, target: str) -> str | None:
     if layers.kind_of(module) is not None or modules.rule_for(module) is not None:
         return "a layer uses it, too"
     locked = facts.locked(owner)
-    return None if locked is None else f"what it is part of {locked}"
+    if locked is not None:
+        return f"what it is part of {locked}"
+    others = _in_the_memory_of(facts.model, target)
+    return f"{others[0]} lies in its memory" if others else None
+
+
+def _in_the_memory_of(model: nn.Module, target: str) -> list[str]:
+    """Returns the names of other parameters and buffers that share memory with one."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    places = {name: tensor.untyped_storage().data_ptr() for name, tensor in named if tensor.layout == torch.strided}
+    return [name for name, place in places.items() if name != target and place == places.get(target) != 0]

@@ -92,6 +92,27 @@ def test_a_buffer_in_the_memory_of_a_weight(part: slice) -> None:
     assert torch.equal(found.model.mirror, model[0].weight[part])
 
 
+def test_a_scale_in_whose_memory_another_buffer_lies_is_not_cut() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.register_buffer("scale", torch.ones(8))
+            nn.init.zeros_(self.first.weight[:3])
+            nn.init.zeros_(self.first.bias[:3])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) * self.scale)
+
+    model = Scaled()
+    assert rk.compact(model).removed
+    model.register_buffer("mirror", model.scale[:])
+    found = rk.compact(model)
+    assert not found.removed and "scale, which belongs to them, cannot be cut: mirror lies in its memory" in str(found)
+    found.model.scale.mul_(2)
+    assert torch.equal(found.model.mirror, found.model.scale)
+
+
 def test_buffers_that_only_share_with_each_other_lock_nothing() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
     with torch.no_grad():
